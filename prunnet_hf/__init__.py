@@ -1,0 +1,31 @@
+"""PrunNet for Hugging Face: train one network, cut subnetworks of any capacity, search one gallery with all of them.
+
+Importing the package registers its classes with the transformers Auto classes. The rooms with heavier dependencies
+(`prunnet_hf.data`, `retrieval`, `training`, `hub`) are imported by their users.
+"""
+
+from transformers import AutoConfig
+from transformers import AutoImageProcessor
+from transformers import AutoModel
+from transformers import AutoModelForImageClassification
+
+from .configuration_prunnet import PrunNetConfig
+from .image_processing_prunnet import PrunNetImageProcessor
+from .modeling_prunnet import PrunNetForImageClassification
+from .modeling_prunnet import PrunNetModel
+from .modeling_prunnet import PrunNetPreTrainedModel
+
+__version__ = "0.1.0.dev0"
+
+AutoConfig.register(PrunNetConfig.model_type, PrunNetConfig)
+AutoModel.register(PrunNetConfig, PrunNetModel)
+AutoModelForImageClassification.register(PrunNetConfig, PrunNetForImageClassification)
+AutoImageProcessor.register(PrunNetConfig, image_processor_classes={"torchvision": PrunNetImageProcessor})
+
+__all__ = [
+    "PrunNetConfig",
+    "PrunNetForImageClassification",
+    "PrunNetImageProcessor",
+    "PrunNetModel",
+    "PrunNetPreTrainedModel",
+]

@@ -1,0 +1,77 @@
+"""The timm backbone of a PrunNet model: created, checked, and asked for its feature size."""
+
+import difflib
+
+import timm
+import torch
+from torch import nn
+
+from .configuration_prunnet import PrunNetConfig
+from .layers import is_prunable_type
+
+
+def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Module:
+    """Create the timm backbone that `config` names, without classifier.
+
+    Args:
+        config: Gives `backbone`, `backbone_kwargs`, `image_size` and `stem_pool`.
+        pretrained: Start from timm's pretrained weights (downloads them).
+
+    Raises:
+        ValueError: If timm doesn't know the backbone or an argument of it, if it can't take the image size, has no
+            `maxpool` to leave out, or has nothing prunable.
+    """
+    if not timm.is_model(config.backbone):
+        close = difflib.get_close_matches(config.backbone, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"backbone must be a model of timm {timm.__version__}; got {config.backbone!r}.{hint}")
+    _check_image_size(config)
+    return _create(config, pretrained)
+
+
+def feature_size(backbone: nn.Module) -> int:
+    """Length of the pooled features of a timm backbone."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+
+
+def _create(config: PrunNetConfig, pretrained: bool) -> nn.Module:
+    arguments = dict(config.backbone_kwargs or {})
+    default = timm.get_pretrained_cfg(config.backbone)
+    if default is not None and default.fixed_input_size:
+        # Such backbones (ViT, Swin) are built for one size; the others take any and refuse the argument.
+        arguments.setdefault("img_size", config.image_size)
+    try:
+        backbone = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"timm can't build backbone={config.backbone!r} at image_size={config.image_size} with "
+            f"backbone_kwargs={config.backbone_kwargs!r}: {error}"
+        ) from error
+    if not config.stem_pool:
+        _remove_stem_pool(backbone, config.backbone)
+    if not any(is_prunable_type(module) for module in backbone.modules()):
+        raise ValueError(
+            f"backbone={config.backbone!r} has no prunable layer: a backbone needs modules whose type is exactly "
+            "torch.nn.Conv2d or torch.nn.Linear."
+        )
+    return backbone
+
+
+def _remove_stem_pool(backbone: nn.Module, name: str) -> None:
+    if not isinstance(getattr(backbone, "maxpool", None), nn.Module):
+        raise ValueError(f"stem_pool=False needs a backbone with a module `maxpool`; {name!r} has none.")
+    backbone.maxpool = nn.Identity()
+
+
+def _check_image_size(config: PrunNetConfig) -> None:
+    """Run the backbone once on the meta device, where shapes are computed and nothing else."""
+    with torch.device("meta"), torch.no_grad():
+        backbone = _create(config, pretrained=False).eval()
+        image = torch.empty(1, 3, config.image_size, config.image_size)
+        try:
+            backbone.forward_head(backbone.forward_features(image))
+        except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"image_size={config.image_size} is one that backbone={config.backbone!r} can't take ({error}). "
+                f"Choose a larger one, or a multiple of the backbone's patch and window sizes."
+            ) from error

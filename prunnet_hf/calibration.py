@@ -1,0 +1,177 @@
+"""Running statistics of subnetworks.
+
+A batch norm normalises with means and variances of the activations it has seen in training. Those of a subnetwork are not
+the dense network's, so every subnetwork needs its own (EagleEye, arXiv 2007.02491). They are measured once, at the end
+of training, over a grid of capacities, and stored beside the dense ones in two buffers of each batch norm,
+`statistics_mean` and `statistics_var`, `(len(capacities), num_features)` each. Between stored capacities they are
+interpolated linearly, so that pruning needs no data; the dense network's own statistics are the entry for capacity 1.
+"""
+
+import warnings
+from bisect import bisect_left
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+DENSE = 1.0
+MEAN = "statistics_mean"
+VARIANCE = "statistics_var"
+
+
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms of `network` that keep running statistics, by qualified name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def add_statistics(network: nn.Module, num_capacities: int) -> None:
+    """Give every batch norm of `network` room for the statistics of `num_capacities` subnetworks (mean 0, variance 1)."""
+    for norm in batch_norms(network).values():
+        template = norm.running_mean.expand(num_capacities, -1)
+        norm.register_buffer(MEAN, torch.zeros_like(template, memory_format=torch.contiguous_format))
+        norm.register_buffer(VARIANCE, torch.ones_like(template, memory_format=torch.contiguous_format))
+
+
+def drop_statistics(network: nn.Module) -> None:
+    """Remove the statistics of subnetworks; each batch norm keeps its own."""
+    for norm in batch_norms(network).values():
+        delattr(norm, MEAN)
+        delattr(norm, VARIANCE)
+
+
+def scratch_statistics(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of the running statistics, by name, for a pass in train mode that must leave the real ones alone."""
+    return {
+        f"{name}.{key}": buffer.clone()
+        for name, norm in batch_norms(network).items()
+        for key, buffer in norm.named_buffers(recurse=False)
+        if key not in (MEAN, VARIANCE)
+    }
+
+
+def interpolation(stored: Sequence[float], capacity: float) -> list[tuple[int | None, float]]:
+    """How statistics at `capacity` are mixed from the stored ones.
+
+    Args:
+        stored: Capacities with stored statistics, ascending, below 1. The dense network always has its own.
+        capacity: Wanted capacity, in (0, 1].
+
+    Returns:
+        Pairs of (index into `stored`, or None for the dense network; share of the mixture). Shares add up to 1.
+
+    Example:
+        >>> interpolation([0.2, 0.4], 0.25)
+        [(0, 0.75), (1, 0.25)]
+    """
+    grid = [*stored, DENSE]
+    rows: list[int | None] = [*range(len(stored)), None]
+    right = bisect_left(grid, capacity)
+    if grid[right] == capacity or right == 0:
+        return [(rows[right], 1.0)]
+    # Rounded so that the mixture of 0.2 and 0.4 at 0.25 is a quarter, not 0.24999999999999994.
+    share = round((capacity - grid[right - 1]) / (grid[right] - grid[right - 1]), 12)
+    return [(rows[right - 1], 1.0 - share), (rows[right], share)]
+
+
+def running_statistics(network: nn.Module, stored: Sequence[float], capacity: float) -> dict[str, Tensor]:
+    """Running statistics of the subnetwork of `capacity`, named as the batch norms' own buffers; always copies.
+
+    Warns:
+        UserWarning: If `capacity` lies below the smallest stored one, whose statistics are then used as they are.
+    """
+    norms = batch_norms(network)
+    smallest = min([*stored, DENSE])
+    if norms and capacity < smallest:
+        warnings.warn(
+            f"No running statistics are stored below capacity {smallest:g}; those are used for {capacity:g} as they are. "
+            "Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            stacklevel=3,
+        )
+    mixture = interpolation(stored, capacity)
+    statistics = scratch_statistics(network)
+    for name, norm in norms.items():
+        statistics[f"{name}.running_mean"] = _mixed(norm.get_buffer(MEAN), norm.running_mean, mixture)
+        statistics[f"{name}.running_var"] = _mixed(norm.get_buffer(VARIANCE), norm.running_var, mixture)
+    return statistics
+
+
+def _mixed(rows: Tensor, dense: Tensor | None, mixture: Sequence[tuple[int | None, float]]) -> Tensor:
+    parts = [share * (dense if row is None else rows[row]) for row, share in mixture]  # type: ignore[operator]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+@torch.no_grad()
+def measure_statistics(
+    network: nn.Module, subnetworks: Sequence[Mapping[str, Tensor]], images: Iterable[Tensor]
+) -> list[dict[str, Tensor]]:
+    """Measure running statistics: weights frozen, statistics reset, a cumulative average over the batches of `images`.
+
+    Args:
+        network: Called as `network(pixel_values)`; left unchanged.
+        subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: the network itself).
+        images: Batches of pixel values `(batch, channels, height, width)`, read once; more than one image each.
+
+    Returns:
+        For each subnetwork its running statistics, named as the batch norms' own buffers.
+
+    Raises:
+        ValueError: If `images` is empty.
+    """
+    measured = [_reset(scratch_statistics(network)) for _ in subnetworks]
+    device = next(network.parameters()).device
+    num_batches = 0
+    with _averaging_batch_norms(network):
+        for pixel_values in images:
+            num_batches += 1
+            for tensors, statistics in zip(subnetworks, measured, strict=True):
+                functional_call(network, {**tensors, **statistics}, (pixel_values.to(device),))
+    if num_batches == 0:
+        raise ValueError("calibration images are empty: pass at least one batch of pixel_values (a few hundred images).")
+    return measured
+
+
+def write_statistics(network: nn.Module, row: int | None, statistics: Mapping[str, Tensor]) -> None:
+    """Store measured `statistics` in `row` of the stored ones, or as the dense network's own (None)."""
+    for name, norm in batch_norms(network).items():
+        mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
+        if row is None:
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+        else:
+            norm.get_buffer(MEAN)[row].copy_(mean)
+            norm.get_buffer(VARIANCE)[row].copy_(variance)
+
+
+def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in statistics.items():
+        tensor.fill_(1 if name.endswith("running_var") else 0)
+    return statistics
+
+
+@contextmanager
+def _averaging_batch_norms(network: nn.Module) -> Iterator[None]:
+    """Put only the batch norms in train mode, with a cumulative average (`momentum=None`), for the time of the block."""
+    modes = {module: module.training for module in network.modules()}
+    momenta = {norm: norm.momentum for norm in batch_norms(network).values()}
+    network.eval()
+    for norm in momenta:
+        norm.train()
+        norm.momentum = None
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum

@@ -1,0 +1,94 @@
+"""Configuration of PrunNet models."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .masking import check_capacities
+from .masking import check_capacity
+
+TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
+STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+SCORE_INITS = ("kaiming", "magnitude")
+
+
+class PrunNetConfig(PreTrainedConfig):
+    """What a PrunNet network is made of, and what its checkpoint holds.
+
+    Attributes:
+        backbone: Name of any timm model made of Conv2d, Linear and norm layers.
+        backbone_kwargs: Further arguments of `timm.create_model`, such as `{"width": 32}` or `{"drop_path_rate": 0.1}`.
+        image_size: Side in pixels of the square images the network is made for.
+        embedding_dim: Length of an embedding.
+        num_labels: Number of training classes (of `PrunNetForImageClassification` only).
+        capacities: Capacities that training optimised besides the dense network, ascending, without 1.0.
+        statistics_capacities: Capacities with running statistics in the checkpoint, ascending. By default the trained
+            ones, 1.0 (always there), and 0.05, 0.1, 0.3, 0.5, 0.7, 0.9. Empty once pruned.
+        capacity: Kept share of the prunable weights in this checkpoint: 1.0 while prunable, else what it was cut to.
+        prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
+        stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
+        score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
+        embedding_space: Id of the space the embeddings live in; networks may be compared only where it is the same. None
+            until training has ended.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range; the message names it and says what is allowed.
+    """
+
+    model_type = "prunnet"
+
+    backbone: str = "resnet18"
+    backbone_kwargs: dict[str, Any] | None = None
+    image_size: int = 224
+    embedding_dim: int = 256
+    capacities: list[float] | tuple[float, ...] = TRAINED_CAPACITIES
+    statistics_capacities: list[float] | tuple[float, ...] | None = None
+    capacity: float = 1.0
+    prunable: bool = True
+    stem_pool: bool = True
+    score_init: str = "kaiming"
+    embedding_space: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Check every field and fill in the default grid of statistics."""
+        super().__post_init__(**kwargs)
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise TypeError(f"backbone must be the name of a timm model, such as 'resnet18'; got {self.backbone!r}.")
+        self.backbone_kwargs = dict(self.backbone_kwargs or {})
+        _check_positive("image_size", self.image_size)
+        _check_positive("embedding_dim", self.embedding_dim)
+        _check_positive("num_labels", self.num_labels)
+        if self.score_init not in SCORE_INITS:
+            raise ValueError(f"score_init must be one of {', '.join(SCORE_INITS)}; got {self.score_init!r}.")
+        self.capacity = check_capacity(self.capacity)
+        self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
+        self.statistics_capacities = self._statistics_grid()
+
+    def _statistics_grid(self) -> list[float]:
+        if not self.prunable:
+            return []
+        if self.statistics_capacities is None:
+            return check_capacities([*self.capacities, *STATISTICS_GRID])
+        return check_capacities([*self.statistics_capacities, 1.0], "statistics_capacities")
+
+    @property
+    def stored_subnetworks(self) -> list[float]:
+        """Capacities below 1 with stored running statistics; those of the dense network are its batch norms' own."""
+        return [capacity for capacity in self.statistics_capacities or [] if capacity < 1.0]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a configuration, refusing that of another kind of model."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This checkpoint holds a model of type {model_type!r}, not {cls.model_type!r}. Load it with its own class "
+                "(transformers.AutoModel finds it)."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")

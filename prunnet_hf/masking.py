@@ -1,0 +1,138 @@
+"""Which weights a capacity keeps, and how gradients pass the choice.
+
+A capacity `c` in (0, 1] keeps, in every layer, the weights with the largest score magnitudes. The number kept depends on
+the layer's size alone, and ties go to the lower flat index, so counts are exact and masks are nested: what a smaller
+capacity keeps, every larger one keeps too.
+
+Source: PrunNet, arXiv 2504.11879, section 3 (masks by score magnitude, straight-through estimator).
+"""
+
+from collections.abc import Sequence
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_capacity(capacity: float, name: str = "capacity") -> float:
+    """Return `capacity` as a float after checking that it is a share of weights one can keep.
+
+    Args:
+        capacity: The kept share of prunable weights, in (0, 1].
+        name: What the caller calls the argument, for the error message.
+
+    Raises:
+        TypeError: If `capacity` is not a real number.
+        ValueError: If it is outside (0, 1] or NaN.
+    """
+    if isinstance(capacity, bool) or not isinstance(capacity, Real):
+        raise TypeError(
+            f"{name} must be a number in (0, 1], the share of prunable weights to keep; got {capacity!r} "
+            f"({type(capacity).__name__})."
+        )
+    if not 0.0 < float(capacity) <= 1.0:
+        raise ValueError(
+            f"{name} must be in (0, 1], the share of prunable weights to keep (0.2 keeps one fifth); got {capacity!r}."
+        )
+    return float(capacity)
+
+
+def check_capacities(capacities: Sequence[float], name: str = "capacities") -> list[float]:
+    """Return `capacities` ascending and without repetition, each checked by `check_capacity`."""
+    if isinstance(capacities, str) or not isinstance(capacities, Sequence):
+        raise TypeError(f"{name} must be a list of numbers in (0, 1], such as [0.2, 0.4]; got {capacities!r}.")
+    return sorted({check_capacity(capacity, name) for capacity in capacities})
+
+
+def kept_count(capacity: float, num_weights: int) -> int:
+    """Number of weights that `capacity` keeps in a layer of `num_weights`: `n - round((1 - c)(n - 1))`.
+
+    At least one weight is always kept. `round` is Python's, in float64, on every platform.
+
+    Example:
+        >>> kept_count(0.2, 11), kept_count(1.0, 11), kept_count(1e-9, 11)
+        (3, 11, 1)
+    """
+    return num_weights - round((1.0 - capacity) * (num_weights - 1))
+
+
+def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
+    """Masks of the kept weights of one layer at several capacities, found in one sort.
+
+    Args:
+        scores: Scores of a layer, any shape, finite. Only their magnitude counts.
+        capacities: Kept shares, each in (0, 1].
+
+    Returns:
+        One boolean tensor of the shape of `scores` for each capacity; exactly `kept_count(c, scores.numel())` are true.
+    """
+    magnitudes = scores.detach().abs().flatten()
+    ascending = _sorted(magnitudes)
+    return [_mask_of_largest(magnitudes, ascending, kept_count(c, len(ascending))).view(scores.shape) for c in capacities]
+
+
+def kept_mask(scores: Tensor, capacity: float) -> Tensor:
+    """Mask of the weights that `capacity` keeps in one layer.
+
+    Args:
+        scores: Scores of a layer, any shape.
+        capacity: Kept share, in (0, 1].
+
+    Returns:
+        A boolean tensor of the shape of `scores`.
+
+    Raises:
+        ValueError: If a score is not finite, or `capacity` is outside (0, 1].
+    """
+    capacity = check_capacity(capacity)
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"scores must be finite to be ranked; {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are NaN or "
+            "infinite. The training run that produced them diverged: go back to an earlier checkpoint."
+        )
+    return kept_masks(scores, [capacity])[0]
+
+
+def _sorted(values: Tensor) -> Tensor:
+    # NumPy's vectorised sort is an order of magnitude faster than torch's on a CPU (benchmarks/selection.py).
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.float().numpy()))
+    return values.sort().values
+
+
+def _mask_of_largest(values: Tensor, ascending: Tensor, count: int) -> Tensor:
+    first = len(ascending) - count
+    threshold = ascending[first].to(values.dtype)
+    # A comparison on the host is free on a CPU but would stall a GPU, where the general path is cheap.
+    if first == 0 or (ascending.device.type == "cpu" and bool(ascending[first - 1] < ascending[first])):
+        return values >= threshold
+    above = values > threshold
+    tied = values == threshold
+    return above | (tied & (tied.cumsum(0) <= count - above.sum()))
+
+
+class StraightThrough(torch.autograd.Function):
+    """Effective weight `V = mask * W`, with the gradients of the straight-through estimator.
+
+    With `G = dL/dV`: `dL/dW = mask * G`, and `dL/dS = mask * G * W * sign(S)`. For the dense network the mask is all true.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Return `weight` where `mask` is true, zero elsewhere; all three have the same shape."""
+        ctx.save_for_backward(weight, scores, mask)
+        return torch.where(mask, weight, 0.0)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        """Return the gradients of weight and scores for `grad`, the gradient of the effective weight."""
+        weight, scores, mask = ctx.saved_tensors  # type: ignore[attr-defined]
+        kept = torch.where(mask, grad, 0.0)
+        needs_scores = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+        return kept, score_gradient(kept, weight, scores) if needs_scores else None, None
+
+
+def score_gradient(weight_gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+    """Gradient of the scores that belongs to a masked weight gradient `mask * G`: `mask * G * W * sign(S)`."""
+    return weight_gradient * weight * scores.sign()

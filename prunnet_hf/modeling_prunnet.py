@@ -1,0 +1,294 @@
+"""PrunNet models: one network, prunable to any capacity without data and without training.
+
+`PrunNetModel` turns images into embeddings; `PrunNetForImageClassification` adds the classifier used in training. Both
+are built around a timm backbone whose Conv2d and Linear weights carry scores.
+
+A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running at a
+capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
+
+Source: PrunNet, arXiv 2504.11879.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Any
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .backbone import create_backbone
+from .backbone import feature_size
+from .calibration import add_statistics
+from .calibration import drop_statistics
+from .calibration import measure_statistics
+from .calibration import running_statistics
+from .calibration import write_statistics
+from .configuration_prunnet import PrunNetConfig
+from .layers import PrunableLayer
+from .layers import find_masks
+from .layers import init_scores
+from .layers import is_prunable_type
+from .layers import make_prunable
+from .layers import masked_weights
+from .layers import prunable_layers
+from .masking import check_capacity
+from .pretrained import load_model
+from .pretrained import save_model
+
+
+class PrunNetPreTrainedModel(PreTrainedModel):
+    """What all PrunNet models share: subnetworks, pruning, saving and loading."""
+
+    config_class = PrunNetConfig
+    config: PrunNetConfig
+    base_model_prefix = "prunnet"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["PrunNetModel"]
+    model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # timm and torch have initialised everything but the scores; what they keep out of checkpoints is made again here.
+        if isinstance(module, PrunableLayer):
+            init_scores(module, self.config.score_init)
+        elif hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+
+    def prunable_layers(self) -> dict[str, PrunableLayer]:
+        """The prunable layers by qualified name; none once pruned."""
+        return prunable_layers(self)
+
+    def packable_weights(self) -> list[str]:
+        """Names of the weights that pruning sets to zero in part: those of exact Conv2d and Linear of the backbone."""
+        prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
+        names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
+        return [f"{prefix}.{name}.weight" for name in names]
+
+    def subnetwork(self, capacity: float) -> dict[str, Tensor]:
+        """The tensors that turn this network into its subnetwork of `capacity`.
+
+        Args:
+            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
+
+        Returns:
+            Masked weights (differentiable, straight through) and running statistics, named as in this model, for
+            `torch.func.functional_call`.
+
+        Raises:
+            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
+        """
+        capacity = check_capacity(capacity)
+        self._check_prunable()
+        statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
+        return {**masked_weights(self, find_masks(self, capacity)), **statistics}
+
+    @torch.no_grad()
+    def prune(self, capacity: float, calibration: Iterable[Tensor] | None = None) -> Self:
+        """Cut the subnetwork of `capacity` out of this network, without data and without training.
+
+        Args:
+            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
+            calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
+                measured. Without it they are interpolated from those in the checkpoint.
+
+        Returns:
+            A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
+
+        Raises:
+            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
+        """
+        tensors = self.subnetwork(capacity)
+        layers = self.prunable_layers()
+        # Layers already in the memo are not copied: the copy holds the plain layers instead.
+        pruned = copy.deepcopy(self, {id(layer): layer.to_dense(tensors[f"{n}.weight"]) for n, layer in layers.items()})
+        drop_statistics(pruned)
+        pruned.config.capacity, pruned.config.prunable, pruned.config.statistics_capacities = float(capacity), False, []
+        statistics = tensors if calibration is None else measure_statistics(pruned, [{}], calibration)[0]
+        write_statistics(pruned, None, statistics)
+        return pruned
+
+    @torch.no_grad()
+    def calibrate(self, images: Iterable[Tensor]) -> None:
+        """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
+
+        Args:
+            images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once.
+        """
+        self._check_prunable()
+        stored = self.config.stored_subnetworks
+        subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
+        rows: list[int | None] = [None, *range(len(stored))]
+        for row, statistics in zip(rows, measure_statistics(self, [{}, *subnetworks], images), strict=True):
+            write_statistics(self, row, statistics)
+
+    def renew_embedding_space(self) -> str:
+        """Give the embeddings a new space id, a hash of the dense weights. Called when training ends."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.base_model.named_parameters()):
+            if not name.endswith(".scores"):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        self.config.embedding_space = digest.hexdigest()[:16]
+        return self.config.embedding_space
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
+
+        The directory holds either what it held before or the new model whole; a save cut short in between leaves it
+        without `config.json`, so that nothing else can be loaded from it.
+        """
+        save_model(self, super().save_pretrained, save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, capacity: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Load as `PreTrainedModel.from_pretrained` does, dense or packed; with `capacity` the result is pruned.
+
+        Args:
+            pretrained_model_name_or_path: Directory or Hub repository.
+            *model_args: Passed to the constructor.
+            capacity: Prune to this kept share, in (0, 1], after loading.
+            **kwargs: As for `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
+                a new or resized classifier's).
+            OSError: If a file is missing, cut short or damaged.
+        """
+        return load_model(cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, capacity=capacity, **kwargs)
+
+    def _check_prunable(self) -> None:
+        if not self.config.prunable:
+            raise ValueError(
+                f"This model is pruned already (capacity {self.config.capacity:g}) and has no scores left. Load the dense "
+                "checkpoint it was cut from and prune that."
+            )
+
+
+class PrunNetModel(PrunNetPreTrainedModel):
+    """A timm backbone and a projector: images in, embeddings out.
+
+    Args:
+        config: What to build.
+        pretrained_backbone: Start from timm's pretrained weights (downloads them). For a new model only: loading a
+            checkpoint never does.
+    """
+
+    def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
+        super().__init__(config)
+        if config.prunable and config.capacity < 1.0:
+            raise ValueError(
+                f"A prunable model is dense: capacity must be 1.0 where prunable is true; got {config.capacity:g}. Build or "
+                f"load the dense model and call prune(capacity={config.capacity:g})."
+            )
+        self.backbone = create_backbone(config, pretrained_backbone)
+        if config.prunable:
+            make_prunable(self.backbone)
+        embedding_dim = config.embedding_dim
+        self.projector = nn.Sequential(nn.Linear(feature_size(self.backbone), embedding_dim), nn.BatchNorm1d(embedding_dim))
+        if config.prunable:
+            add_statistics(self, len(config.stored_subnetworks))
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, capacity: float | None = None, return_dict: bool | None = None
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        """Embed images.
+
+        Args:
+            pixel_values: Images `(batch, 3, height, width)`, normalised by the image processor.
+            capacity: Run the subnetwork of this capacity, in (0, 1], instead of the dense network.
+            return_dict: False returns a tuple.
+
+        Returns:
+            `last_hidden_state`, the backbone's features before pooling, in the backbone's own layout, and
+            `pooler_output`, the embeddings `(batch, embedding_dim)`, not normalised.
+        """
+        if capacity is not None:
+            inputs = {"pixel_values": pixel_values, "return_dict": return_dict}
+            return functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+        _check_images(pixel_values)
+        features = self.backbone.forward_features(pixel_values)
+        embeddings = self.projector(self.backbone.forward_head(features))
+        output = BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=embeddings)
+        return output.to_tuple() if return_dict is False else output
+
+
+class PrunNetForImageClassification(PrunNetPreTrainedModel):
+    """`PrunNetModel` with the linear classifier that training shares among all capacities.
+
+    Args:
+        config: What to build; `num_labels` is the number of training classes.
+        pretrained_backbone: Start from timm's pretrained weights (downloads them).
+    """
+
+    def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
+        super().__init__(config)
+        self.prunnet = PrunNetModel(config, pretrained_backbone)
+        self.classifier = nn.Linear(config.embedding_dim, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Needed where a checkpoint has no classifier, or one of another size.
+        if module is self.classifier:
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            init.zeros_(module.bias)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        capacity: float | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Classify images.
+
+        Args:
+            pixel_values: Images `(batch, 3, height, width)`, normalised by the image processor.
+            labels: Class of each image `(batch,)`, from 0 to `num_labels - 1`; gives `loss`, the mean cross entropy.
+            capacity: Run the subnetwork of this capacity, in (0, 1], instead of the dense network.
+            return_dict: False returns a tuple.
+
+        Returns:
+            `loss` (with `labels`) and `logits` `(batch, num_labels)`.
+
+        Raises:
+            ValueError: If a label is out of range (checked on a CPU, where it costs nothing).
+        """
+        if capacity is not None:
+            inputs = {"pixel_values": pixel_values, "labels": labels, "return_dict": return_dict}
+            return functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+        logits = self.classifier(self.prunnet(pixel_values).pooler_output)
+        loss = None
+        if labels is not None:
+            _check_labels(labels, self.config.num_labels)
+            loss = F.cross_entropy(logits, labels)
+        output = ImageClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
+
+
+def _check_images(pixel_values: Tensor) -> None:
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ValueError(
+            f"pixel_values must have the shape (batch, 3, height, width); got {tuple(pixel_values.shape)}. The image "
+            "processor (AutoImageProcessor) makes them."
+        )
+
+
+def _check_labels(labels: Tensor, num_labels: int) -> None:
+    if labels.device.type == "cpu" and labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+        raise ValueError(
+            f"labels must be from 0 to {num_labels - 1} (num_labels={num_labels}); got {int(labels.min())} to "
+            f"{int(labels.max())}. Set num_labels to the number of classes."
+        )

@@ -1,0 +1,1 @@
+"""Search one gallery with many subnetworks, and measure what comes back."""

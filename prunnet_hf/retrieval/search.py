@@ -1,0 +1,261 @@
+"""Exact nearest neighbours by cosine similarity, in one order that nothing but the embeddings decides.
+
+Floating-point sums depend on their order, and matrix libraries choose that order by the shape of the block. Left
+alone, two copies of one image could part, and another block size could give another ranking. So the embeddings are
+rounded first, to multiples of 2**-22: float32 holds those exactly, and every dot product of two unit vectors on this
+grid is exact in float64 (its terms are multiples of 2**-44 and their magnitudes sum to about 1, well inside 53 bits).
+Whatever the order of summation, the similarity is the same number; the rounding costs about as much as float32
+arithmetic would.
+
+faiss then only proposes candidates, from float32 similarities with a known error bound; the exact ones put them in
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from .metrics import check_exclude
+
+GRID = 2.0**-22
+"""Unit embeddings are rounded to multiples of this."""
+
+_NORMALIZED_AT_A_TIME = 8192
+_SPARE_CANDIDATES = 64
+# Beyond this share of the gallery, sorting every similarity is faster than faiss' selection.
+_LARGEST_FAISS_SHARE = 1 / 8
+# 16 MiB of similarities stay in cache from product to sort; fewer rows than this would waste the product.
+_SORTED_AT_A_TIME = 2**21
+_FEWEST_ROWS = 16
+# Similarity and column share one int64 when sorted: 46 bits and 17.
+_PACKED_COLUMN_BITS = 17
+_BELOW_EVERY_COSINE = -2.0
+_NOTHING = -1  # what a query excludes when it excludes nothing
+
+
+def normalize(embeddings: NDArray[np.floating], *, argument: str = "embeddings") -> NDArray[np.float32]:
+    """Scale each embedding to length 1 and round it to multiples of `GRID`.
+
+    A zero embedding has no direction, so no cosine and no honest rank: it is refused like a non-finite one.
+
+    Args:
+        embeddings: `(n, dim)` floats, float32 or narrower unless the caller has reason otherwise.
+        argument: What error messages call the array.
+
+    Returns:
+        `(n, dim)` float32, C-contiguous; each component is within `GRID / 2` of the unit vector's.
+
+    Raises:
+        TypeError: If the array doesn't hold floats.
+        ValueError: If it isn't `(n, dim)`, is empty, or a row is non-finite or zero.
+    """
+    embeddings = np.asarray(embeddings)
+    if embeddings.dtype.kind != "f":
+        raise TypeError(f"{argument} must be an array of floats, got dtype {embeddings.dtype}")
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise ValueError(f"{argument} must be (n, dim) with at least one row and column, got shape {embeddings.shape}")
+    unit = np.empty(embeddings.shape, dtype=np.float32)
+    for start in range(0, len(embeddings), _NORMALIZED_AT_A_TIME):
+        rows = np.ascontiguousarray(embeddings[start : start + _NORMALIZED_AT_A_TIME], dtype=np.float64)
+        norms = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if bad.size:
+            raise ValueError(
+                f"{argument} row {start + bad[0]} has length {norms[bad[0], 0]}: every embedding must be finite and "
+                "not zero, or it can't be compared; look at the image and the model that made it"
+            )
+        unit[start : start + len(rows)] = np.rint(rows / norms / GRID) * GRID
+    return unit
+
+
+def search(
+    queries: NDArray[np.floating],
+    gallery: NDArray[np.floating],
+    k: int | None = None,
+    *,
+    exclude: NDArray[np.integer] | None = None,
+    block_size: int = 1024,
+) -> NDArray[np.int64]:
+    """Rank the gallery for each query: cosine similarity first, then the lower gallery index.
+
+    Args:
+        queries: `(num_queries, dim)` embeddings, of any length.
+        gallery: `(num_gallery, dim)` embeddings, of any length.
+        k: How many to retrieve for each query; None for all that can be retrieved.
+        exclude: `(num_queries,)` gallery indices; the one image each query must not retrieve. Leave-one-out passes
+            each query's own index.
+        block_size: How many queries are compared with the gallery at a time. It decides memory, never the result.
+
+    Returns:
+        `(num_queries, k)` gallery indices, best first.
+
+    Raises:
+        TypeError: If the embeddings aren't floats, or `exclude` or `k` aren't integers.
+        ValueError: If shapes disagree, an embedding is non-finite or zero, or a number is out of range.
+    """
+    blocks = search_blocks(queries, gallery, k, exclude=exclude, block_size=block_size)
+    return np.concatenate([ranks for _, ranks in blocks])
+
+
+def search_blocks(
+    queries: NDArray[np.floating],
+    gallery: NDArray[np.floating],
+    k: int | None = None,
+    *,
+    exclude: NDArray[np.integer] | None = None,
+    block_size: int = 1024,
+) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Do what `search` does, a block of queries at a time, for when all ranks together would be too large.
+
+    Args:
+        queries: As in `search`.
+        gallery: As in `search`.
+        k: As in `search`.
+        exclude: As in `search`.
+        block_size: As in `search`.
+
+    Yields:
+        The slice of queries and their `(block, k)` ranks, in order.
+
+    Raises:
+        TypeError: As in `search`.
+        ValueError: As in `search`.
+    """
+    queries = normalize(queries, argument="queries")
+    gallery = normalize(gallery, argument="gallery")
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(f"queries have dimension {queries.shape[1]} and gallery {gallery.shape[1]}: they must agree")
+    if exclude is None:
+        excluded = np.full(len(queries), _NOTHING)
+    else:
+        excluded = check_exclude(exclude, len(queries), len(gallery))
+    k = _checked_k(k, len(gallery) - (exclude is not None))
+    if not isinstance(block_size, int) or block_size < 1:
+        raise ValueError(f"block_size must be a positive integer, got {block_size!r}")
+    rank_block = _rank_candidates if _faiss_serves(_first_fetch(k), len(gallery)) else _rank_all
+    if rank_block is _rank_all:
+        gallery = gallery.astype(np.float64)  # once, not for each block
+    for start in range(0, len(queries), block_size):
+        block = slice(start, min(start + block_size, len(queries)))
+        yield block, rank_block(queries[block], gallery, k, excluded[block])
+
+
+def _checked_k(k: int | None, retrievable: int) -> int:
+    if retrievable < 1:
+        raise ValueError("gallery holds one image and exclude leaves it out: there is nothing to retrieve")
+    if k is None:
+        return retrievable
+    if not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be an integer or None, got {k!r}")
+    if not 1 <= k <= retrievable:
+        raise ValueError(f"k must be between 1 and the {retrievable} images that a query can retrieve, got {k}")
+    return int(k)
+
+
+def _first_fetch(k: int) -> int:
+    return k + 1 + _SPARE_CANDIDATES
+
+
+def _faiss_serves(fetch: int, num_gallery: int) -> bool:
+    return fetch <= num_gallery * _LARGEST_FAISS_SHARE
+
+
+def _rank_candidates(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.floating],
+    k: int,
+    excluded: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Rank by faiss' candidates where they are sure to hold the k best, by all similarities elsewhere."""
+    ranks = np.empty((len(queries), k), dtype=np.int64)
+    pending = np.arange(len(queries))
+    needed = k + 1  # one may turn out to be the excluded image
+    fetch = _first_fetch(k)
+    # A float32 dot product of unit vectors errs by at most about dim * 2**-24, however it is summed. Both the k-th
+    # and its rival may err, so a candidate further behind than twice that can't be among the best: doubled for safety.
+    margin = queries.shape[1] * 2.0**-22
+    while pending.size and _faiss_serves(fetch, len(gallery)):
+        found, candidates = faiss.knn(queries[pending], gallery, fetch, metric=faiss.METRIC_INNER_PRODUCT)
+        settled = found[:, -1] < found[:, needed - 1] - margin
+        for query, proposed in zip(pending[settled], candidates[settled], strict=True):
+            ranks[query] = _best_of(queries[query], gallery, proposed[proposed != excluded[query]], k)
+        pending = pending[~settled]
+        fetch *= 2
+    if pending.size:
+        ranks[pending] = _rank_all(queries[pending], gallery, k, excluded[pending])
+    return ranks
+
+
+def _best_of(
+    query: NDArray[np.float32],
+    gallery: NDArray[np.floating],
+    candidates: NDArray[np.int64],
+    k: int,
+) -> NDArray[np.int64]:
+    """Return the k best of a few candidates for one query `(dim,)`."""
+    candidates = np.sort(candidates)
+    similarities = exact_cosines(query[np.newaxis], gallery[candidates])
+    return candidates[order_reference(similarities)[0, :k]]
+
+
+def _rank_all(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.floating],
+    k: int,
+    excluded: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Rank by all similarities, a few rows of them at a time."""
+    ranks = np.empty((len(queries), k), dtype=np.int64)
+    gallery = gallery.astype(np.float64, copy=False)
+    rows_at_a_time = max(_SORTED_AT_A_TIME // len(gallery), _FEWEST_ROWS)
+    for start in range(0, len(queries), rows_at_a_time):
+        rows = slice(start, start + rows_at_a_time)
+        similarities = exact_cosines(queries[rows], gallery)
+        with_exclusion = np.flatnonzero(excluded[rows] != _NOTHING)
+        similarities[with_exclusion, excluded[rows][with_exclusion]] = _BELOW_EVERY_COSINE
+        ranks[rows] = order(similarities)[:, :k]
+    return ranks
+
+
+def exact_cosines(queries: NDArray[np.float32], gallery: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return all `(num_queries, num_gallery)` cosines of embeddings from `normalize`, exact to the last bit."""
+    return queries.astype(np.float64) @ gallery.astype(np.float64, copy=False).T
+
+
+def order(similarities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the columns of each row, the largest similarity first, equals by the lower column.
+
+    Same result as `order_reference`, several times faster: similarity (a whole number of `GRID**2`) and column become
+    one integer, and plain integers sort fast.
+
+    Args:
+        similarities: `(rows, columns)` from `exact_cosines`, or -2 for what must come last.
+
+    Returns:
+        `(rows, columns)` int64 column indices.
+    """
+    columns = similarities.shape[1]
+    if columns > 2**_PACKED_COLUMN_BITS:
+        return order_reference(similarities)
+    keys = (similarities * -(GRID**-2)).astype(np.int64)
+    keys <<= _PACKED_COLUMN_BITS
+    keys |= np.arange(columns)
+    keys.sort(axis=1)
+    keys &= 2**_PACKED_COLUMN_BITS - 1
+    return keys
+
+
+def order_reference(similarities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Say plainly what `order` computes.
+
+    Args:
+        similarities: `(rows, columns)`.
+
+    Returns:
+        `(rows, columns)` int64 column indices.
+    """
+    return np.argsort(-similarities, axis=1, kind="stable")
