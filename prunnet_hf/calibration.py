@@ -50,6 +50,13 @@ def drop_statistics(network: nn.Module) -> None:
         delattr(norm, VARIANCE)
 
 
+def select_statistics(network: nn.Module, rows: Sequence[int]) -> None:
+    """Keep only these rows of the stored statistics, in this order."""
+    for norm in batch_norms(network).values():
+        for name in (MEAN, VARIANCE):
+            norm.register_buffer(name, norm.get_buffer(name)[list(rows)].clone())
+
+
 def scratch_statistics(network: nn.Module) -> dict[str, Tensor]:
     """Copies of the running statistics, by name, for a pass in train mode that must leave the real ones alone."""
     return {
@@ -137,7 +144,9 @@ def measure_statistics(
             for tensors, statistics in zip(subnetworks, measured, strict=True):
                 functional_call(network, {**tensors, **statistics}, (pixel_values.to(device),))
     if num_batches == 0:
-        raise ValueError("calibration images are empty: pass at least one batch of pixel_values (a few hundred images).")
+        raise ValueError(
+            "calibration images are empty: pass at least one batch of pixel_values (a few hundred images)."
+        )
     return measured
 
 

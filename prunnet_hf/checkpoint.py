@@ -37,14 +37,16 @@ import re
 import secrets
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError
+from safetensors import deserialize
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -349,7 +351,7 @@ def _deserialize(blob: bytes) -> tuple[dict[str, Tensor], Any]:
     return tensors, header.get("__metadata__")
 
 
-def _parse_json(text: str | bytes, what: str) -> Any:  # noqa: ANN401 (any JSON value)
+def _parse_json(text: str | bytes, what: str) -> Any:
     """Parse JSON of unknown origin; a name that occurs twice in an object is an error."""
     try:
         return json.loads(text, object_pairs_hook=_unique_members)

@@ -69,7 +69,9 @@ def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
     """
     magnitudes = scores.detach().abs().flatten()
     ascending = _sorted(magnitudes)
-    return [_mask_of_largest(magnitudes, ascending, kept_count(c, len(ascending))).view(scores.shape) for c in capacities]
+    return [
+        _mask_of_largest(magnitudes, ascending, kept_count(c, len(ascending))).view(scores.shape) for c in capacities
+    ]
 
 
 def kept_mask(scores: Tensor, capacity: float) -> Tensor:

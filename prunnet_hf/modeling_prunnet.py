@@ -13,6 +13,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from typing import Self
 
@@ -32,6 +33,7 @@ from .calibration import add_statistics
 from .calibration import drop_statistics
 from .calibration import measure_statistics
 from .calibration import running_statistics
+from .calibration import select_statistics
 from .calibration import write_statistics
 from .configuration_prunnet import PrunNetConfig
 from .layers import PrunableLayer
@@ -41,6 +43,7 @@ from .layers import is_prunable_type
 from .layers import make_prunable
 from .layers import masked_weights
 from .layers import prunable_layers
+from .masking import check_capacities
 from .masking import check_capacity
 from .pretrained import load_model
 from .pretrained import save_model
@@ -110,9 +113,15 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         tensors = self.subnetwork(capacity)
         layers = self.prunable_layers()
         # Layers already in the memo are not copied: the copy holds the plain layers instead.
-        pruned = copy.deepcopy(self, {id(layer): layer.to_dense(tensors[f"{n}.weight"]) for n, layer in layers.items()})
+        pruned = copy.deepcopy(
+            self, {id(layer): layer.to_dense(tensors[f"{n}.weight"]) for n, layer in layers.items()}
+        )
         drop_statistics(pruned)
-        pruned.config.capacity, pruned.config.prunable, pruned.config.statistics_capacities = float(capacity), False, []
+        pruned.config.capacity, pruned.config.prunable, pruned.config.statistics_capacities = (
+            float(capacity),
+            False,
+            [],
+        )
         statistics = tensors if calibration is None else measure_statistics(pruned, [{}], calibration)[0]
         write_statistics(pruned, None, statistics)
         return pruned
@@ -130,6 +139,26 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         rows: list[int | None] = [None, *range(len(stored))]
         for row, statistics in zip(rows, measure_statistics(self, [{}, *subnetworks], images), strict=True):
             write_statistics(self, row, statistics)
+
+    def keep_statistics(self, capacities: Sequence[float]) -> None:
+        """Keep the running statistics of some of the stored capacities only; those of the dense network always stay.
+
+        Args:
+            capacities: Which of `config.statistics_capacities` to keep.
+
+        Raises:
+            ValueError: If one of them isn't stored.
+        """
+        self._check_prunable()
+        stored = self.config.stored_subnetworks
+        kept = [capacity for capacity in check_capacities(capacities) if capacity < 1.0]
+        foreign = [capacity for capacity in kept if capacity not in stored]
+        if foreign:
+            raise ValueError(
+                f"capacities must be among those with stored statistics, {stored}; got {foreign} besides."
+            )
+        select_statistics(self, [stored.index(capacity) for capacity in kept])
+        self.config.statistics_capacities = [*kept, 1.0]
 
     def renew_embedding_space(self) -> str:
         """Give the embeddings a new space id, a hash of the dense weights. Called when training ends."""
@@ -166,7 +195,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
                 a new or resized classifier's).
             OSError: If a file is missing, cut short or damaged.
         """
-        return load_model(cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, capacity=capacity, **kwargs)
+        return load_model(
+            cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, capacity=capacity, **kwargs
+        )
 
     def _check_prunable(self) -> None:
         if not self.config.prunable:
@@ -185,6 +216,9 @@ class PrunNetModel(PrunNetPreTrainedModel):
             checkpoint never does.
     """
 
+    # Training's checkpoints hold a classifier, which embeddings do without.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         if config.prunable and config.capacity < 1.0:
@@ -196,7 +230,9 @@ class PrunNetModel(PrunNetPreTrainedModel):
         if config.prunable:
             make_prunable(self.backbone)
         embedding_dim = config.embedding_dim
-        self.projector = nn.Sequential(nn.Linear(feature_size(self.backbone), embedding_dim), nn.BatchNorm1d(embedding_dim))
+        self.projector = nn.Sequential(
+            nn.Linear(feature_size(self.backbone), embedding_dim), nn.BatchNorm1d(embedding_dim)
+        )
         if config.prunable:
             add_statistics(self, len(config.stored_subnetworks))
         self.post_init()

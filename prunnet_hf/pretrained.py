@@ -82,7 +82,9 @@ def _replace_model(staging: Path, target: Path) -> None:
         os.replace(file, target / file.name)
 
 
-def load_model(cls: Any, load: Callable[..., Any], path: Any, *model_args: Any, capacity: float | None, **kwargs: Any) -> Any:
+def load_model(
+    cls: Any, load: Callable[..., Any], path: Any, *model_args: Any, capacity: float | None, **kwargs: Any
+) -> Any:
     """Load a dense or packed checkpoint strictly, and prune it where `capacity` is given.
 
     Args:
@@ -117,7 +119,9 @@ def load_model(cls: Any, load: Callable[..., Any], path: Any, *model_args: Any, 
             source, *model_args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     except SafetensorError as error:
-        raise OSError(f"The weights in {path} are damaged or cut short ({error}). Download or save them again.") from error
+        raise OSError(
+            f"The weights in {path} are damaged or cut short ({error}). Download or save them again."
+        ) from error
     _refuse_wrong_weights(path, info)
     if packed is not None:
         model.config.name_or_path = str(path)
@@ -151,5 +155,3 @@ def _refuse_wrong_weights(path: Any, info: dict[str, Any]) -> None:
             f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The two "
             "files come from different models, or the checkpoint was edited: save or download it again."
         )
-
-

@@ -15,12 +15,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from prunnet_hf.checkpoint import PACKED_WEIGHTS_NAME, CheckpointFormatError, load_packed, pack, save_packed, unpack
+from prunnet_hf.checkpoint import PACKED_WEIGHTS_NAME
+from prunnet_hf.checkpoint import CheckpointFormatError
+from prunnet_hf.checkpoint import load_packed
+from prunnet_hf.checkpoint import pack
+from prunnet_hf.checkpoint import save_packed
+from prunnet_hf.checkpoint import unpack
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
@@ -257,21 +264,23 @@ class TestSaveIsAtomic:
         assert (tmp_path / "m").stat().st_mode & 0o777 == 0o644
 
 
-def forged(*, checksum: bool = True, drop: str = "", **changes: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+def forged(
+    *, checksum: bool = True, drop: str = "", tensors: dict[str, Tensor] | None = None, **changes: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The small file's tensors and metadata with changes; its checksum made right again unless told otherwise.
 
-    Keys that name a metadata field change that; a `tensors` dict adds or replaces tensors, `drop` removes one.
+    `tensors` are added or replace others, `drop` names one to remove, all else changes the metadata.
     """
-    tensors, metadata = pack(small_state_dict(), ["fc.weight"])
-    tensors |= changes.pop("tensors", {})
-    tensors.pop(drop, None)
+    stored, metadata = pack(small_state_dict(), ["fc.weight"])
+    stored |= tensors or {}
+    stored.pop(drop, None)
     metadata |= changes
     if checksum:
-        metadata["crc32"] = crc32_as_described(metadata["packed"], tensors)
-    return tensors, metadata
+        metadata["crc32"] = crc32_as_described(metadata["packed"], stored)
+    return stored, metadata
 
 
-def manifest(**entry: Any) -> str:
+def manifest(**entry: object) -> str:
     return json.dumps({"fc.weight": {"dtype": "F32", "shape": [3, 4]} | entry})
 
 

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _SMALLEST_COLOUR_SPAN = 0.05
 """Values closer than this are drawn in like colours: half a point must not look like a cliff."""
 
+_LEGEND = (
+    "outlined: query and gallery by the same subnetwork (self-test)\n"
+    "gallery capacity 1.0: gallery by the dense network (cross-test)"
+)
+
 
 @dataclass(frozen=True)
 class CompatibilityResult:
@@ -93,7 +98,7 @@ def check_compatible(a: Embedder, b: Embedder) -> None:
         if not space:
             raise ValueError(
                 f"the embedding space of {argument} is unknown (embedding_space is {space!r}). It is set when "
-                "training ends: finish training this model, or use a checkpoint of a finished run, before comparing embeddings"
+                "training ends: finish training this model, or take the checkpoint of a finished run"
             )
     if spaces["a"] != spaces["b"]:
         raise ValueError(
@@ -170,10 +175,10 @@ def format_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     query_capacities, gallery_capacities, values = _as_grid(results, metric)
     lines = [
         f"{metric} (%)".ljust(16) + "gallery capacity",
-        "query capacity".ljust(16) + "".join(f"{capacity:>7g}" for capacity in gallery_capacities),
+        "query capacity".ljust(16) + "".join(f"{_capacity(capacity):>7}" for capacity in gallery_capacities),
     ]
     lines += [
-        f"{capacity:>14g}  " + "".join(f"{_percent(value):>7}" for value in row)
+        f"{_capacity(capacity):>14}  " + "".join(f"{_percent(value):>7}" for value in row)
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
     return "\n".join(lines)
@@ -194,11 +199,11 @@ def markdown_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     """
     query_capacities, gallery_capacities, values = _as_grid(results, metric)
     lines = [
-        f"| query \\ gallery | {' | '.join(f'{capacity:g}' for capacity in gallery_capacities)} |",
+        f"| query \\ gallery | {' | '.join(map(_capacity, gallery_capacities))} |",
         f"|---{'|---:' * len(gallery_capacities)}|",
     ]
     lines += [
-        f"| **{capacity:g}** | {' | '.join(_percent(value) for value in row)} |"
+        f"| **{_capacity(capacity)}** | {' | '.join(_percent(value) for value in row)} |"
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
     return "\n".join(lines)
@@ -234,12 +239,12 @@ def plot_matrix(
 
     query_capacities, gallery_capacities, _ = grids[0]
     width = (1.9 + 0.72 * len(gallery_capacities)) * len(metrics)
-    figure = Figure(figsize=(max(width, 5.0), 1.7 + 0.62 * len(query_capacities)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(width, 5.0), 1.8 + 0.62 * len(query_capacities)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     for axes, metric, grid in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, grids, strict=True):
         _draw_panel(axes, metric, *grid)
-    figure.supxlabel("outlined: query and gallery by the same subnetwork (self-test)", fontsize=8, color="0.35")
+    figure.supxlabel(_LEGEND, fontsize=8, color="0.35")
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, format="png", metadata={"Software": None})
@@ -261,8 +266,8 @@ def _draw_panel(
     axes.set_title(f"{metric} (%)", fontsize=11)
     axes.set_xlabel("gallery capacity")
     axes.set_ylabel("query capacity")
-    axes.set_xticks(range(len(gallery_capacities)), [f"{capacity:g}" for capacity in gallery_capacities])
-    axes.set_yticks(range(len(query_capacities)), [f"{capacity:g}" for capacity in query_capacities])
+    axes.set_xticks(range(len(gallery_capacities)), [*map(_capacity, gallery_capacities)])
+    axes.set_yticks(range(len(query_capacities)), [*map(_capacity, query_capacities)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
@@ -301,6 +306,10 @@ def _as_grid(
             )
         values[cell] = result.value
     return query_capacities, gallery_capacities, values
+
+
+def _capacity(value: float) -> str:
+    return str(round(float(value), 6))
 
 
 def _percent(value: float) -> str:

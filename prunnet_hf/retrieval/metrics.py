@@ -255,7 +255,7 @@ def count_relevant(
     if without.size:
         query = without[0]
         raise ValueError(
-            f"query {query} (label {np.asarray(query_labels)[query]!r}) has no relevant image in the gallery"
+            f"query {query} (label {np.asarray(query_labels)[query].item()!r}) has no relevant image in the gallery"
             f"{' besides itself' if exclude is not None else ''}: leave it out of the queries, or add one"
         )
     return num_relevant

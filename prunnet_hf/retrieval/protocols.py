@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
-from datasets import Image
 from numpy.typing import NDArray
 
 from .metrics import average_precision
 from .metrics import count_relevant
 from .search import search_blocks
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Columns = Mapping[str, Sequence[Any]]
 """What a data set says of its images besides their pixels: one value an image under each name."""
@@ -103,6 +105,8 @@ def read_columns(dataset: Dataset) -> Columns:
     Returns:
         The columns as lists, by name.
     """
+    from datasets import Image  # here, because whoever only reads results needs no data sets
+
     names = [name for name, feature in dataset.features.items() if not isinstance(feature, Image)]
     columns: Columns = dataset.select_columns(names).with_format(None)[:]
     return columns

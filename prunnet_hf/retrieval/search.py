@@ -26,6 +26,7 @@ GRID = 2.0**-22
 
 _NORMALIZED_AT_A_TIME = 8192
 _SPARE_CANDIDATES = 64
+_FETCH_GROWTH = 8
 # Beyond this share of the gallery, sorting every similarity is faster than faiss' selection.
 _LARGEST_FAISS_SHARE = 1 / 8
 # 16 MiB of similarities stay in cache from product to sort; fewer rows than this would waste the product.
@@ -184,7 +185,7 @@ def _rank_candidates(
         for query, proposed in zip(pending[settled], candidates[settled], strict=True):
             ranks[query] = _best_of(queries[query], gallery, proposed[proposed != excluded[query]], k)
         pending = pending[~settled]
-        fetch *= 2
+        fetch *= _FETCH_GROWTH
     if pending.size:
         ranks[pending] = _rank_all(queries[pending], gallery, k, excluded[pending])
     return ranks

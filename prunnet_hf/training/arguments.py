@@ -22,10 +22,15 @@ class ModelArguments:
     """The network."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A PrunNet checkpoint to fine-tune, local or on the Hub, instead of a new network."}
+        default=None,
+        metadata={"help": "A PrunNet checkpoint to fine-tune, local or on the Hub, instead of a new network."},
     )
-    backbone: str = field(default="resnet18", metadata={"help": "Any timm model made of Conv2d, Linear and norm layers."})
-    backbone_kwargs: str = field(default="{}", metadata={"help": "JSON object: further arguments of timm.create_model."})
+    backbone: str = field(
+        default="resnet18", metadata={"help": "Any timm model made of Conv2d, Linear and norm layers."}
+    )
+    backbone_kwargs: str = field(
+        default="{}", metadata={"help": "JSON object: further arguments of timm.create_model."}
+    )
     pretrained_backbone: bool = field(default=False, metadata={"help": "Start from timm's pretrained weights."})
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
@@ -44,18 +49,26 @@ class DataArguments:
 
     dataset: str = field(
         default="glyphs",
-        metadata={"help": "glyphs (embedded), image_folder (with data_dir), or a Hub data set with image and label columns."},
+        metadata={
+            "help": "glyphs (embedded), image_folder (with data_dir), or a Hub data set with image and label columns."
+        },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "For image_folder: a folder with train/ and test/, and in each a folder a class."}
+        default=None,
+        metadata={"help": "For image_folder: a folder with train/ and test/, and in each a folder a class."},
     )
     image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
     resize: int | None = field(
-        default=None, metadata={"help": "Shorter side before the crop; 8/7 of image_size if not given, as 256 is of 224."}
+        default=None,
+        metadata={"help": "Shorter side before the crop; 8/7 of image_size if not given, as 256 is of 224."},
     )
-    augmentation: str = field(default="crop_flip", metadata={"help": "Training augmentation: crop_flip, crop or affine."})
+    augmentation: str = field(
+        default="crop_flip", metadata={"help": "Training augmentation: crop_flip, crop or affine."}
+    )
     num_workers: int = field(default=2, metadata={"help": "Processes that read images, for each training process."})
-    skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave unreadable training images out and go on."})
+    skip_corrupt_images: bool = field(
+        default=False, metadata={"help": "Leave unreadable training images out and go on."}
+    )
     validation_share: float = field(
         default=0.0, metadata={"help": "Share of the training classes held out to choose the best model by."}
     )
@@ -65,7 +78,9 @@ class DataArguments:
         if self.resize is None:
             self.resize = round(self.image_size * 8 / 7)
         if self.resize < self.image_size:
-            raise ValueError(f"resize must be at least image_size ({self.image_size}), or nothing is left to crop; got {self.resize}.")
+            raise ValueError(
+                f"resize must be at least image_size ({self.image_size}), or nothing is left to crop; got {self.resize}."
+            )
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"validation_share must be in [0, 1); got {self.validation_share!r}.")
 
@@ -77,7 +92,9 @@ class TrainArguments:
     output_dir: str = field(default="out/run", metadata={"help": "The run directory."})
     method: Literal["prunnet", "joint", "independent"] = field(
         default="prunnet",
-        metadata={"help": "prunnet; joint: the plain sum of the losses; independent: one network at the one capacity given."},
+        metadata={
+            "help": "prunnet; joint: the plain sum of the losses; independent: one network at the one capacity given."
+        },
     )
     capacities: list[float] = field(
         default_factory=lambda: list(TRAINED_CAPACITIES), metadata={"help": "Capacities to train, each in (0, 1]."}
@@ -92,25 +109,37 @@ class TrainArguments:
     learning_rate: float = field(default=0.1, metadata={"help": "Highest learning rate."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
     weight_decay: float = field(default=5e-4, metadata={"help": "Of weights and scores alike."})
-    lr_schedule: Literal["cosine", "multistep"] = field(default="cosine", metadata={"help": "How the learning rate falls."})
+    lr_schedule: Literal["cosine", "multistep"] = field(
+        default="cosine", metadata={"help": "How the learning rate falls."}
+    )
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
     milestones: list[int] = field(
-        default_factory=lambda: [5, 10, 20], metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."}
+        default_factory=lambda: [5, 10, 20],
+        metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
     )
     max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient."})
     projection: Literal["last", "sequential"] = field(
-        default="last", metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."}
+        default="last",
+        metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."},
     )
     alpha: float = field(default=0.5, metadata={"help": "How strongly gradients changed by projection lose weight."})
     seed: int = field(default=0, metadata={"help": "Of everything random."})
     eval_every: int = field(default=0, metadata={"help": "Evaluate after every so many epochs; 0: at the end only."})
-    checkpoint_every: int = field(default=0, metadata={"help": "Save a checkpoint after every so many epochs; 0: never."})
+    checkpoint_every: int = field(
+        default=0, metadata={"help": "Save a checkpoint after every so many epochs; 0: never."}
+    )
     keep_checkpoints: int = field(default=2, metadata={"help": "Newest checkpoints to keep."})
-    calibration_images: int = field(default=2048, metadata={"help": "Training images that running statistics are measured on."})
-    report_to: list[str] = field(default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard."})
+    calibration_images: int = field(
+        default=2048, metadata={"help": "Training images that running statistics are measured on."}
+    )
+    report_to: list[str] = field(
+        default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard."}
+    )
     log_every: int = field(default=10, metadata={"help": "Steps between two entries of the trackers."})
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint of output_dir."})
-    eval_only: bool = field(default=False, metadata={"help": "Evaluate the model in output_dir (or model_name_or_path) again."})
+    eval_only: bool = field(
+        default=False, metadata={"help": "Evaluate the model in output_dir (or model_name_or_path) again."}
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -120,7 +149,14 @@ class TrainArguments:
             raise ValueError(
                 f"--method independent trains one network at one capacity, such as --capacities 0.2; got {self.capacities}."
             )
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "calibration_images", "log_every", "keep_checkpoints"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "calibration_images",
+            "log_every",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.batch_size < 2:
@@ -169,7 +205,9 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
         raise ValueError(f"The recipe {path} must be a mapping of arguments, such as `epochs: 20`; got {recipe!r}.")
     unknown = sorted(set(recipe) - allowed)
     if unknown:
-        raise ValueError(f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: {', '.join(sorted(allowed))}.")
+        raise ValueError(
+            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: {', '.join(sorted(allowed))}."
+        )
     return recipe
 
 
@@ -179,7 +217,9 @@ def _json_text(name: str, value: Any) -> str:
         try:
             parsed = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name} must be a JSON object, such as '{{\"drop_rate\": 0.1}}'; got {value!r} ({error}).") from error
+            raise ValueError(
+                f"{name} must be a JSON object, such as '{{\"drop_rate\": 0.1}}'; got {value!r} ({error})."
+            ) from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{name} must be a JSON object (recipe: a mapping); got {value!r}.")
     return json.dumps(parsed)

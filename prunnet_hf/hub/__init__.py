@@ -1,0 +1,1 @@
+"""Publishing: the compatibility card of a run."""

@@ -1,0 +1,135 @@
+"""The compatibility card: a model card rendered from a run directory alone.
+
+Every figure on it stands in the run's `metrics.json` or follows from it; nothing is typed in by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult
+from huggingface_hub import ModelCard
+from huggingface_hub import ModelCardData
+
+from ..retrieval.compatibility import CompatibilityResult
+from ..retrieval.compatibility import markdown_matrix
+
+TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
+
+
+def write_card(run: Path) -> str:
+    """Render the card of a run into its `README.md`.
+
+    Args:
+        run: A finished run directory.
+
+    Returns:
+        Three lines that sum up the run.
+
+    Raises:
+        FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
+    """
+    metrics, recipe = _read(run / "metrics.json", json.loads), _read(run / "config.yaml", yaml.safe_load)
+    render_card(metrics, recipe, name=run.resolve().name).save(run / "README.md")
+    return summarise(run, metrics)
+
+
+def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -> ModelCard:
+    """Fill in the template.
+
+    Args:
+        metrics: What `metrics.json` holds.
+        recipe: What `config.yaml` holds.
+        name: Title of the card.
+    """
+    results = [CompatibilityResult(**entry) for entry in metrics["results"]]
+    names = list(dict.fromkeys(result.metric for result in results))
+    table = _Results(results)
+    return ModelCard.from_template(
+        card_data=_card_data(metrics, results, name),
+        template_path=str(TEMPLATE),
+        name=name,
+        metrics=metrics,
+        recipe=recipe,
+        headline=names[0],
+        matrices={metric: markdown_matrix(results, metric) for metric in names},
+        rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],
+        is_prunable=len(metrics["capacities"]) > 1,
+    )
+
+
+def summarise(run: Path, metrics: dict[str, Any]) -> str:
+    """Three lines for a terminal: the dense network, the smallest trained subnetwork, and where everything is."""
+    table = _Results([CompatibilityResult(**entry) for entry in metrics["results"]])
+    headline = metrics["results"][0]["metric"]
+    largest = metrics["capacities"][-1]
+    chance = metrics.get("chance", {}).get(headline)
+    against = "" if chance is None else f" (chance {100 * chance:.1f})"
+    lines = [
+        f"capacity {largest['capacity']:g}: {headline} {100 * table.self_test(headline, largest['capacity']):.1f}{against}"
+    ]
+    saved = [row for row in metrics["capacities"] if row["file_bytes"] and row["capacity"] < largest["capacity"]]
+    if saved:
+        capacity = saved[0]["capacity"]
+        lines.append(
+            f"capacity {capacity:g}: {headline} {100 * table.self_test(headline, capacity):.1f} by itself, "
+            f"{100 * table.cross_test(headline, capacity):.1f} searching the dense network's gallery; "
+            f"file {saved[0]['file_bytes'] / 1e6:.2f} MB"
+        )
+    lines.append(f"model, subnetworks, metrics.json, compatibility.png and the card: {run}")
+    return "\n".join(lines)
+
+
+class _Results:
+    """Looks up values of the compatibility matrix."""
+
+    def __init__(self, results: Sequence[CompatibilityResult]) -> None:
+        self._values = {(r.metric, r.query_capacity, r.gallery_capacity): r.value for r in results}
+        self._largest = max(result.gallery_capacity for result in results)
+
+    def self_test(self, metric: str, capacity: float) -> float:
+        return self._values[metric, capacity, capacity]
+
+    def cross_test(self, metric: str, capacity: float) -> float:
+        return self._values[metric, capacity, self._largest]
+
+    def tests(self, metric: str, capacity: float) -> dict[str, float]:
+        dense = self.self_test(metric, self._largest)
+        own = self.self_test(metric, capacity)
+        return {"self_test": own, "cross_test": self.cross_test(metric, capacity), "to_dense": own - dense}
+
+
+def _card_data(metrics: dict[str, Any], results: Sequence[CompatibilityResult], name: str) -> ModelCardData:
+    largest = max(result.gallery_capacity for result in results)
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["prunnet", "image-retrieval", "pruning", "compatible-embeddings"],
+        metrics=list(dict.fromkeys(result.metric for result in results)),
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="image-retrieval",
+                dataset_type=metrics["dataset"],
+                dataset_name=metrics["dataset"],
+                dataset_split=metrics["split"],
+                metric_type=result.metric,
+                metric_name=f"{result.metric}, query capacity {result.query_capacity:g}, gallery {result.gallery_capacity:g}",
+                metric_value=round(result.value, 4),
+            )
+            for result in results
+            if result.gallery_capacity in (largest, result.query_capacity)
+        ],
+    )
+
+
+def _read(path: Path, parse: Any) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: a card is made from a finished run directory of train_accelerate.py."
+        )
+    return parse(path.read_text(encoding="utf-8"))

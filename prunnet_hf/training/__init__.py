@@ -1,0 +1,1 @@
+"""Training: objectives, gradient integration and the training engine."""

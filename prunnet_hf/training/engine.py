@@ -1,0 +1,297 @@
+"""The training run: model, data and loop under accelerate, from arguments to a finished run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate import DistributedDataParallelKwargs
+from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import ProjectConfiguration
+from accelerate.utils import set_seed
+from datasets import Dataset
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..configuration_prunnet import PrunNetConfig
+from ..data.image_folder import check_images
+from ..data.loading import load_splits
+from ..data.splits import RetrievalSplits
+from ..data.splits import hold_out_classes
+from ..data.transforms import collate
+from ..data.transforms import train_transform
+from ..data.transforms import with_train_transform
+from ..image_processing_prunnet import PrunNetImageProcessor
+from ..modeling_prunnet import PrunNetForImageClassification
+from .arguments import DataArguments
+from .arguments import RunArguments
+from .checkpoints import load_checkpoint
+from .checkpoints import save_checkpoint
+from .evaluation import evaluate_run
+from .evaluation import measure_running_statistics
+from .evaluation import quick_score
+from .objectives import create_objective
+from .schedules import create_optimizer
+from .schedules import create_schedule
+from .step import TrainingStep
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float = -1.0
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return dict(self.__dict__)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over what a checkpoint kept."""
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What is left of a run.
+
+    Attributes:
+        directory: Holds `model/`, `subnetworks/`, `metrics.json`, `compatibility.png` and `config.yaml`.
+        is_main_process: Whether this process wrote it.
+    """
+
+    directory: Path
+    is_main_process: bool
+
+
+def train(arguments: RunArguments) -> FinishedRun:
+    """Train (or with `eval_only` only evaluate) as told, and write the run directory.
+
+    Args:
+        arguments: See `parse_arguments`.
+
+    Raises:
+        ValueError, FileNotFoundError: If an argument, the data or a checkpoint is not usable; the message says why.
+    """
+    accelerator = create_accelerator(arguments)
+    set_seed(arguments.train.seed)
+    splits = load_splits(arguments.data.dataset, arguments.data.data_dir)
+    run, seconds = Path(arguments.train.output_dir), None
+    if arguments.train.eval_only:
+        source = arguments.model.model_name_or_path or run / "model"
+        model = PrunNetForImageClassification.from_pretrained(source)
+        processor = PrunNetImageProcessor.from_pretrained(source)
+    else:
+        trainer = Trainer(arguments, accelerator, splits)
+        start = time.perf_counter()
+        model, processor = trainer.run(), trainer.processor
+        seconds = time.perf_counter() - start
+    if accelerator.is_main_process:
+        evaluate_run(run, model.to(accelerator.device), processor, splits, arguments, seconds)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return FinishedRun(run, accelerator.is_main_process)
+
+
+def create_accelerator(arguments: RunArguments) -> Accelerator:
+    """Accelerate set up for this run; precision and processes are the launcher's."""
+    return Accelerator(
+        gradient_accumulation_steps=arguments.train.gradient_accumulation_steps,
+        log_with=arguments.train.report_to or None,
+        project_config=ProjectConfiguration(
+            arguments.train.output_dir, logging_dir=f"{arguments.train.output_dir}/logs"
+        ),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        step_scheduler_with_optimizer=False,
+        # Statistics are measured anew when training ends; sending them at every pass would be waste.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
+    """The processing of images outside training: shorter side to `resize`, then the central `image_size`."""
+    crop = {"height": arguments.image_size, "width": arguments.image_size}
+    return PrunNetImageProcessor(size={"shortest_edge": arguments.resize}, crop_size=crop)
+
+
+def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForImageClassification:
+    """A new network, or with `model_name_or_path` an existing one with a classifier for the classes of this run."""
+    labels = {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: index for index, name in enumerate(class_names)},
+    }
+    model, train = arguments.model, arguments.train
+    if model.model_name_or_path is not None:
+        loaded = PrunNetForImageClassification.from_pretrained(model.model_name_or_path, **labels)
+        if not loaded.config.prunable:
+            raise ValueError(
+                f"--model_name_or_path must name a prunable checkpoint; {model.model_name_or_path} is a subnetwork of "
+                f"capacity {loaded.config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
+            )
+        return loaded
+    config = PrunNetConfig(
+        backbone=model.backbone,
+        backbone_kwargs=json.loads(model.backbone_kwargs),
+        image_size=arguments.data.image_size,
+        embedding_dim=model.embedding_dim,
+        capacities=train.capacities,
+        stem_pool=model.stem_pool,
+        score_init=model.score_init,
+        **labels,
+    )
+    return PrunNetForImageClassification(config, pretrained_backbone=model.pretrained_backbone)
+
+
+class Trainer:
+    """Trains one model on the training images of `splits`.
+
+    Args:
+        arguments: See `parse_arguments`.
+        accelerator: See `create_accelerator`.
+        splits: The images; test images are touched only where `eval_every` asks for a look at them.
+    """
+
+    def __init__(self, arguments: RunArguments, accelerator: Accelerator, splits: RetrievalSplits) -> None:
+        self.arguments = arguments
+        self.options = arguments.train
+        self.accelerator = accelerator
+        self.processor = create_processor(arguments.data)
+        train = check_images(splits.train, skip_corrupt=arguments.data.skip_corrupt_images)
+        self.validation: Dataset = splits.query
+        if arguments.data.validation_share > 0:
+            train, self.validation = hold_out_classes(train, arguments.data.validation_share, self.options.seed)
+        self.train_images = train
+        self.model = create_model(arguments, train.features["label"].names)
+        for layer in self.model.prunable_layers().values():
+            layer.scores.requires_grad_(
+                False
+            )  # their gradient is set by hand, which also keeps them out of the reducer
+        self.progress = Progress()
+        self._prepare()
+
+    def run(self) -> PrunNetForImageClassification:
+        """Train to the end; returns the calibrated model with a new embedding space."""
+        if self.options.resume:
+            load_checkpoint(self.accelerator, Path(self.options.output_dir))
+        self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
+        bar = tqdm(
+            total=self.schedule_steps,
+            initial=self.progress.step,
+            desc=self.options.method,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar:
+            while self.progress.epoch < self.options.epochs:
+                self._epoch(bar)
+                self.progress.epoch += 1
+                self._after_epoch()
+        return self._finish()
+
+    def _prepare(self) -> None:
+        options = self.options
+        transform = train_transform(
+            self.arguments.data.image_size,
+            resize=self.arguments.data.resize,
+            mean=self.processor.image_mean,
+            std=self.processor.image_std,
+            augmentation=self.arguments.data.augmentation,
+        )
+        num_workers = self.arguments.data.num_workers
+        loader = DataLoader(
+            with_train_transform(self.train_images, transform),
+            batch_size=options.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            collate_fn=collate,
+        )
+        optimizer = create_optimizer(self.model, options)
+        self.wrapped, optimizer, self.loader = self.accelerator.prepare(self.model, optimizer, loader)
+        steps_per_epoch = len(self.loader) // options.gradient_accumulation_steps
+        if steps_per_epoch == 0:
+            raise ValueError(
+                f"batch_size={options.batch_size} x {self.accelerator.num_processes} processes x "
+                f"gradient_accumulation_steps={options.gradient_accumulation_steps} is more than the "
+                f"{len(self.train_images)} training images: choose smaller ones."
+            )
+        self.schedule_steps = options.epochs * steps_per_epoch
+        self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, steps_per_epoch)
+        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        objective = create_objective(
+            options.method, self.model, options.capacities, alpha=options.alpha, projection=options.projection
+        )
+        self.step = TrainingStep(
+            self.model,
+            self.wrapped,
+            objective,
+            optimizer,
+            self.accelerator,
+            max_grad_norm=options.max_grad_norm,
+            seed=options.seed,
+        )
+
+    def _epoch(self, bar: tqdm[None]) -> None:
+        self.wrapped.train()
+        self.loader.set_epoch(self.progress.epoch)
+        for index, batch in enumerate(self.loader):
+            with self.accelerator.accumulate(self.wrapped):
+                losses = self.step.backward(batch)
+                is_update = (index + 1) % self.options.gradient_accumulation_steps == 0
+                if is_update:
+                    self.step.update(self.progress.step)
+            if is_update:
+                self.schedule.step()
+                self.progress.step += 1
+                bar.update()
+                self._log(losses, bar)
+
+    def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
+        if self.progress.step % self.options.log_every:
+            return
+        values = losses.tolist()
+        capacities = self.step.objective.capacities
+        bar.set_postfix(
+            epoch=self.progress.epoch, loss=f"{values[0]:.3f}", smallest=f"{values[min(1, len(values) - 1)]:.3f}"
+        )
+        entries = {f"loss/capacity-{c:.2f}": value for c, value in zip(capacities, values, strict=True)}
+        self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
+
+    def _after_epoch(self) -> None:
+        options, epoch, run = self.options, self.progress.epoch, Path(self.options.output_dir)
+        if options.eval_every and epoch % options.eval_every == 0:
+            measure_running_statistics(self.model, self.processor, self.train_images, self.arguments)
+            scores = quick_score(self.model, self.processor, self.validation, options.capacities)
+            self.accelerator.log(scores, step=self.progress.step)
+            chosen_by = sum(scores.values()) / len(scores)
+            if self.arguments.data.validation_share > 0 and chosen_by > self.progress.best_score:
+                self.progress.best_score = chosen_by
+                if self.accelerator.is_main_process:
+                    self.model.save_pretrained(run / "best")
+        if options.checkpoint_every and epoch % options.checkpoint_every == 0:
+            save_checkpoint(self.accelerator, run, self.progress.step, keep=options.keep_checkpoints)
+
+    def _finish(self) -> PrunNetForImageClassification:
+        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        best = Path(self.options.output_dir) / "best"
+        if self.progress.best_score >= 0 and best.is_dir():
+            model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
+        for layer in model.prunable_layers().values():
+            layer.scores.requires_grad_(True)
+        measure_running_statistics(model, self.processor, self.train_images, self.arguments)
+        model.renew_embedding_space()
+        return model.eval()
+
+
+def _trackable(arguments: dict[str, object]) -> dict[str, object]:
+    return {
+        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in arguments.items()
+    }

@@ -1,0 +1,300 @@
+"""Conflict-aware gradient integration (PrunNet, arXiv 2504.11879), from Gram matrices.
+
+A PrunNet step yields N+1 gradients `g_0..g_N` of every tensor: the dense network's and N subnetworks'. They are merged
+into one: each is projected off those it conflicts with, then weighted by how much of its direction it has kept.
+Whatever the projections do, the result is a linear combination of the `g_i` whose coefficients depend on dot products
+alone. So the long vectors are read twice, by batched matmuls: once for their `(N+1, N+1)` Gram matrices, once to be
+combined; what lies between is arithmetic on tiny matrices. Nothing here waits for a device or draws a random number
+outside `projection_orders`. `gradients_reference.py` states the same with plain loops over vectors.
+
+"Row" means an output channel: convolutions are projected channel by channel (`per_row=True`), all other tensors as one
+vector. The weights `a_i` are taken over the whole tensor in both cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+Projection = Literal["last", "sequential"]
+
+# A projected gradient whose squared norm falls below this share of the original's is what rounding left of a complete
+# cancellation: its direction is noise, so it counts as a zero vector.
+CANCELLED = 1e-6
+
+# On a CPU, scaled copies of this many numbers stay in the cache between the operations that read them.
+_CPU_BLOCK_NUMEL = 2**18
+
+# A float32 norm is exact within these powers of two and saturates outside; either way the scaled vector's squares, and
+# so its dot products, neither overflow nor underflow.
+_SMALLEST_NORM, _LARGEST_NORM = 2.0**-96, 2.0**96
+
+
+def projection_orders(num_gradients: int, *, per_row: bool, generator: torch.Generator) -> Tensor:
+    """Draw the random order in which each gradient meets the others.
+
+    Drawn on the CPU, so processes that seed `generator` alike draw alike, whatever their devices.
+
+    Args:
+        num_gradients: number of gradients, N+1, the dense network's included.
+        per_row: whether the tensor is handled per row, as convolutions are. All its gradients then share one order;
+            otherwise each gradient gets its own.
+        generator: a seeded CPU generator.
+
+    Returns:
+        `(N+1, N+1)` int64: row i is a permutation of `0..N`, the order in which gradient i meets the others (itself
+        included, where it has no effect).
+
+    Raises:
+        ValueError: if `num_gradients` is below 1 or `generator` is not on the CPU.
+    """
+    if num_gradients < 1:
+        raise ValueError(f"num_gradients is {num_gradients}; it must be at least 1 (the dense network's gradient).")
+    if generator.device.type != "cpu":
+        raise ValueError(f"generator is on {generator.device}; pass a CPU generator so that all processes draw alike.")
+    num_orders = 1 if per_row else num_gradients
+    draws = torch.rand(num_orders, num_gradients, generator=generator, dtype=torch.float64)
+    return draws.argsort(dim=1).expand(num_gradients, num_gradients).contiguous()
+
+
+def integration_coefficients(
+    gram: Tensor, orders: Tensor, *, alpha: float = 0.5, projection: Projection = "last", eps: float = 0.0
+) -> Tensor:
+    """Coefficients of `g_0..g_N` in the integrated gradient `(N+1) * sum_i a_i g'_i`.
+
+    Args:
+        gram: `(rows, N+1, N+1)`, dot products of the gradients within each row.
+        orders: `(N+1, N+1)`, from `projection_orders`.
+        alpha: exponent, at least 0, of `a_i = ((cos(g'_i, g_i) + 1) / 2) ** alpha`, normalised to sum 1. The cosine is
+            over all rows together, and 0 where either vector is zero. With 0 all gradients weigh the same.
+        projection: `"last"`, the form of the authors' released code: each projection starts from the original `g_i`,
+            so of several conflicts the last one in the order wins. `"sequential"`, PCGrad's (arXiv 2001.06782): the
+            running vector is projected, and decides what conflicts.
+        eps: added to the `|g_j|^2` that a projection divides by. The released code has 1e-8, which switches projection
+            off for small gradients; 0 keeps the result homogeneous.
+
+    Returns:
+        `(rows, N+1)` float64.
+
+    Raises:
+        ValueError: for a shape, `alpha`, `projection` or `eps` other than described.
+    """
+    _check_arguments(gram, orders, alpha, projection, eps)
+    gram = gram.double()
+    orders = orders.to(gram.device, non_blocking=True)
+    project = _project_last if projection == "last" else _project_sequentially
+    projected = project(gram, orders, eps)
+    weights = ((_kept_cosines(gram, projected) + 1) / 2) ** alpha
+    weights = weights / weights.sum()
+    return len(orders) * (weights[:, None] * projected).sum(dim=1)
+
+
+@torch.no_grad()
+def integrate(
+    gradients: Tensor,
+    orders: Tensor,
+    *,
+    per_row: bool,
+    alpha: float = 0.5,
+    projection: Projection = "last",
+    eps: float = 0.0,
+) -> Tensor:
+    """Merge the N+1 gradients of one tensor.
+
+    Homogeneous (for `eps=0`), and computed in float32 whatever the dtype of the gradients or a surrounding autocast.
+    A non-finite gradient gives a non-finite result.
+
+    Args:
+        gradients: `(N+1, *shape)`, of any floating dtype.
+        orders: `(N+1, N+1)`, from `projection_orders`.
+        per_row: whether each slice along the first dimension of `shape` is projected by itself.
+        alpha: see `integration_coefficients`.
+        projection: see `integration_coefficients`.
+        eps: see `integration_coefficients`.
+
+    Returns:
+        `(*shape)`, in the dtype of `gradients`.
+
+    Raises:
+        ValueError: see `integration_coefficients`.
+    """
+    rows = _as_rows(gradients)
+    with torch.autocast(rows.device.type, enabled=False):
+        gram = torch.cat([_gram(block, scale) for _, block, scale in _scaled_blocks(rows)])
+        coefficients = integration_coefficients(
+            _of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps
+        )
+        return _combine(rows, coefficients).reshape(gradients.shape[1:]).to(gradients.dtype)
+
+
+@torch.no_grad()
+def integrate_weight_and_scores(
+    gradients: Tensor,
+    weight: Tensor,
+    scores: Tensor,
+    weight_orders: Tensor,
+    score_orders: Tensor,
+    *,
+    per_row: bool,
+    alpha: float = 0.5,
+    projection: Projection = "last",
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Merge the N+1 gradients of a prunable weight and those of its scores.
+
+    The scores' gradients are the weight's times `weight * sign(scores)`, element by element, so they are never held:
+    a block of them exists while its Gram matrices are computed, and their combination is the combination of the
+    weight's gradients times the same factor. A score of exactly 0 gets a gradient of exactly 0.
+
+    Args:
+        gradients: `(N+1, *shape)`, `mask_c * dL/dV` for each capacity, V being the effective weight.
+        weight: `(*shape)`.
+        scores: `(*shape)`. Scores of another shape have gradients of their own: see `integrate`.
+        weight_orders: `(N+1, N+1)`, from `projection_orders`.
+        score_orders: `(N+1, N+1)`, from `projection_orders`, drawn separately.
+        per_row: whether each slice along the first dimension of `shape` is projected by itself.
+        alpha: see `integration_coefficients`.
+        projection: see `integration_coefficients`.
+        eps: see `integration_coefficients`.
+
+    Returns:
+        The gradients of `weight` and of `scores`, each `(*shape)`, in the dtypes of `gradients` and of `scores`.
+
+    Raises:
+        ValueError: if the shapes disagree; otherwise see `integration_coefficients`.
+    """
+    _check_same_shape(gradients, weight, scores)
+    rows = _as_rows(gradients)
+    factor = scores.float().sign().mul_(weight).reshape(rows.shape[1:])
+    with torch.autocast(rows.device.type, enabled=False):
+        weight_gram, score_gram = _weight_and_score_grams(rows, factor)
+        coefficients = [
+            integration_coefficients(_of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps)
+            for gram, orders in ((weight_gram, weight_orders), (score_gram, score_orders))
+        ]
+        weight_gradient, score_gradient = (_combine(rows, row_coefficients) for row_coefficients in coefficients)
+    score_gradient.mul_(factor)
+    weight_gradient, score_gradient = weight_gradient.reshape(weight.shape), score_gradient.reshape(scores.shape)
+    return weight_gradient.to(gradients.dtype), score_gradient.to(scores.dtype)
+
+
+def _project_last(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
+    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, each projection starting from the original `g_i`."""
+    squared_norms = gram.diagonal(dim1=1, dim2=2)[:, None, :]
+    position = orders.argsort(dim=1)
+    conflict_position = torch.where((gram < 0) & (squared_norms > 0), position, -1)
+    latest = conflict_position.amax(dim=2, keepdim=True)
+    wins = (conflict_position == latest) & (latest >= 0)
+    removed = torch.where(wins, gram / (squared_norms + eps), 0.0)
+    return _identity(gram) - removed
+
+
+def _project_sequentially(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
+    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, the running vector being projected."""
+    identity = _identity(gram)
+    squared_norms = gram.diagonal(dim1=1, dim2=2)
+    itself = torch.arange(len(orders), device=orders.device)
+    coefficients = identity.expand_as(gram)
+    for met in orders.unbind(dim=1):
+        dots = (coefficients * gram.index_select(1, met)).sum(dim=2)
+        met_squared_norms = squared_norms.index_select(1, met)
+        conflicts = (dots < 0) & (met_squared_norms > 0) & (met != itself)
+        removed = torch.where(conflicts, dots / (met_squared_norms + eps), 0.0)
+        coefficients = coefficients - removed[..., None] * identity.index_select(0, met)
+    return coefficients
+
+
+def _kept_cosines(gram: Tensor, projected: Tensor) -> Tensor:
+    """`cos(g'_i, g_i)` over all rows together, `(N+1,)`; 0 where either vector is zero."""
+    dots_with_originals = projected @ gram
+    inner = dots_with_originals.diagonal(dim1=1, dim2=2).sum(dim=0)
+    projected_squared = (dots_with_originals * projected).sum(dim=(0, 2))
+    original_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=0)
+    vanished = projected_squared <= CANCELLED * original_squared
+    cosines = inner / (projected_squared.sqrt() * original_squared.sqrt())
+    return torch.where(vanished, 0.0, cosines).clamp(-1, 1)
+
+
+def _identity(gram: Tensor) -> Tensor:
+    return torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+
+
+def _as_rows(gradients: Tensor) -> Tensor:
+    """View `(N+1, *shape)` as `(N+1, rows, k)` float32; a vector is a single row."""
+    num_rows = gradients.shape[1] if gradients.ndim > 2 else 1
+    return gradients.reshape(len(gradients), num_rows, -1).float()
+
+
+def _scaled_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield where a block of rows lies, a scaled copy of it `(block, N+1, k)`, and its scales `(block, N+1, 1)`.
+
+    Other devices than the CPU get everything as one block: there a small kernel costs more than a pass over memory.
+    """
+    num_gradients, num_rows, length = rows.shape
+    on_cpu = rows.device.type == "cpu"
+    step = max(1, _CPU_BLOCK_NUMEL // (num_gradients * length)) if on_cpu else num_rows
+    for start in range(0, num_rows, step):
+        where = slice(start, start + step)
+        block = rows[:, where].transpose(0, 1)
+        scale = _scale(block)
+        yield where, block * scale, scale
+
+
+def _scale(vectors: Tensor) -> Tensor:
+    """The power of two, so that scaling rounds nothing, that brings each vector `(..., k)` near norm 1: `(..., 1)`."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(_SMALLEST_NORM, _LARGEST_NORM)
+    return torch.ldexp(torch.ones_like(norm), -torch.frexp(norm).exponent)
+
+
+def _gram(block: Tensor, scale: Tensor) -> Tensor:
+    """Gram matrices `(block, N+1, N+1)`, float64, of vectors that were multiplied by `scale`."""
+    scale = scale.double()
+    return torch.bmm(block, block.transpose(1, 2)).double() / (scale * scale.transpose(1, 2))
+
+
+def _weight_and_score_grams(rows: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram matrices `(rows, N+1, N+1)` of the rows, and of the rows times `factor` `(rows, k)`."""
+    factor_scale = _scale(factor)
+    weight_grams, score_grams = [], []
+    for where, block, scale in _scaled_blocks(rows):
+        weight_grams.append(_gram(block, scale))
+        scaled_factor = factor[where] * factor_scale[where]
+        score_grams.append(_gram(block.mul_(scaled_factor[:, None]), scale * factor_scale[where, None]))
+    return torch.cat(weight_grams), torch.cat(score_grams)
+
+
+def _of_unit(gram: Tensor, per_row: bool) -> Tensor:
+    """Gram matrices of what is projected by itself: each row, or the tensor as one vector, `(1, N+1, N+1)`."""
+    return gram if per_row else gram.sum(dim=0, keepdim=True)
+
+
+def _combine(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """Combine `(N+1, rows, k)` by `(rows or 1, N+1)` coefficients into `(rows, k)`."""
+    # A coefficient beyond float32 belongs to a vanishingly small vector; infinity times its zeros would be NaN.
+    largest = torch.finfo(torch.float32).max
+    per_row = coefficients.clamp(-largest, largest).float().expand(rows.shape[1], -1)
+    return torch.bmm(per_row[:, None], rows.transpose(0, 1))[:, 0]
+
+
+def _check_arguments(gram: Tensor, orders: Tensor, alpha: float, projection: str, eps: float) -> None:
+    if gram.ndim != 3 or gram.shape[1] != gram.shape[2]:
+        raise ValueError(f"gram has shape {tuple(gram.shape)}; it must be (rows, N+1, N+1).")
+    if orders.shape != gram.shape[1:]:
+        expected = tuple(gram.shape[1:])
+        raise ValueError(f"orders has shape {tuple(orders.shape)}; {expected[0]} gradients need {expected}.")
+    if projection not in get_args(Projection):
+        raise ValueError(f"projection is {projection!r}; it must be one of {get_args(Projection)}.")
+    for name, value in (("alpha", alpha), ("eps", eps)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be a finite number of at least 0.")
+
+
+def _check_same_shape(gradients: Tensor, weight: Tensor, scores: Tensor) -> None:
+    for name, shape in (("scores", scores.shape), ("gradients[0]", gradients.shape[1:])):
+        if shape != weight.shape:
+            raise ValueError(f"{name} has shape {tuple(shape)}; it must be the weight's, {tuple(weight.shape)}.")

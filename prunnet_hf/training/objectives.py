@@ -1,0 +1,152 @@
+"""What one training step runs, and how the gradients of its passes become one.
+
+A step runs the dense network and its subnetworks on the same images, one pass each. With effective weights `V_i = mask_i
+* W`, all that pass i contributes to a prunable layer is the one tensor `mask_i * dL_i/dV_i`: the gradient of its weights,
+from which that of its scores follows. So a pass leaves behind an ordinary gradient of the parameters that are no scores.
+"""
+
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import PrunableConv2d
+from ..layers import PrunableLayer
+from ..masking import score_gradient
+from ..modeling_prunnet import PrunNetForImageClassification
+from .gradients import integrate
+from .gradients import integrate_weight_and_scores
+from .gradients import projection_orders
+
+Method = Literal["prunnet", "joint", "independent"]
+Gradients = dict[nn.Parameter, Tensor]
+
+
+class Objective(ABC):
+    """The passes of a step, and the merging of their gradients.
+
+    Args:
+        model: The network in training; its scores get their gradients here, not from autograd.
+        capacities: Capacity of each pass; 1.0 is the dense network.
+    """
+
+    def __init__(self, model: PrunNetForImageClassification, capacities: Sequence[float]) -> None:
+        self.capacities = list(capacities)
+        self.layers: list[PrunableLayer] = list(model.prunable_layers().values())
+        weights = {layer.weight for layer in self.layers}
+        self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in weights]
+
+    @abstractmethod
+    def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
+        """Set `.grad` of every parameter from the gradients of each pass.
+
+        Args:
+            passes: For each of `capacities` the gradients that its pass left, without those of scores.
+            generator: Source of random orders, in the same state on all processes.
+        """
+
+
+class SumObjective(Objective):
+    """The plain sum of the losses: joint training, and with a single pass that of one network alone."""
+
+    def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
+        """Add up the gradients of the passes."""
+        for layer in self.layers:
+            layer.weight.grad = _sum(layer.weight, passes)
+            layer.scores.grad = score_gradient(layer.weight.grad, layer.weight, layer.scores)
+        for parameter in self.other_parameters:
+            parameter.grad = _sum(parameter, passes)
+
+
+class ConflictAwareObjective(Objective):
+    """PrunNet: conflict-aware integration of the gradients (arXiv 2504.11879, section 3.3).
+
+    Classifier, projector and normalisation are trained by the dense pass alone, which must come first.
+    """
+
+    def __init__(
+        self,
+        model: PrunNetForImageClassification,
+        capacities: Sequence[float],
+        *,
+        alpha: float = 0.5,
+        projection: Literal["last", "sequential"] = "last",
+    ) -> None:
+        super().__init__(model, capacities)
+        self.alpha = alpha
+        self.projection = projection
+        dense_only = dense_pass_parameters(model)
+        self.dense_parameters = [p for p in self.other_parameters if p in dense_only]
+        self.integrated_parameters = [p for p in self.other_parameters if p not in dense_only]
+
+    @torch.no_grad()
+    def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
+        """Integrate the gradients layer by layer."""
+        for layer in self.layers:
+            self._merge_layer(layer, torch.stack([gradients[layer.weight] for gradients in passes]), generator)
+        for parameter in self.integrated_parameters:
+            gradients = torch.stack([gradients[parameter] for gradients in passes])
+            orders = projection_orders(len(passes), per_row=False, generator=generator)
+            parameter.grad = integrate(gradients, orders, per_row=False, alpha=self.alpha, projection=self.projection)
+        for parameter in self.dense_parameters:
+            parameter.grad = passes[0][parameter]
+
+    def _merge_layer(self, layer: PrunableLayer, gradients: Tensor, generator: torch.Generator) -> None:
+        per_row = isinstance(layer, PrunableConv2d)
+        weight_orders, score_orders = (
+            projection_orders(len(gradients), per_row=per_row, generator=generator) for _ in range(2)
+        )
+        layer.weight.grad, layer.scores.grad = integrate_weight_and_scores(
+            gradients,
+            layer.weight,
+            layer.scores,
+            weight_orders,
+            score_orders,
+            per_row=per_row,
+            alpha=self.alpha,
+            projection=self.projection,
+        )
+
+
+def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parameter]:
+    """Parameters that only the dense pass trains: classifier, projector, and the affines of normalisation layers."""
+    shared = {*model.classifier.parameters(), *model.prunnet.projector.parameters()}
+    for module in model.modules():
+        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+            shared.update(module.parameters(recurse=False))
+    return shared
+
+
+def create_objective(
+    method: Method,
+    model: PrunNetForImageClassification,
+    capacities: Sequence[float],
+    *,
+    alpha: float = 0.5,
+    projection: Literal["last", "sequential"] = "last",
+) -> Objective:
+    """The objective of a training method.
+
+    Args:
+        method: `"prunnet"`, `"joint"` (the plain sum of the same N+1 losses) or `"independent"` (one network alone).
+        model: The network in training.
+        capacities: Trained capacities; exactly one for `"independent"`. The dense network is always among the others.
+        alpha: See `gradients.integrate`.
+        projection: See `gradients.integrate`.
+    """
+    if method == "independent":
+        return SumObjective(model, capacities)
+    passes = [1.0, *(capacity for capacity in capacities if capacity < 1.0)]
+    if method == "joint":
+        return SumObjective(model, passes)
+    return ConflictAwareObjective(model, passes, alpha=alpha, projection=projection)
+
+
+def _sum(parameter: nn.Parameter, passes: Sequence[Gradients]) -> Tensor:
+    gradients = [gradients[parameter] for gradients in passes]
+    return torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]

@@ -1,0 +1,108 @@
+"""One training step: a pass for every capacity, their gradients merged, one move of the optimiser."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch import nn
+from torch.func import functional_call
+
+from ..calibration import scratch_statistics
+from ..layers import masked_weights
+from ..masking import kept_masks
+from ..modeling_prunnet import PrunNetForImageClassification
+from .objectives import Gradients
+from .objectives import Objective
+
+
+class TrainingStep:
+    """Runs the passes of an objective on batches, and steps the optimiser on their merged gradients.
+
+    The wrapped module's forward is what runs, so data parallelism and mixed precision work as accelerate sets them up,
+    and each pass's gradients are averaged over the processes before they are merged. Scores never enter the graph.
+
+    Args:
+        model: The network itself.
+        wrapped: What `accelerator.prepare` made of it.
+        objective: Passes and merging.
+        optimizer: Prepared by `accelerator`.
+        accelerator: Whose mixed precision, accumulation and processes are used.
+        max_grad_norm: Largest norm of the merged gradient of all parameters.
+        seed: Together with the step's number it decides the random orders of projection, alike on all processes.
+    """
+
+    def __init__(
+        self,
+        model: PrunNetForImageClassification,
+        wrapped: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        *,
+        max_grad_norm: float,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.wrapped = wrapped
+        self.objective = objective
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._prefix = "" if wrapped is model else "module."
+        self._masks: dict[float, dict[str, Tensor]] | None = None
+        self._gradients: list[Gradients] = [{} for _ in objective.capacities]
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Run all passes on a batch and keep their gradients, added to those of earlier batches of the same step.
+
+        Args:
+            batch: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`.
+
+        Returns:
+            The loss of each pass, `(num_passes,)`, detached.
+        """
+        if self._masks is None:
+            self._masks = self._find_masks()
+        losses = []
+        for index, capacity in enumerate(self.objective.capacities):
+            for parameter in self.parameters:
+                parameter.grad = self._gradients[index].get(parameter)
+            loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=batch).loss
+            self.accelerator.backward(loss)
+            self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def update(self, step: int) -> None:
+        """Merge the gradients, clip them and step the optimiser; the next batch starts afresh."""
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        self.objective.merge(self._gradients, generator)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._gradients = [{} for _ in self.objective.capacities]
+        self._masks = None
+
+    def _find_masks(self) -> dict[float, dict[str, Tensor]]:
+        # Scores don't change within a step: one sort a layer serves all passes.
+        below = [capacity for capacity in self.objective.capacities if capacity < 1.0]
+        masks: dict[float, dict[str, Tensor]] = {capacity: {} for capacity in below}
+        for name, layer in self.model.prunable_layers().items():
+            for capacity, mask in zip(below, kept_masks(layer.scores, below), strict=True):
+                masks[capacity][name] = mask
+        return masks
+
+    def _subnetwork(self, capacity: float) -> dict[str, Tensor]:
+        """Tensors for one pass: masked weights, and statistics to update in place of the dense network's."""
+        if capacity == 1.0 or self._masks is None:
+            return {}
+        tensors = {**masked_weights(self.model, self._masks[capacity]), **scratch_statistics(self.model)}
+        return {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    gradient = parameter.grad
+    parameter.grad = None
+    # A parameter outside the graph of this pass (an unused token, say) contributes nothing.
+    return torch.zeros_like(parameter) if gradient is None else gradient

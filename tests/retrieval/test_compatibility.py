@@ -1,0 +1,166 @@
+"""Which embeddings may be compared, and the matrix as numbers, text and picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from prunnet_hf.retrieval.compatibility import CompatibilityResult
+from prunnet_hf.retrieval.compatibility import check_compatible
+from prunnet_hf.retrieval.compatibility import compatibility_matrix
+from prunnet_hf.retrieval.compatibility import format_matrix
+from prunnet_hf.retrieval.compatibility import markdown_matrix
+from prunnet_hf.retrieval.compatibility import plot_matrix
+from prunnet_hf.retrieval.protocols import leave_one_out
+
+CONFIG = SimpleNamespace(embedding_space="3f9a")
+MODEL = SimpleNamespace(config=CONFIG)
+
+RESULTS = [
+    CompatibilityResult(query, gallery, metric, value)
+    for metric, values in (("mAP", (0.628, 0.623, 0.63, 0.638)), ("recall@1", (0.8, 0.9, 0.85, 1.0)))
+    for (query, gallery), value in zip(((0.2, 0.2), (0.2, 1.0), (1.0, 0.2), (1.0, 1.0)), values, strict=True)
+]
+
+
+@pytest.mark.parametrize("a", [MODEL, CONFIG, "3f9a"])
+@pytest.mark.parametrize("b", [MODEL, CONFIG, "3f9a"])
+def test_one_space_is_compatible(a, b):
+    assert check_compatible(a, b) is None
+
+
+@pytest.mark.parametrize("other", ["77aa", SimpleNamespace(config=SimpleNamespace(embedding_space="77aa"))])
+def test_two_spaces_are_refused(other):
+    with pytest.raises(ValueError, match="space '3f9a' and of space '77aa' can't be compared"):
+        check_compatible(MODEL, other)
+
+
+@pytest.mark.parametrize("unknown", [None, "", SimpleNamespace(embedding_space=None)])
+def test_unknown_space_is_refused_even_beside_itself(unknown):
+    with pytest.raises(ValueError, match="embedding space of b is unknown"):
+        check_compatible(MODEL, unknown)
+    with pytest.raises(ValueError, match="embedding space of a is unknown"):
+        check_compatible(unknown, unknown)
+
+
+def test_something_else_is_refused():
+    with pytest.raises(TypeError, match=r"b must be a PrunNet model, its config or the id .* got float"):
+        check_compatible(MODEL, 0.2)
+
+
+def test_matrix_holds_every_pair_and_metric():
+    labels = {"label": [0, 0, 1, 1]}
+    good = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
+    turned = good[::-1].copy()  # searches itself as well as ever, but points at the other class of `good`
+    embeddings = {1.0: good, 0.2: turned}
+    results = compatibility_matrix(leave_one_out, embeddings, embeddings, labels, labels)
+    # Across, the three others come with the partner last: 1/3.
+    expected = [(0.2, 0.2, 1, 1), (0.2, 1.0, 1 / 3, 0), (1.0, 0.2, 1 / 3, 0), (1.0, 1.0, 1, 1)]
+    assert [(r.query_capacity, r.gallery_capacity, r.metric) for r in results] == [
+        (query, gallery, metric) for query, gallery, *_ in expected for metric in ("mAP", "recall@1")
+    ]
+    assert [r.value for r in results] == pytest.approx([value for _, _, *values in expected for value in values])
+
+
+def test_matrix_passes_queries_and_gallery_apart():
+    def sizes(queries, gallery, query_columns, gallery_columns):
+        return {"queries": len(queries) / 10, "cameras": len(gallery_columns["camera"]) / 10}
+
+    queries, gallery = {0.2: np.ones((2, 3), np.float32)}, {1.0: np.ones((5, 3), np.float32)}
+    results = compatibility_matrix(sizes, queries, gallery, {}, {"camera": [1, 2, 3, 4, 5]})
+    assert results == [CompatibilityResult(0.2, 1.0, "queries", 0.2), CompatibilityResult(0.2, 1.0, "cameras", 0.5)]
+
+
+def test_matrix_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one capacity"):
+        compatibility_matrix(leave_one_out, {}, {}, {}, {})
+
+
+def test_result_is_an_entry_of_metrics_json():
+    entry = {"query_capacity": 0.2, "gallery_capacity": 0.2, "metric": "mAP", "value": 0.628}
+    assert json.loads(json.dumps(asdict(RESULTS[0]))) == entry
+    assert CompatibilityResult(**entry) == RESULTS[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"value": 62.8}, r"value of 'mAP' must lie in \[0, 1\], not in percent, got 62.8"),
+        ({"value": float("nan")}, "value of 'mAP'"),
+        ({"query_capacity": 0}, r"query_capacity must lie in \(0, 1\], got 0"),
+        ({"gallery_capacity": 1.5}, "gallery_capacity"),
+    ],
+)
+def test_impossible_result_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        CompatibilityResult(**{**asdict(RESULTS[0]), **changed})
+
+
+def test_format_matrix():
+    assert format_matrix(RESULTS, "mAP").splitlines() == [
+        "mAP (%)         gallery capacity",
+        "query capacity      0.2    1.0",
+        "           0.2     62.8   62.3",
+        "           1.0     63.0   63.8",
+    ]
+
+
+def test_format_matrix_sorts_and_marks_what_is_missing():
+    results = [CompatibilityResult(1.0, 1.0, "mAP", 1.0), CompatibilityResult(0.05, 0.2, "mAP", 0.0)]
+    assert format_matrix(results, "mAP").splitlines()[1:] == [
+        "query capacity      0.2    1.0",
+        "          0.05      0.0      -",
+        "           1.0        -  100.0",
+    ]
+
+
+def test_markdown_matrix():
+    assert markdown_matrix(RESULTS, "recall@1").splitlines() == [
+        "| query \\ gallery | 0.2 | 1.0 |",
+        "|---|---:|---:|",
+        "| **0.2** | 80.0 | 90.0 |",
+        "| **1.0** | 85.0 | 100.0 |",
+    ]
+
+
+def test_unknown_metric_names_the_known_ones():
+    with pytest.raises(ValueError, match="no metric 'mINP': they hold mAP, recall@1"):
+        format_matrix(RESULTS, "mINP")
+
+
+def test_two_runs_mixed_are_refused():
+    with pytest.raises(ValueError, match=r"hold 'mAP' twice for query capacity 0\.2 and gallery capacity 0\.2"):
+        markdown_matrix([*RESULTS, RESULTS[0]], "mAP")
+
+
+def test_plot_is_a_png_that_replaces_the_old_one(tmp_path):
+    path = tmp_path / "compatibility.png"
+    path.write_text("old")
+    assert plot_matrix(RESULTS, path, title="a run") == path
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        # Panels are coloured: a viridis cell has no two equal channels, a blank page has no such pixel.
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    coloured = (np.ptp(pixels, axis=2) > 40).mean()
+    assert coloured > 0.3
+    assert [file.name for file in tmp_path.iterdir()] == ["compatibility.png"]
+
+
+def test_plot_refuses_before_it_writes(tmp_path):
+    with pytest.raises(ValueError, match="no metric 'mINP'"):
+        plot_matrix(RESULTS, tmp_path / "a.png", metrics=("mINP",))
+    with pytest.raises(ValueError, match="metrics must name at least one"):
+        plot_matrix(RESULTS, tmp_path / "a.png", metrics=())
+    assert not list(tmp_path.iterdir())
+
+
+def test_plot_leaves_pyplot_alone(tmp_path):
+    before = pyplot.get_fignums()
+    plot_matrix(RESULTS, tmp_path / "a.png")
+    assert pyplot.get_fignums() == before
