@@ -64,11 +64,13 @@ class TrainingStep:
         """
         if self._masks is None:
             self._masks = self._find_masks()
+        # Convolutions run faster on both CPUs and GPUs when the channels of a pixel lie side by side.
+        inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=torch.channels_last)}
         losses = []
         for index, capacity in enumerate(self.objective.capacities):
             for parameter in self.parameters:
                 parameter.grad = self._gradients[index].get(parameter)
-            loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=batch).loss
+            loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=inputs).loss
             self.accelerator.backward(loss)
             self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
             losses.append(loss.detach())

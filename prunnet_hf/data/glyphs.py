@@ -1,0 +1,193 @@
+"""`glyphs`, the embedded data set: characters drawn from the fonts that matplotlib ships, made from a seed.
+
+A class is a character, its views are font faces under geometric and photometric variation. Training and test
+characters are disjoint. Nothing is downloaded; a few seconds make a few thousand images.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageDraw
+from PIL import ImageFilter
+from PIL import ImageFont
+
+from .splits import IMAGE
+from .splits import LABEL
+from .splits import RetrievalSplits
+
+FACES = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono",
+    "DejaVuSerif",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+)
+MAX_CLASSES = 400
+SIDE = 48
+"""Pixels of an image's side."""
+_CANVAS = 96
+_FONT_SIZE = 56
+_THUMBNAIL = 20
+_SAME_SHAPE = 0.09
+"""Characters whose thumbnails differ by less than this on average (of 1) are one shape at two sizes or code points."""
+
+
+def load_glyphs(
+    num_train_classes: int = 200, num_test_classes: int = 50, images_per_class: int = 18, seed: int = 0
+) -> RetrievalSplits:
+    """Draw the data set.
+
+    Args:
+        num_train_classes: Characters to train on.
+        num_test_classes: Other characters to retrieve among, each image a query against all others.
+        images_per_class: Images of a character, the faces taking turns.
+        seed: Decides which characters are tested on, and every variation. Same seed, same pixels.
+
+    Raises:
+        ValueError: If more characters are asked for than there are, or fewer than two images of each.
+    """
+    if images_per_class < 2 or num_train_classes < 2 or num_test_classes < 2:
+        raise ValueError(
+            "glyphs needs at least two classes in each split and two images of each; got "
+            f"num_train_classes={num_train_classes}, num_test_classes={num_test_classes}, "
+            f"images_per_class={images_per_class}."
+        )
+    characters = distinct_characters()
+    if num_train_classes + num_test_classes > len(characters):
+        raise ValueError(
+            f"glyphs has {len(characters)} distinct characters; got num_train_classes={num_train_classes} + "
+            f"num_test_classes={num_test_classes}."
+        )
+    order = np.random.default_rng(seed).permutation(len(characters))
+    chosen = [characters[index] for index in order]
+    train = _draw_split(chosen[:num_train_classes], images_per_class, seed=2 * seed)
+    test = _draw_split(chosen[num_train_classes:][:num_test_classes], images_per_class, seed=2 * seed + 1)
+    return RetrievalSplits(train, test, test, "leave_one_out")
+
+
+@cache
+def distinct_characters() -> tuple[str, ...]:
+    """Letters, digits and symbols that every face has, without those that look like an earlier one."""
+    covered = set.intersection(*(_covered(face) for face in FACES))
+    candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code))[0] in "LNS"]
+    kept: list[str] = []
+    thumbnails = np.empty((len(candidates), _THUMBNAIL**2), dtype=np.float32)
+    for character in candidates:
+        thumbnail = _thumbnail(character)
+        if thumbnail is None or (
+            kept and np.abs(thumbnails[: len(kept)] - thumbnail).mean(axis=1).min() < _SAME_SHAPE
+        ):
+            continue
+        thumbnails[len(kept)] = thumbnail
+        kept.append(character)
+    return tuple(kept[:MAX_CLASSES])
+
+
+def draw_glyph(character: str, face: str, rng: np.random.Generator) -> PILImage.Image:
+    """One variation of a character.
+
+    Args:
+        character: A single character that `face` has.
+        face: One of `FACES`.
+        rng: Source of the variation.
+
+    Returns:
+        A grey image `(SIDE, SIDE)`.
+    """
+    warped = _draw(character, face).transform(
+        (SIDE, SIDE), PILImage.Transform.AFFINE, _random_map(rng), PILImage.Resampling.BILINEAR
+    )
+    ink = np.asarray(warped.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.9))), dtype=np.float32) / 255.0
+    foreground, background = rng.permutation([rng.uniform(0.0, 0.4), rng.uniform(0.6, 1.0)])
+    slope = rng.uniform(-0.25, 0.25, size=2)
+    ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
+    shade = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
+    noise = rng.normal(0.0, rng.uniform(0.0, 0.12), size=ink.shape)
+    image = background + (foreground - background) * ink + shade + noise
+    return PILImage.fromarray((image.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+
+
+def _draw_split(characters: Sequence[str], images_per_class: int, seed: int) -> Dataset:
+    images = [
+        draw_glyph(character, FACES[view % len(FACES)], np.random.default_rng([seed, ord(character), view]))
+        for character in characters
+        for view in range(images_per_class)
+    ]
+    labels = np.repeat(np.arange(len(characters)), images_per_class)
+    names = [f"U+{ord(character):04X}" for character in characters]
+    features = Features({IMAGE: Image(), LABEL: ClassLabel(names=names)})
+    return Dataset.from_dict({IMAGE: images, LABEL: labels}, features=features)
+
+
+def _random_map(rng: np.random.Generator) -> tuple[float, ...]:
+    """Coefficients of a map from image to canvas: rotation, shear, scale and shift about the centres."""
+    angle, shear = np.radians(rng.uniform(-15.0, 15.0)), rng.uniform(-0.2, 0.2)
+    scale = _CANVAS / SIDE / rng.uniform(0.9, 1.35, size=2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation @ np.array([[1.0, shear], [0.0, 1.0]]) * scale
+    shift = _CANVAS / 2 - matrix @ np.full(2, SIDE / 2) + rng.uniform(-6.0, 6.0, size=2)
+    return (*matrix[0], shift[0], *matrix[1], shift[1])
+
+
+@cache
+def _draw(character: str, face: str) -> PILImage.Image:
+    """White on black, the ink in the middle of a canvas."""
+    canvas = PILImage.new("L", (_CANVAS, _CANVAS))
+    draw = ImageDraw.Draw(canvas)
+    left, top, right, bottom = draw.textbbox((0, 0), character, font=_font(face))
+    position = ((_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2)
+    draw.text(position, character, fill=255, font=_font(face))
+    return canvas
+
+
+def _thumbnail(character: str) -> NDArray[np.float32] | None:
+    drawn = _draw(character, FACES[0])
+    box = drawn.getbbox()
+    if box is None:
+        return None
+    # The longer side fills the thumbnail: size is forgotten, proportions are not.
+    side = max(box[2] - box[0], box[3] - box[1])
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    square = drawn.resize(
+        (_THUMBNAIL, _THUMBNAIL),
+        PILImage.Resampling.BILINEAR,
+        box=(
+            max(middle[0] - side / 2, 0.0),
+            max(middle[1] - side / 2, 0.0),
+            min(middle[0] + side / 2, _CANVAS),
+            min(middle[1] + side / 2, _CANVAS),
+        ),
+    )
+    return np.asarray(square, dtype=np.float32).ravel() / 255.0
+
+
+@cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(_font_file(face)), _FONT_SIZE)
+
+
+def _covered(face: str) -> set[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return set(FT2Font(str(_font_file(face))).get_charmap())
+
+
+def _font_file(face: str) -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
