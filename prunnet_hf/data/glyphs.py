@@ -37,14 +37,16 @@ FACES = (
     "STIXGeneralBol",
     "STIXGeneralItalic",
 )
-MAX_CLASSES = 400
 SIDE = 48
 """Pixels of an image's side."""
 _CANVAS = 96
 _FONT_SIZE = 56
 _THUMBNAIL = 20
-_SAME_SHAPE = 0.09
-"""Characters whose thumbnails differ by less than this on average (of 1) are one shape at two sizes or code points."""
+_COMPARED_FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
+_SAME_SHAPE = 0.83
+"""Characters whose drawings agree by more than this (cosine) are one shape, at two sizes or code points."""
+_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd", "Sc"})
+"""Unicode's letters, digits and currency signs: most other signs are dots and strokes, alike once turned or shrunk."""
 
 
 def load_glyphs(
@@ -82,20 +84,20 @@ def load_glyphs(
 
 @cache
 def distinct_characters() -> tuple[str, ...]:
-    """Letters, digits and symbols that every face has, without those that look like an earlier one."""
+    """Letters, digits and currency signs that every face has, without those that look like an earlier one.
+
+    Scale varies from image to image, so characters that differ in size only (o, O) look alike, as do Latin A, Greek
+    Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other characters.
+    """
     covered = set.intersection(*(_covered(face) for face in FACES))
-    candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code))[0] in "LNS"]
-    kept: list[str] = []
-    thumbnails = np.empty((len(candidates), _THUMBNAIL**2), dtype=np.float32)
-    for character in candidates:
-        thumbnail = _thumbnail(character)
-        if thumbnail is None or (
-            kept and np.abs(thumbnails[: len(kept)] - thumbnail).mean(axis=1).min() < _SAME_SHAPE
-        ):
-            continue
-        thumbnails[len(kept)] = thumbnail
-        kept.append(character)
-    return tuple(kept[:MAX_CLASSES])
+    candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code)) in _CATEGORIES]
+    candidates = [character for character in candidates if unicodedata.normalize("NFKC", character) == character]
+    shapes = np.stack([_shape(character) for character in candidates])
+    kept: list[int] = []
+    for index, shape in enumerate(shapes):
+        if not np.any(shapes[kept] @ shape > _SAME_SHAPE):
+            kept.append(index)
+    return tuple(candidates[index] for index in kept)
 
 
 def draw_glyph(character: str, face: str, rng: np.random.Generator) -> PILImage.Image:
@@ -117,7 +119,7 @@ def draw_glyph(character: str, face: str, rng: np.random.Generator) -> PILImage.
     slope = rng.uniform(-0.25, 0.25, size=2)
     ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
     shade = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
-    noise = rng.normal(0.0, rng.uniform(0.0, 0.12), size=ink.shape)
+    noise = rng.normal(0.0, rng.uniform(0.0, 0.1), size=ink.shape)
     image = background + (foreground - background) * ink + shade + noise
     return PILImage.fromarray((image.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
 
@@ -137,7 +139,7 @@ def _draw_split(characters: Sequence[str], images_per_class: int, seed: int) -> 
 def _random_map(rng: np.random.Generator) -> tuple[float, ...]:
     """Coefficients of a map from image to canvas: rotation, shear, scale and shift about the centres."""
     angle, shear = np.radians(rng.uniform(-15.0, 15.0)), rng.uniform(-0.2, 0.2)
-    scale = _CANVAS / SIDE / rng.uniform(0.9, 1.35, size=2)
+    scale = _CANVAS / SIDE / rng.uniform(1.1, 1.6, size=2)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = rotation @ np.array([[1.0, shear], [0.0, 1.0]]) * scale
     shift = _CANVAS / 2 - matrix @ np.full(2, SIDE / 2) + rng.uniform(-6.0, 6.0, size=2)
@@ -155,25 +157,20 @@ def _draw(character: str, face: str) -> PILImage.Image:
     return canvas
 
 
-def _thumbnail(character: str) -> NDArray[np.float32] | None:
-    drawn = _draw(character, FACES[0])
-    box = drawn.getbbox()
-    if box is None:
-        return None
-    # The longer side fills the thumbnail: size is forgotten, proportions are not.
-    side = max(box[2] - box[0], box[3] - box[1])
-    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    square = drawn.resize(
-        (_THUMBNAIL, _THUMBNAIL),
-        PILImage.Resampling.BILINEAR,
-        box=(
-            max(middle[0] - side / 2, 0.0),
-            max(middle[1] - side / 2, 0.0),
-            min(middle[0] + side / 2, _CANVAS),
-            min(middle[1] + side / 2, _CANVAS),
-        ),
-    )
-    return np.asarray(square, dtype=np.float32).ravel() / 255.0
+def _shape(character: str) -> NDArray[np.float32]:
+    """Drawings in the compared faces, as one vector of length 1: size is forgotten, proportions are not."""
+    thumbnails = np.stack([_thumbnail(_draw(character, face)) for face in _COMPARED_FACES])
+    normalised: NDArray[np.float32] = thumbnails / np.linalg.norm(thumbnails, axis=1, keepdims=True)
+    return normalised.ravel() / np.float32(np.sqrt(len(_COMPARED_FACES)))
+
+
+def _thumbnail(drawn: PILImage.Image) -> NDArray[np.float32]:
+    """The ink of a drawing, its longer side filling a small square; flat, `(_THUMBNAIL ** 2,)`."""
+    ink = drawn.crop(drawn.getbbox())
+    square = PILImage.new("L", (max(ink.size), max(ink.size)))
+    square.paste(ink, ((square.width - ink.width) // 2, (square.height - ink.height) // 2))
+    small = square.resize((_THUMBNAIL, _THUMBNAIL), PILImage.Resampling.BICUBIC)
+    return np.asarray(small, dtype=np.float32).ravel()
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,24 @@ from datasets import Image
 from datasets import concatenate_datasets
 from datasets import load_dataset
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from tqdm import tqdm
 
 from .splits import IMAGE
 from .splits import LABEL
 from .splits import RetrievalSplits
 from .splits import listed
-from .splits import renumber
+from .splits import select_classes
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(PILImage.registered_extensions())
+IMAGE_SUFFIXES = frozenset(
+    suffix for suffix, file_format in PILImage.registered_extensions().items() if file_format in PILImage.OPEN
+)
 TEST_SHARE_OF_CLASSES = 3
 """One class in so many becomes a test class where a data set's splits share their classes."""
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
+"""What Pillow raises on damaged files, found by damaging files."""
+_DECODED_AT_A_TIME = 256
 
 
 def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
@@ -41,9 +45,10 @@ def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
-        ValueError: If a split or a class has no images, or a test class only one.
+        ValueError: If a split or a class has no images, a test class only one, or a class is in both splits.
     """
-    root = Path(data_dir)
+    # Images are opened when they are needed, perhaps from another working directory.
+    root = Path(data_dir).absolute()
     if not root.is_dir():
         raise FileNotFoundError(
             f"data_dir={str(data_dir)!r} is no folder. It must hold train/<class>/<image> and test/."
@@ -55,30 +60,32 @@ def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
 def load_hub_dataset(name: str) -> RetrievalSplits:
     """Load a data set of the Hub (or a local one that `datasets.load_dataset` reads) with images and labels.
 
-    Where `test` (or `validation`) has classes that `train` lacks, the splits are taken as they are. Otherwise the task
-    would not be one of unseen classes: all images are pooled, every third class is tested on, and the others are
-    trained on.
+    Where `train` and `test` (or `validation`, where there is no `test`) share no class, they are taken as they are.
+    Otherwise the task would not be one of unseen classes: the images of all splits are pooled, every third class is
+    tested on, and the others are trained on. Images without a label (`None`, or -1 as in hidden tests) are left out.
 
     Args:
         name: What `datasets.load_dataset` takes.
 
     Raises:
-        ValueError: If there is no image or label column, or no class to test on.
+        ValueError: If there is no image or label column, too few classes, or a test class with one image only.
     """
     splits: DatasetDict = load_dataset(name)
-    parts = {role: _typed_columns(name, part) for role, part in splits.items()}
-    train, test = parts.get("train"), parts.get("test", parts.get("validation"))
-    if train is not None and test is not None and not set(train[LABEL]) & set(test[LABEL]):
-        return RetrievalSplits(renumber(train, sorted(set(train[LABEL]))), test, test, "leave_one_out")
-    pooled = concatenate_datasets(list(parts.values()))
-    labels = pooled[LABEL]
-    classes = sorted(set(labels))
-    tested = set(classes[TEST_SHARE_OF_CLASSES - 1 :: TEST_SHARE_OF_CLASSES])
-    if not tested:
-        raise ValueError(f"dataset={name!r} has {len(classes)} classes; at least {TEST_SHARE_OF_CLASSES} are needed.")
-    test = pooled.select([i for i, label in enumerate(labels) if label in tested])
-    train = pooled.select([i for i, label in enumerate(labels) if label not in tested])
-    return RetrievalSplits(renumber(train, [c for c in classes if c not in tested]), test, test, "leave_one_out")
+    parts = {role: _labelled(_typed_columns(name, part)) for role, part in splits.items()}
+    train, test = parts.get("train"), parts.get("test") or parts.get("validation")
+    if train and test and set(train[LABEL]).isdisjoint(test[LABEL]):
+        test_classes = sorted(set(test[LABEL]))
+    else:
+        train = test = concatenate_datasets(list(parts.values()))
+        test_classes = sorted(set(test[LABEL]))[TEST_SHARE_OF_CLASSES - 1 :: TEST_SHARE_OF_CLASSES]
+    train_classes = sorted(set(train[LABEL]) - set(test_classes))
+    if not test_classes:
+        raise ValueError(
+            f"dataset={name!r} has images of {len(train_classes)} classes; at least {TEST_SHARE_OF_CLASSES} are "
+            "needed, as every third is tested on and the others are trained on."
+        )
+    test = select_classes(test, test_classes)
+    return RetrievalSplits(select_classes(train, train_classes), test, test, "leave_one_out")
 
 
 def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
@@ -94,17 +101,37 @@ def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
     Raises:
         ValueError: If an image can't be read and `skip_corrupt` is false; the message counts and names them.
     """
-    stored = images.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
-    with ThreadPoolExecutor() as pool:
-        readable = list(pool.map(_is_readable, stored[IMAGE]))
-    corrupt = [stored[i][IMAGE]["path"] or f"image {i}" for i, is_readable in enumerate(readable) if not is_readable]
+    corrupt = find_corrupt_images(images)
     if not corrupt:
         return images
-    message = f"{len(corrupt)} of {len(images)} images can't be decoded: {listed(corrupt)}."
+    message = f"{len(corrupt)} of {len(images)} images can't be decoded: {listed(list(corrupt.values()))}."
     if not skip_corrupt:
         raise ValueError(f"{message} Repair or remove them, or pass --skip_corrupt_images to train without them.")
+    if len(corrupt) == len(images):
+        raise ValueError(f"{message} Nothing would be left.")
     logger.warning("%s They are left out.", message)
-    return images.select([i for i, is_readable in enumerate(readable) if is_readable])
+    return images.select([row for row in range(len(images)) if row not in corrupt])
+
+
+def find_corrupt_images(images: Dataset) -> dict[int, str]:
+    """Decode every image as reading would: a truncated file shows nowhere earlier.
+
+    Args:
+        images: With a column `image`.
+
+    Returns:
+        The rows whose image can't be decoded, each with the file's path, or `image <row>` where there is none.
+    """
+    stored = images.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
+    starts = range(0, len(stored), _DECODED_AT_A_TIME)
+    corrupt = {}
+    with ThreadPoolExecutor() as pool:
+        for start in tqdm(starts, desc="check images", unit=f"x{_DECODED_AT_A_TIME}", delay=5.0):
+            files = stored[start : start + _DECODED_AT_A_TIME][IMAGE]
+            for row, is_readable in enumerate(pool.map(_is_readable, files), start):
+                if not is_readable:
+                    corrupt[row] = files[row - start]["path"] or f"image {row}"
+    return corrupt
 
 
 def _load_split(folder: Path) -> Dataset:
@@ -143,19 +170,23 @@ def _typed_columns(name: str, part: Dataset) -> Dataset:
     for wanted, columns in found.items():
         if not columns or (len(columns) > 1 and wanted not in columns):
             raise ValueError(
-                f"dataset={name!r} must have one {wanted} column ({'datasets.Image' if wanted == IMAGE else 'ClassLabel'});"
-                f" it has {dict(part.features)}."
+                f"dataset={name!r} must have one {wanted} column "
+                f"({'datasets.Image' if wanted == IMAGE else 'datasets.ClassLabel'}); it has {dict(part.features)}."
             )
     chosen = {wanted: wanted if wanted in columns else columns[0] for wanted, columns in found.items()}
     part = part.select_columns(list(chosen.values()))
     return part.rename_columns({column: wanted for wanted, column in chosen.items() if column != wanted})
 
 
+def _labelled(images: Dataset) -> Dataset:
+    labels = images[LABEL][:]
+    rows = [row for row, label in enumerate(labels) if label is not None and label >= 0]
+    return images if len(rows) == len(images) else images.select(rows)
+
+
 def _is_readable(stored: dict[str, Any]) -> bool:
-    source = BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
     try:
-        with PILImage.open(source) as image:
-            image.load()
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        Image().decode_example(stored)
+    except _DECODING_ERRORS:
         return False
     return True

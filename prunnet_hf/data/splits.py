@@ -28,7 +28,8 @@ class RetrievalSplits:
         protocol: Name of the rule by which retrieval is judged; `retrieval.protocols.resolve_protocol` finds it.
 
     Raises:
-        ValueError: If a split is empty or lacks a column, or, under `"leave_one_out"`, a class has one image only.
+        ValueError: If a split is empty or lacks a column, or, under `"leave_one_out"`, a test class has one image
+            only or is also a training class.
     """
 
     train: Dataset
@@ -37,11 +38,12 @@ class RetrievalSplits:
     protocol: str
 
     def __post_init__(self) -> None:
-        """Check the columns, and that every query can find something."""
+        """Check the columns, that every query can find something, and that nobody trained on its class."""
         for role in ("train", "query", "gallery"):
             _check_columns(role, getattr(self, role))
         if self.protocol == "leave_one_out":
             check_pairs(self.query)
+            _check_unseen(self.train, self.query)
 
     @property
     def num_classes(self) -> int:
@@ -55,14 +57,13 @@ def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, 
     Args:
         train: Images with `label`.
         share: Share of the classes to hold out, in (0, 1).
-        seed: Decides which.
+        seed: Decides which, among the classes with at least two images: a single one has nothing to find.
 
     Returns:
-        The remaining images, their labels renumbered from 0, and the held-out images.
+        The remaining images and the held-out images, the labels of each numbered from 0.
 
     Raises:
-        ValueError: If fewer than one class would be held out, fewer than two would remain, or a held-out class has one
-            image only.
+        ValueError: If no class would be held out, fewer than two would remain, or too few classes have two images.
     """
     names: list[str] = train.features[LABEL].names
     num_held_out = round(share * len(names))
@@ -71,37 +72,53 @@ def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, 
             f"validation_share={share} holds out {num_held_out} of {len(names)} training classes: it must hold out at "
             "least one and leave at least two."
         )
-    held_out = set(np.random.default_rng(seed).permutation(len(names))[:num_held_out].tolist())
-    labels = train[LABEL]
-    validation = train.select([i for i, label in enumerate(labels) if label in held_out])
-    check_pairs(validation)
-    kept = [index for index in range(len(names)) if index not in held_out]
-    remaining = train.select([i for i, label in enumerate(labels) if label not in held_out])
-    return renumber(remaining, kept), validation
+    with_pairs = sorted(label for label, count in Counter(train[LABEL]).items() if count > 1)
+    if len(with_pairs) < num_held_out:
+        raise ValueError(
+            f"validation_share={share} holds out {num_held_out} training classes, but only {len(with_pairs)} have the "
+            "two images that retrieval needs: choose a smaller share."
+        )
+    held_out = sorted(np.random.default_rng(seed).permutation(with_pairs)[:num_held_out].tolist())
+    kept = [label for label in range(len(names)) if label not in held_out]
+    return select_classes(train, kept), select_classes(train, held_out)
 
 
-def renumber(dataset: Dataset, classes: Sequence[int]) -> Dataset:
-    """Give the labels in `classes` the numbers 0, 1, ... in that order; names stay with their classes."""
-    names: list[str] = dataset.features[LABEL].names
+def select_classes(images: Dataset, classes: Sequence[int]) -> Dataset:
+    """Take the images of some classes, which get the labels 0, 1, ... in the order given and keep their names.
+
+    Args:
+        images: With a column `label`.
+        classes: Labels to take.
+    """
+    names: list[str] = images.features[LABEL].names
     number = {old: new for new, old in enumerate(classes)}
-    labels = [number[label] for label in dataset[LABEL]]
-    feature = ClassLabel(names=[names[index] for index in classes])
-    return dataset.remove_columns(LABEL).add_column(LABEL, labels, feature=feature)
+    labels = [number.get(label, -1) for label in images[LABEL]]
+    feature = ClassLabel(names=[names[label] for label in classes])
+    # Renumbered before selection: a column added to a selection would copy the data set.
+    renumbered = images.remove_columns(LABEL).add_column(LABEL, labels, feature=feature)
+    return renumbered.select([row for row, label in enumerate(labels) if label >= 0])
 
 
 def check_pairs(images: Dataset) -> None:
-    """Refuse a class with a single image: as a query it has nothing to find."""
+    """Refuse a class with a single image: as a query it has nothing to find.
+
+    Args:
+        images: With a column `label`.
+
+    Raises:
+        ValueError: If there is one; the message names the first few.
+    """
     names: list[str] = images.features[LABEL].names
     single = sorted(names[label] for label, count in Counter(images[LABEL]).items() if count == 1)
     if single:
         raise ValueError(
-            f"{len(single)} test classes have one image only, so that a query of theirs has nothing to find: "
-            f"{listed(single)}. Add images, or take these classes out."
+            f"{len(single)} test classes have one image only, so that it finds nothing as a query: {listed(single)}. "
+            "Add images, or take these classes out."
         )
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Join the first `SHOWN` names with commas, and say how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -114,3 +131,17 @@ def _check_columns(role: str, images: Dataset) -> None:
         )
     if not len(images):
         raise ValueError(f"{role} has no images.")
+
+
+def _check_unseen(train: Dataset, test: Dataset) -> None:
+    shared = sorted(_used_names(train) & _used_names(test))
+    if shared:
+        raise ValueError(
+            f"{len(shared)} test classes are also training classes: {listed(shared)}. Retrieval is judged on classes "
+            "that training never saw: take them out of one of the two, or rename those that only share a name."
+        )
+
+
+def _used_names(images: Dataset) -> set[str]:
+    names: list[str] = images.features[LABEL].names
+    return {names[label] for label in set(images[LABEL])}

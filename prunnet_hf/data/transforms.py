@@ -1,4 +1,4 @@
-"""Training images: augmented and turned into tensors. (Outside training the image processor does it.)"""
+"""Training images: augmented and turned into tensors; outside training the image processor does that."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 from typing import Literal
 from typing import get_args
 
+import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2
+from transformers.image_transforms import convert_to_rgb
 
 from .splits import IMAGE
 from .splits import LABEL
@@ -48,37 +50,61 @@ def train_transform(
         A function from a PIL image of any mode to a float tensor `(3, image_size, image_size)`.
 
     Raises:
-        ValueError: If `augmentation` is unknown.
+        ValueError: If `augmentation` is unknown, or `resize` is smaller than `image_size`.
     """
     if augmentation not in get_args(Augmentation):
         raise ValueError(f"augmentation must be one of {', '.join(get_args(Augmentation))}; got {augmentation!r}.")
-    steps: list[Any] = [v2.RGB(), v2.ToImage(), v2.Resize(resize, InterpolationMode.BICUBIC, antialias=True)]
+    if resize < image_size:
+        raise ValueError(
+            f"resize must be at least image_size ({image_size}), else nothing is left to crop; got {resize}."
+        )
+    # Pillow all the way: on single small images torchvision's tensor operations take twice the time.
+    steps: list[Any] = [to_rgb, v2.Resize(resize, InterpolationMode.BICUBIC)]
     if augmentation == "affine":
         steps.append(_Affine())
     steps.append(v2.RandomCrop(image_size))
     if augmentation == "crop_flip":
         steps.append(v2.RandomHorizontalFlip())
-    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=list(mean), std=list(std)), v2.ToPureTensor()]
-    return v2.Compose(steps)
+    compose: Callable[[Image.Image], Tensor] = v2.Compose([*steps, _ToNormalizedTensor(mean, std)])
+    return compose
 
 
-class _Affine(v2.Transform):  # type: ignore[misc]
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB as `PrunNetImageProcessor` does: transparency over white.
+
+    Args:
+        image: Of 16 or 32 bit integers (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
+    """
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257.0).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    return Image.fromarray(np.asarray(convert_to_rgb(image, return_numpy=True)))
+
+
+class _Affine(v2.RandomAffine):  # type: ignore[misc]
     """A small random affine map; what comes into view from outside has the mean colour of the image's border."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.make_parameters = v2.RandomAffine(
-            ROTATION, translate=(SHIFT, SHIFT), scale=SCALE, shear=SHEAR
-        ).make_params
+        super().__init__(ROTATION, translate=(SHIFT, SHIFT), scale=SCALE, shear=SHEAR)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        parameters: dict[str, Any] = self.make_parameters(flat_inputs)
-        return parameters
+    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
+        pixels = np.asarray(inpt)
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        fill = border.mean(axis=0).round().tolist()
+        moved: Image.Image = v2.functional.affine(inpt, **params, interpolation=InterpolationMode.BILINEAR, fill=fill)
+        return moved
 
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        edges = (inpt[:, 0], inpt[:, -1], inpt[:, :, 0], inpt[:, :, -1])
-        fill = torch.cat(edges, dim=1).float().mean(dim=1).tolist()
-        return v2.functional.affine(inpt, **params, interpolation=InterpolationMode.BILINEAR, fill=fill)
+
+class _ToNormalizedTensor:
+    """Turns an RGB image into a float tensor `(3, height, width)`, normalised."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = torch.tensor(mean).view(3, 1, 1) * 255.0
+        self.std = torch.tensor(std).view(3, 1, 1) * 255.0
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().sub_(self.mean).div_(self.std)
 
 
 def with_train_transform(images: Dataset, transform: Callable[[Image.Image], Tensor]) -> Dataset:

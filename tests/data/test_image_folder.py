@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from datasets import Value
+from PIL import Image as PILImage
+
+from prunnet_hf.data.image_folder import check_images
+from prunnet_hf.data.image_folder import find_corrupt_images
+from prunnet_hf.data.image_folder import load_hub_dataset
+from prunnet_hf.data.image_folder import load_image_folder
+
+
+def save_image(path: Path, grey: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.new("L", (8, 8), grey).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two training classes and two test classes of two images each; the grey value is unique to the image."""
+    names = [
+        f"{folder}/{view}.png" for folder in ("train/dog", "train/ant", "test/fox", "test/bee") for view in (0, 1)
+    ]
+    for index, name in enumerate(names):
+        save_image(tmp_path / "photos" / name, grey=10 * index)
+    return tmp_path / "photos"
+
+
+def grey_values(images: Dataset) -> list[int]:
+    return [int(np.asarray(image)[0, 0]) for image in images["image"]]
+
+
+def class_names(images: Dataset) -> list[str]:
+    names: list[str] = images.features["label"].int2str(images["label"][:])
+    return names
+
+
+def test_folder_gives_images_labels_and_names_of_each_split(photos):
+    splits = load_image_folder(photos)
+    assert splits.protocol == "leave_one_out"
+    assert splits.query is splits.gallery
+    assert splits.train.features["label"].names == ["ant", "dog"]
+    assert splits.query.features["label"].names == ["bee", "fox"]
+    assert splits.train["label"][:] == splits.query["label"][:] == [0, 0, 1, 1]
+    assert grey_values(splits.train) == [20, 30, 0, 10]
+    assert grey_values(splits.query) == [60, 70, 40, 50]
+
+
+def test_class_folders_may_be_named_like_splits(photos):
+    (photos / "train" / "dog").rename(photos / "train" / "test")
+    assert class_names(load_image_folder(photos).train) == ["ant", "ant", "test", "test"]
+
+
+def test_loading_writes_nothing_into_the_folder(photos):
+    before = sorted(photos.rglob("*"))
+    check_images(load_image_folder(photos).train, skip_corrupt=False)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_relative_folder_survives_a_change_of_directory(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    splits = load_image_folder("photos")
+    monkeypatch.chdir(os.sep)
+    assert grey_values(splits.train) == [20, 30, 0, 10]
+
+
+def test_other_files_are_passed_over(photos):
+    for name in ("train/ant/notes.txt", "train/ant/._0.png", "train/.cache/0.png", "train/readme.md"):
+        path = photos / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    splits = load_image_folder(photos)
+    assert splits.train.features["label"].names == ["ant", "dog"]
+    assert len(splits.train) == 4
+
+
+def test_missing_folder_is_shown(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"data_dir='.*nowhere' is no folder"):
+        load_image_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_missing_split_is_named(photos, split):
+    (photos / split).rename(photos / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=rf"{split} is missing\. data_dir must hold train/<class>/<image>"):
+        load_image_folder(photos)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_split_without_classes_is_named(photos, split):
+    (photos / split).rename(photos / "elsewhere")
+    (photos / split).mkdir()
+    with pytest.raises(ValueError, match=f"{split} has no class folders"):
+        load_image_folder(photos)
+
+
+def test_empty_class_is_named(photos):
+    (photos / "train" / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"1 class folders of .*train hold no images: cat"):
+        load_image_folder(photos)
+
+
+def test_test_class_with_one_image_is_named(photos):
+    (photos / "test" / "fox" / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"one image only.*: fox"):
+        load_image_folder(photos)
+
+
+def test_class_in_both_splits_is_named(photos):
+    (photos / "train" / "dog").rename(photos / "train" / "fox")
+    with pytest.raises(ValueError, match="also training classes: fox"):
+        load_image_folder(photos)
+
+
+def damage(photos: Path) -> list[str]:
+    """Damage two of the training images in two ways; returns their paths in order."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    truncated, no_image = photos / "train" / "ant" / "2.jpg", photos / "train" / "dog" / "1.png"
+    PILImage.fromarray(noise).save(truncated)
+    truncated.write_bytes(truncated.read_bytes()[:-200])  # opens and verifies; only decoding fails
+    no_image.write_text("no image")
+    return [str(truncated), str(no_image)]
+
+
+def test_corrupt_images_are_found_by_row(photos):
+    truncated, no_image = damage(photos)
+    assert find_corrupt_images(load_image_folder(photos).train) == {2: truncated, 4: no_image}
+
+
+def test_corrupt_images_stop_the_run_with_their_names_and_count(photos):
+    truncated, no_image = damage(photos)
+    with pytest.raises(ValueError, match="--skip_corrupt_images") as error:
+        check_images(load_image_folder(photos).train, skip_corrupt=False)
+    assert f"2 of 5 images can't be decoded: {truncated}, {no_image}." in str(error.value)
+
+
+def test_corrupt_images_are_left_out_if_the_user_says_so(photos, caplog):
+    damage(photos)
+    with caplog.at_level(logging.WARNING):
+        images = check_images(load_image_folder(photos).train, skip_corrupt=True)
+    assert grey_values(images) == [20, 30, 0]
+    assert class_names(images) == ["ant", "ant", "dog"]
+    assert "2 of 5 images can't be decoded" in caplog.text
+
+
+def test_nothing_but_corrupt_images_is_an_error_in_any_case(photos):
+    for path in (photos / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"4 of 4 images can't be decoded.*Nothing would be left"):
+        check_images(load_image_folder(photos).train, skip_corrupt=True)
+
+
+def test_more_images_than_are_decoded_at_a_time_keep_their_rows():
+    columns = {"image": [{"bytes": b"no image", "path": None}] * 600, "label": [0] * 600}
+    images = Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=["a"])}))
+    assert find_corrupt_images(images) == {row: f"image {row}" for row in range(600)}
+
+
+def test_sound_images_are_returned_as_they_are(photos):
+    images = load_image_folder(photos).train
+    assert check_images(images, skip_corrupt=False) is images
+
+
+def save_hub_dataset(folder: Path, splits: dict[str, Sequence[int]], names: str = "abcdef") -> str:
+    """A data set as the Hub holds it: Parquet files with the columns `photo` and `species`."""
+    (folder / "data").mkdir(parents=True)
+    features = Features({"photo": Image(), "species": ClassLabel(names=list(names)), "year": Value("int64")})
+    for split, labels in splits.items():
+        images = [PILImage.new("L", (8, 8), 10 * label + 10) for label in labels]
+        columns = {"photo": images, "species": list(labels), "year": [2000] * len(labels)}
+        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache_in_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_hub_splits_with_classes_of_their_own_are_taken_as_they_are(tmp_path):
+    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 2, 2, 5], "test": [4, 3, 4, 3]}))
+    assert splits.train.column_names == splits.query.column_names == ["image", "label"]
+    assert class_names(splits.train) == ["a", "c", "c", "f"]
+    assert splits.train["label"][:] == [0, 1, 1, 2]
+    assert grey_values(splits.train) == [10, 30, 30, 60]
+    assert class_names(splits.query) == ["e", "d", "e", "d"]
+    assert grey_values(splits.query) == [50, 40, 50, 40]
+
+
+def test_hub_splits_that_share_classes_are_pooled_and_every_third_class_is_tested_on(tmp_path):
+    name = save_hub_dataset(tmp_path / "set", {"train": [0, 1, 2, 3, 4, 5], "test": [5, 4, 3, 2, 1, 0]})
+    splits = load_hub_dataset(name)
+    assert class_names(splits.train) == ["a", "b", "d", "e", "e", "d", "b", "a"]
+    assert splits.train["label"][:] == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert class_names(splits.query) == ["c", "f", "f", "c"]
+    assert grey_values(splits.query) == [30, 60, 60, 30]
+
+
+def test_hub_validation_split_stands_in_for_a_test_split_without_labels(tmp_path):
+    parts = {"train": [0, 1], "validation": [2, 2, 3, 3], "test": [-1, -1]}
+    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", parts))
+    assert class_names(splits.query) == ["c", "c", "d", "d"]
+
+
+def test_hub_data_set_with_one_split_is_divided(tmp_path):
+    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1, 2, 2]}))
+    assert (class_names(splits.train), class_names(splits.query)) == (["a", "a", "b", "b"], ["c", "c"])
+
+
+def test_hub_data_set_with_too_few_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has images of 2 classes; at least 3"):
+        load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1]}))
+
+
+@pytest.mark.parametrize(
+    ("features", "missing"),
+    [
+        ({"photo": Image(), "year": Value("int64")}, "one label column"),
+        ({"species": ClassLabel(names=["a"]), "year": Value("int64")}, "one image column"),
+        ({"left": Image(), "right": Image(), "label": ClassLabel(names=["a"])}, "one image column"),
+    ],
+)
+def test_hub_data_set_without_the_columns_is_refused_and_shown(tmp_path, features, missing):
+    values = {Image: PILImage.new("L", (8, 8)), Value: 0, ClassLabel: 0}
+    columns = {name: [values[type(feature)]] for name, feature in features.items()}
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict(columns, features=Features(features)).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(ValueError, match=missing) as error:
+        load_hub_dataset(str(tmp_path / "set"))
+    assert all(name in str(error.value) for name in features)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from datasets import ClassLabel
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from datasets import Value
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.data.splits import hold_out_classes
+from prunnet_hf.data.splits import listed
+from prunnet_hf.data.splits import select_classes
+
+
+def labelled(names: str, labels: list[int]) -> Dataset:
+    """Rows whose image path says which row it was."""
+    columns = {"image": [f"{row}.png" for row in range(len(labels))], "label": labels}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=list(names))}))
+
+
+def class_of_rows(images: Dataset) -> dict[str, str]:
+    """The class name of each image path."""
+    paths = [stored["path"] for stored in images.cast_column("image", Image(decode=False))["image"]]
+    return dict(zip(paths, images.features["label"].int2str(images["label"][:]), strict=True))
+
+
+def test_splits_know_their_classes():
+    test = labelled("xy", [0, 0, 1, 1])
+    splits = RetrievalSplits(labelled("abc", [0, 1, 2]), test, test, "leave_one_out")
+    assert splits.num_classes == 3
+    assert splits.query is splits.gallery
+
+
+def test_class_with_one_test_image_is_named():
+    test = labelled("xyz", [0, 0, 1, 2, 2])
+    with pytest.raises(ValueError, match=r"1 test classes have one image only.*: y\. Add images"):
+        RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
+
+
+def test_class_with_one_image_is_allowed_where_a_gallery_has_its_matches():
+    splits = RetrievalSplits(labelled("ab", [0, 1]), labelled("xy", [0, 1]), labelled("xy", [0, 1]), "query_gallery")
+    assert splits.protocol == "query_gallery"
+
+
+def test_test_class_that_was_trained_on_is_named():
+    test = labelled("bx", [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="1 test classes are also training classes: b"):
+        RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
+
+
+def test_shared_class_name_that_no_image_has_does_not_count():
+    test = labelled("abx", [2, 2])
+    assert RetrievalSplits(labelled("abx", [0, 1]), test, test, "leave_one_out").query is test
+
+
+@pytest.mark.parametrize("role", ["train", "query", "gallery"])
+def test_empty_split_is_named(role):
+    parts = {name: labelled("ab", [0, 0]) for name in ("train", "query", "gallery")}
+    parts[role] = labelled("ab", [])
+    with pytest.raises(ValueError, match=f"{role} has no images"):
+        RetrievalSplits(**parts, protocol="query_gallery")
+
+
+@pytest.mark.parametrize(
+    "features",
+    [{"image": Value("string"), "label": ClassLabel(names=["a"])}, {"image": Image(), "label": Value("int64")}],
+)
+def test_column_of_another_type_is_refused(features):
+    wrong = Dataset.from_dict({"image": ["0.png"], "label": [0]}, features=Features(features))
+    right = labelled("a", [0, 0])
+    with pytest.raises(ValueError, match=r"query must have the columns image \(datasets.Image\) and label"):
+        RetrievalSplits(right, wrong, right, "query_gallery")
+
+
+def test_selected_classes_are_renumbered_in_the_order_given():
+    selected = select_classes(labelled("abcd", [3, 0, 1, 3, 2]), [3, 1])
+    assert selected.features["label"].names == ["d", "b"]
+    assert selected["label"][:] == [0, 1, 0]
+    assert class_of_rows(selected) == {"0.png": "d", "2.png": "b", "3.png": "d"}
+
+
+def test_selecting_from_a_selection_keeps_images_with_their_labels():
+    part = labelled("abc", [0, 1, 2, 1]).select([3, 2, 1])
+    assert class_of_rows(select_classes(part, [1])) == {"3.png": "b", "1.png": "b"}
+
+
+@settings(max_examples=25)
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=20).map(lambda more: [0, 1, 2, 3, 4, 5] * 2 + more),
+    share=st.sampled_from([1 / 6, 1 / 3, 0.5, 2 / 3]),
+    seed=st.integers(0, 99),
+)
+def test_held_out_and_remaining_classes_partition_the_images(labels, share, seed):
+    train = labelled("abcdef", labels)
+    remaining, held_out = hold_out_classes(train, share, seed)
+    assert {**class_of_rows(remaining), **class_of_rows(held_out)} == class_of_rows(train)
+    assert len(remaining) + len(held_out) == len(train)
+    assert held_out.features["label"].num_classes == round(6 * share)
+    for part in (remaining, held_out):
+        assert set(part["label"]) == set(range(part.features["label"].num_classes))
+    assert set(remaining.features["label"].names).isdisjoint(held_out.features["label"].names)
+
+
+def test_same_seed_holds_out_the_same_classes_and_seeds_differ():
+    train = labelled("abcdefgh", list(range(8)) * 2)
+    chosen = [tuple(hold_out_classes(train, 0.25, seed)[1].features["label"].names) for seed in [*range(20), 0]]
+    assert chosen[0] == chosen[-1]
+    assert len(set(chosen)) > 1
+
+
+def test_only_classes_with_two_images_are_held_out():
+    train = labelled("abcd", [0, 1, 2, 2, 3])
+    remaining, held_out = hold_out_classes(train, 0.25, seed=0)
+    assert held_out.features["label"].names == ["c"]
+    assert Counter(held_out["label"]) == {0: 2}
+    assert remaining.features["label"].names == ["a", "b", "d"]
+    with pytest.raises(ValueError, match=r"validation_share=0.5 holds out 2 training classes, but only 1 have"):
+        hold_out_classes(train, 0.5, seed=0)
+
+
+@pytest.mark.parametrize(("share", "num_held_out"), [(0.1, 0), (0.8, 3), (-1.0, -4)])
+def test_share_that_leaves_too_few_classes_is_refused(share, num_held_out):
+    with pytest.raises(ValueError, match=f"validation_share={share} holds out {num_held_out} of 4 training classes"):
+        hold_out_classes(labelled("abcd", [0, 1, 2, 3] * 2), share, seed=0)
+
+
+def test_long_lists_are_cut_after_five_names():
+    assert listed(list("abcde")) == "a, b, c, d, e"
+    assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
