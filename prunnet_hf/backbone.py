@@ -1,6 +1,7 @@
 """The timm backbone of a PrunNet model: created, checked, and asked for its feature size."""
 
 import difflib
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,7 @@ def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Modul
     return _create(config, pretrained)
 
 
-def feature_size(backbone: nn.Module) -> int:
+def feature_size(backbone: Any) -> int:
     """Length of the pooled features of a timm backbone."""
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
 
@@ -66,7 +67,7 @@ def _remove_stem_pool(backbone: nn.Module, name: str) -> None:
 def _check_image_size(config: PrunNetConfig) -> None:
     """Run the backbone once on the meta device, where shapes are computed and nothing else."""
     with torch.device("meta"), torch.no_grad():
-        backbone = _create(config, pretrained=False).eval()
+        backbone: Any = _create(config, pretrained=False).eval()
         image = torch.empty(1, 3, config.image_size, config.image_size)
         try:
             backbone.forward_head(backbone.forward_features(image))

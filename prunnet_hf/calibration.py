@@ -1,8 +1,8 @@
 """Running statistics of subnetworks.
 
-A batch norm normalises with means and variances of the activations it has seen in training. Those of a subnetwork are not
-the dense network's, so every subnetwork needs its own (EagleEye, arXiv 2007.02491). They are measured once, at the end
-of training, over a grid of capacities, and stored beside the dense ones in two buffers of each batch norm,
+A batch norm normalises with means and variances of the activations it has seen in training. Those of a subnetwork are
+not the dense network's, so every subnetwork needs its own (EagleEye, arXiv 2007.02491). They are measured once, at the
+end of training, over a grid of capacities, and stored beside the dense ones in two buffers of each batch norm,
 `statistics_mean` and `statistics_var`, `(len(capacities), num_features)` each. Between stored capacities they are
 interpolated linearly, so that pruning needs no data; the dense network's own statistics are the entry for capacity 1.
 """
@@ -36,9 +36,9 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def add_statistics(network: nn.Module, num_capacities: int) -> None:
-    """Give every batch norm of `network` room for the statistics of `num_capacities` subnetworks (mean 0, variance 1)."""
+    """Give every batch norm of `network` room for statistics of `num_capacities` subnetworks (mean 0, variance 1)."""
     for norm in batch_norms(network).values():
-        template = norm.running_mean.expand(num_capacities, -1)
+        template = norm.get_buffer("running_mean").expand(num_capacities, -1)
         norm.register_buffer(MEAN, torch.zeros_like(template, memory_format=torch.contiguous_format))
         norm.register_buffer(VARIANCE, torch.ones_like(template, memory_format=torch.contiguous_format))
 
@@ -101,21 +101,21 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
     smallest = min([*stored, DENSE])
     if norms and capacity < smallest:
         warnings.warn(
-            f"No running statistics are stored below capacity {smallest:g}; those are used for {capacity:g} as they are. "
-            "Pass `calibration=` (an iterable of pixel_values) for exact ones.",
-            stacklevel=3,
+            f"No running statistics are stored below capacity {smallest:g}; those are used for {capacity:g} as they "
+            "are. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            stacklevel=4,  # the line that called `prune`
         )
     mixture = interpolation(stored, capacity)
     statistics = scratch_statistics(network)
     for name, norm in norms.items():
-        statistics[f"{name}.running_mean"] = _mixed(norm.get_buffer(MEAN), norm.running_mean, mixture)
-        statistics[f"{name}.running_var"] = _mixed(norm.get_buffer(VARIANCE), norm.running_var, mixture)
+        for own, rows in (("running_mean", MEAN), ("running_var", VARIANCE)):
+            statistics[f"{name}.{own}"] = _mixed(norm.get_buffer(rows), norm.get_buffer(own), mixture)
     return statistics
 
 
-def _mixed(rows: Tensor, dense: Tensor | None, mixture: Sequence[tuple[int | None, float]]) -> Tensor:
-    parts = [share * (dense if row is None else rows[row]) for row, share in mixture]  # type: ignore[operator]
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+def _mixed(rows: Tensor, dense: Tensor, mixture: Sequence[tuple[int | None, float]]) -> Tensor:
+    parts = [share * (dense if row is None else rows[row]) for row, share in mixture]
+    return torch.stack(parts).sum(0)
 
 
 @torch.no_grad()
@@ -126,14 +126,14 @@ def measure_statistics(
 
     Args:
         network: Called as `network(pixel_values)`; left unchanged.
-        subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: the network itself).
+        subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: none).
         images: Batches of pixel values `(batch, channels, height, width)`, read once; more than one image each.
 
     Returns:
         For each subnetwork its running statistics, named as the batch norms' own buffers.
 
     Raises:
-        ValueError: If `images` is empty.
+        ValueError: If `images` is empty or a batch holds fewer than 2.
     """
     measured = [_reset(scratch_statistics(network)) for _ in subnetworks]
     device = next(network.parameters()).device
@@ -141,6 +141,7 @@ def measure_statistics(
     with _averaging_batch_norms(network):
         for pixel_values in images:
             num_batches += 1
+            _check_batch(pixel_values)
             for tensors, statistics in zip(subnetworks, measured, strict=True):
                 functional_call(network, {**tensors, **statistics}, (pixel_values.to(device),))
     if num_batches == 0:
@@ -155,11 +156,19 @@ def write_statistics(network: nn.Module, row: int | None, statistics: Mapping[st
     for name, norm in batch_norms(network).items():
         mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
         if row is None:
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
+            norm.get_buffer("running_mean").copy_(mean)
+            norm.get_buffer("running_var").copy_(variance)
         else:
             norm.get_buffer(MEAN)[row].copy_(mean)
             norm.get_buffer(VARIANCE)[row].copy_(variance)
+
+
+def _check_batch(pixel_values: Tensor) -> None:
+    if len(pixel_values) < 2:
+        raise ValueError(
+            "calibration images must come in batches of at least 2 images, as one has no variance; got one of shape "
+            f"{tuple(pixel_values.shape)}. Drop the last batch where it is too small."
+        )
 
 
 def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,7 +179,7 @@ def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _averaging_batch_norms(network: nn.Module) -> Iterator[None]:
-    """Put only the batch norms in train mode, with a cumulative average (`momentum=None`), for the time of the block."""
+    """Put only the batch norms in train mode, with a cumulative average (`momentum=None`), while the block runs."""
     modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in batch_norms(network).values()}
     network.eval()

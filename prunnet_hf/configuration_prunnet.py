@@ -17,7 +17,7 @@ class PrunNetConfig(PreTrainedConfig):
 
     Attributes:
         backbone: Name of any timm model made of Conv2d, Linear and norm layers.
-        backbone_kwargs: Further arguments of `timm.create_model`, such as `{"width": 32}` or `{"drop_path_rate": 0.1}`.
+        backbone_kwargs: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`.
         image_size: Side in pixels of the square images the network is made for.
         embedding_dim: Length of an embedding.
         num_labels: Number of training classes (of `PrunNetForImageClassification` only).
@@ -28,8 +28,8 @@ class PrunNetConfig(PreTrainedConfig):
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
-        embedding_space: Id of the space the embeddings live in; networks may be compared only where it is the same. None
-            until training has ended.
+        embedding_space: Id of the space the embeddings live in; networks may be compared only where it is the same.
+            None until training has ended.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -52,7 +52,7 @@ class PrunNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check every field and fill in the default grid of statistics."""
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if not isinstance(self.backbone, str) or not self.backbone:
             raise TypeError(f"backbone must be the name of a timm model, such as 'resnet18'; got {self.backbone!r}.")
         self.backbone_kwargs = dict(self.backbone_kwargs or {})
@@ -77,16 +77,46 @@ class PrunNetConfig(PreTrainedConfig):
         """Capacities below 1 with stored running statistics; those of the dense network are its batch norms' own."""
         return [capacity for capacity in self.statistics_capacities or [] if capacity < 1.0]
 
+    @property
+    def num_classes(self) -> int:
+        """Number of training classes; `num_labels`, which other models may lack."""
+        return len(self.id2label or {})
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read config.json; where there is none, transformers would quietly take the defaults.
+
+        Raises:
+            OSError: If there is no config.json.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            raise OSError(
+                f"{pretrained_model_name_or_path} has no config.json: it holds no model, or one whose saving was cut "
+                "short. Save or download it again."
+            )
+        return config_dict, kwargs
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read a configuration, refusing that of another kind of model."""
+        """Read a configuration, refusing that of another kind of model.
+
+        What capacity a checkpoint has is a fact that no argument changes: `capacity` among `kwargs` means to prune,
+        and is left for `from_pretrained` of the model.
+        """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"This checkpoint holds a model of type {model_type!r}, not {cls.model_type!r}. Load it with its own class "
-                "(transformers.AutoModel finds it)."
+                f"This checkpoint holds a model of type {model_type!r}, not {cls.model_type!r}. Load it with its own "
+                "class (transformers.AutoModel finds it)."
             )
-        return super().from_dict(config_dict, **kwargs)
+        to_prune = {"capacity": kwargs.pop("capacity")} if "capacity" in kwargs else {}
+        if not kwargs.get("return_unused_kwargs", False):
+            return super().from_dict(config_dict, **kwargs)
+        config, unused = super().from_dict(config_dict, **kwargs)
+        return config, {**unused, **to_prune}
 
 
 def _check_positive(name: str, value: int | None) -> None:

@@ -1,12 +1,14 @@
 """Layers whose weights carry scores: `PrunableConv2d` and `PrunableLinear`.
 
-A prunable layer is the plain layer plus one parameter, `scores`, of its weight's shape. Its own forward stays the plain,
-dense one. A subnetwork is never a state of the layer: it is a set of tensors that stand in for the layer's weight during
-one call (`torch.func.functional_call`), which also serves backbones that read `layer.weight` without calling the layer.
+A prunable layer is the plain layer plus one parameter, `scores`, of its weight's shape. Its own forward stays the
+plain, dense one. A subnetwork is never a state of the layer: it is a set of tensors that stand in for the layer's
+weight during one call (`torch.func.functional_call`), which also serves backbones that read `layer.weight` without
+calling the layer.
 """
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from torch import nn
 
 from .masking import StraightThrough
 from .masking import kept_mask
+
+ConvType = TypeVar("ConvType", bound=nn.Conv2d)
+LinearType = TypeVar("LinearType", bound=nn.Linear)
 
 
 class PrunableConv2d(nn.Conv2d):
@@ -28,16 +33,13 @@ class PrunableConv2d(nn.Conv2d):
     @classmethod
     def from_dense(cls, conv: nn.Conv2d) -> "PrunableConv2d":
         """Take over the parameters of `conv` (not copies of them) and add scores, not yet initialised."""
-        layer = cls(**_conv_arguments(conv))
-        _take_over(layer, conv.weight, conv.bias, conv.training)
+        layer = _conv(cls, conv, conv.weight, conv.bias)
         layer.scores = nn.Parameter(torch.empty_like(conv.weight))
         return layer
 
     def to_dense(self, weight: Tensor) -> nn.Conv2d:
         """A plain `Conv2d` with `weight` and a copy of this layer's bias."""
-        conv = nn.Conv2d(**_conv_arguments(self))
-        _take_over(conv, nn.Parameter(weight), _copied(self.bias), self.training)
-        return conv
+        return _conv(nn.Conv2d, self, nn.Parameter(weight), _copied(self.bias))
 
 
 class PrunableLinear(nn.Linear):
@@ -52,16 +54,13 @@ class PrunableLinear(nn.Linear):
     @classmethod
     def from_dense(cls, linear: nn.Linear) -> "PrunableLinear":
         """Take over the parameters of `linear` (not copies of them) and add scores, not yet initialised."""
-        layer = cls(**_linear_arguments(linear))
-        _take_over(layer, linear.weight, linear.bias, linear.training)
+        layer = _linear(cls, linear, linear.weight, linear.bias)
         layer.scores = nn.Parameter(torch.empty_like(linear.weight))
         return layer
 
     def to_dense(self, weight: Tensor) -> nn.Linear:
         """A plain `Linear` with `weight` and a copy of this layer's bias."""
-        linear = nn.Linear(**_linear_arguments(self))
-        _take_over(linear, nn.Parameter(weight), _copied(self.bias), self.training)
-        return linear
+        return _linear(nn.Linear, self, nn.Parameter(weight), _copied(self.bias))
 
 
 PrunableLayer = PrunableConv2d | PrunableLinear
@@ -75,20 +74,20 @@ def is_prunable_type(module: nn.Module) -> bool:
 def make_prunable(network: nn.Module) -> nn.Module:
     """Replace every exact Conv2d and Linear inside `network`, in place, by its prunable counterpart.
 
-    Subclasses stay as they are: they may use their weight in ways a mask does not survive. A layer registered under two
-    names stays one layer. Scores are left uninitialised.
+    Subclasses stay as they are: they may use their weight in ways a mask does not survive. A layer registered under
+    two names stays one layer. Scores are left uninitialised.
 
     Returns:
         The same `network`.
     """
     replaced: dict[nn.Module, PrunableLayer] = {}
     for name, module in list(network.named_modules(remove_duplicate=False)):
-        if not is_prunable_type(module):
-            continue
-        if module not in replaced:
-            convert = PrunableConv2d.from_dense if isinstance(module, nn.Conv2d) else PrunableLinear.from_dense
-            replaced[module] = convert(module)  # type: ignore[arg-type]
-        network.set_submodule(name, replaced[module])
+        if type(module) is nn.Conv2d and module not in replaced:
+            replaced[module] = PrunableConv2d.from_dense(module)
+        elif type(module) is nn.Linear and module not in replaced:
+            replaced[module] = PrunableLinear.from_dense(module)
+        if module in replaced:
+            network.set_submodule(name, replaced[module])
     return network
 
 
@@ -119,22 +118,35 @@ def masked_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str,
     }
 
 
-def _take_over(layer: nn.Conv2d | nn.Linear, weight: nn.Parameter, bias: nn.Parameter | None, training: bool) -> None:
-    layer.weight = weight
-    layer.bias = bias
-    layer.train(training)
+def _conv(kind: type[ConvType], like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> ConvType:
+    """A convolution of type `kind` with the settings of `like`, made of these two parameters (not copies of them)."""
+    layer = kind(
+        like.in_channels,
+        like.out_channels,
+        _pair(like.kernel_size),
+        stride=_pair(like.stride),
+        padding=like.padding if isinstance(like.padding, str) else _pair(like.padding),
+        dilation=_pair(like.dilation),
+        groups=like.groups,
+        bias=bias is not None,
+        padding_mode=like.padding_mode,
+        device="meta",  # nothing is allocated or drawn at random before the real parameters take their place
+    )
+    layer.weight, layer.bias = weight, bias
+    return layer.train(like.training)
 
 
-def _copied(bias: nn.Parameter | None) -> nn.Parameter | None:
+def _linear(kind: type[LinearType], like: nn.Linear, weight: Tensor, bias: Tensor | None) -> LinearType:
+    """A linear layer of type `kind` with the settings of `like`, made of these two parameters (not copies of them)."""
+    layer = kind(like.in_features, like.out_features, bias=bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]  # torch's stub forgets that bias may be None
+    return layer.train(like.training)
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sizes
+    return height, width
+
+
+def _copied(bias: Tensor | None) -> nn.Parameter | None:
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-
-
-def _conv_arguments(conv: nn.Conv2d) -> dict[str, object]:
-    # On the meta device, so that nothing is allocated or drawn at random before the real tensors take their place.
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None, "device": "meta"}
-
-
-def _linear_arguments(linear: nn.Linear) -> dict[str, object]:
-    names = ("in_features", "out_features")
-    return {name: getattr(linear, name) for name in names} | {"bias": linear.bias is not None, "device": "meta"}

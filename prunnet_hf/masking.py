@@ -1,14 +1,15 @@
 """Which weights a capacity keeps, and how gradients pass the choice.
 
-A capacity `c` in (0, 1] keeps, in every layer, the weights with the largest score magnitudes. The number kept depends on
-the layer's size alone, and ties go to the lower flat index, so counts are exact and masks are nested: what a smaller
-capacity keeps, every larger one keeps too.
+A capacity `c` in (0, 1] keeps, in every layer, the weights with the largest score magnitudes. The number kept depends
+on the layer's size alone, and ties go to the lower flat index, so counts are exact and masks are nested: what a
+smaller capacity keeps, every larger one keeps too.
 
 Source: PrunNet, arXiv 2504.11879, section 3 (masks by score magnitude, straight-through estimator).
 """
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
         capacities: Kept shares, each in (0, 1].
 
     Returns:
-        One boolean tensor of the shape of `scores` for each capacity; exactly `kept_count(c, scores.numel())` are true.
+        One boolean tensor of the shape of `scores` for each capacity, with exactly `kept_count(c, scores.numel())`
+        true.
     """
     magnitudes = scores.detach().abs().flatten()
     ascending = _sorted(magnitudes)
@@ -90,8 +92,8 @@ def kept_mask(scores: Tensor, capacity: float) -> Tensor:
     capacity = check_capacity(capacity)
     if not torch.isfinite(scores).all():
         raise ValueError(
-            f"scores must be finite to be ranked; {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are NaN or "
-            "infinite. The training run that produced them diverged: go back to an earlier checkpoint."
+            f"scores must be finite to be ranked; {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are NaN "
+            "or infinite. The training run that produced them diverged: go back to an earlier checkpoint."
         )
     return kept_masks(scores, [capacity])[0]
 
@@ -99,7 +101,9 @@ def kept_mask(scores: Tensor, capacity: float) -> Tensor:
 def _sorted(values: Tensor) -> Tensor:
     # NumPy's vectorised sort is an order of magnitude faster than torch's on a CPU (benchmarks/selection.py).
     if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.float().numpy()))
+        # NumPy doesn't know bfloat16; float32 holds each of its values exactly.
+        known = values.float() if values.dtype == torch.bfloat16 else values
+        return torch.from_numpy(np.sort(known.numpy()))
     return values.sort().values
 
 
@@ -117,21 +121,22 @@ def _mask_of_largest(values: Tensor, ascending: Tensor, count: int) -> Tensor:
 class StraightThrough(torch.autograd.Function):
     """Effective weight `V = mask * W`, with the gradients of the straight-through estimator.
 
-    With `G = dL/dV`: `dL/dW = mask * G`, and `dL/dS = mask * G * W * sign(S)`. For the dense network the mask is all true.
+    With `G = dL/dV`: `dL/dW = mask * G`, and `dL/dS = mask * G * W * sign(S)`. For the dense network the mask is all
+    true.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return `weight` where `mask` is true, zero elsewhere; all three have the same shape."""
         ctx.save_for_backward(weight, scores, mask)
         return torch.where(mask, weight, 0.0)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Return the gradients of weight and scores for `grad`, the gradient of the effective weight."""
-        weight, scores, mask = ctx.saved_tensors  # type: ignore[attr-defined]
+        weight, scores, mask = ctx.saved_tensors
         kept = torch.where(mask, grad, 0.0)
-        needs_scores = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+        needs_scores = ctx.needs_input_grad[1]
         return kept, score_gradient(kept, weight, scores) if needs_scores else None, None
 
 

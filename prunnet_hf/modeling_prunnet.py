@@ -3,8 +3,8 @@
 `PrunNetModel` turns images into embeddings; `PrunNetForImageClassification` adds the classifier used in training. Both
 are built around a timm backbone whose Conv2d and Linear weights carry scores.
 
-A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running at a
-capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
+A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running
+at a capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
 
 Source: PrunNet, arXiv 2504.11879.
 """
@@ -56,16 +56,18 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     config: PrunNetConfig
     base_model_prefix = "prunnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _no_split_modules = ["PrunNetModel"]
     model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        # timm and torch have initialised everything but the scores; what they keep out of checkpoints is made again here.
+        # timm and torch have initialised all but the scores; what they keep out of checkpoints is made again here.
         if isinstance(module, PrunableLayer):
             init_scores(module, self.config.score_init)
-        elif hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+            return
+        make_buffers = getattr(module, "init_non_persistent_buffers", None)
+        if make_buffers is not None:
+            make_buffers()
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
         """The prunable layers by qualified name; none once pruned."""
@@ -110,19 +112,21 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
         """
-        tensors = self.subnetwork(capacity)
+        capacity = check_capacity(capacity)
+        self._check_prunable()
+        weights = masked_weights(self, find_masks(self, capacity))
         layers = self.prunable_layers()
         # Layers already in the memo are not copied: the copy holds the plain layers instead.
-        pruned = copy.deepcopy(
-            self, {id(layer): layer.to_dense(tensors[f"{n}.weight"]) for n, layer in layers.items()}
-        )
+        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"]) for name, layer in layers.items()}
+        pruned = copy.deepcopy(self, plain)
         drop_statistics(pruned)
-        pruned.config.capacity, pruned.config.prunable, pruned.config.statistics_capacities = (
-            float(capacity),
-            False,
-            [],
-        )
-        statistics = tensors if calibration is None else measure_statistics(pruned, [{}], calibration)[0]
+        pruned.config.capacity = capacity
+        pruned.config.prunable = False
+        pruned.config.statistics_capacities = []
+        if calibration is None:
+            statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
+        else:
+            (statistics,) = measure_statistics(pruned, [{}], calibration)
         write_statistics(pruned, None, statistics)
         return pruned
 
@@ -161,7 +165,11 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         self.config.statistics_capacities = [*kept, 1.0]
 
     def renew_embedding_space(self) -> str:
-        """Give the embeddings a new space id, a hash of the dense weights. Called when training ends."""
+        """Give the embeddings a new space id, a hash of the dense weights. Called when training ends.
+
+        Returns:
+            The id, 16 hexadecimal digits, also in `config.embedding_space`.
+        """
         digest = hashlib.sha256()
         for name, parameter in sorted(self.base_model.named_parameters()):
             if not name.endswith(".scores"):
@@ -170,7 +178,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         self.config.embedding_space = digest.hexdigest()[:16]
         return self.config.embedding_space
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    # The arguments that PreTrainedModel has after `save_directory` are taken by keyword only.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
 
         The directory holds either what it held before or the new model whole; a save cut short in between leaves it
@@ -191,8 +200,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             **kwargs: As for `PreTrainedModel.from_pretrained`.
 
         Raises:
+            TypeError: If `capacity` is not a number.
             ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
-                a new or resized classifier's).
+                a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint.
             OSError: If a file is missing, cut short or damaged.
         """
         return load_model(
@@ -202,8 +212,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     def _check_prunable(self) -> None:
         if not self.config.prunable:
             raise ValueError(
-                f"This model is pruned already (capacity {self.config.capacity:g}) and has no scores left. Load the dense "
-                "checkpoint it was cut from and prune that."
+                f"This model is pruned already (capacity {self.config.capacity:g}) and has no scores left. Load the "
+                "dense checkpoint it was cut from and prune that."
             )
 
 
@@ -219,12 +229,14 @@ class PrunNetModel(PrunNetPreTrainedModel):
     # Training's checkpoints hold a classifier, which embeddings do without.
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
+    backbone: Any  # a timm model; what it offers besides nn.Module (forward_features, forward_head) has no common type
+
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         if config.prunable and config.capacity < 1.0:
             raise ValueError(
-                f"A prunable model is dense: capacity must be 1.0 where prunable is true; got {config.capacity:g}. Build or "
-                f"load the dense model and call prune(capacity={config.capacity:g})."
+                f"A prunable model is dense: capacity must be 1.0 where prunable is true; got {config.capacity:g}. "
+                f"Build or load the dense model and call prune(capacity={config.capacity:g})."
             )
         self.backbone = create_backbone(config, pretrained_backbone)
         if config.prunable:
@@ -235,7 +247,7 @@ class PrunNetModel(PrunNetPreTrainedModel):
         )
         if config.prunable:
             add_statistics(self, len(config.stored_subnetworks))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self, pixel_values: Tensor, capacity: float | None = None, return_dict: bool | None = None
@@ -253,7 +265,8 @@ class PrunNetModel(PrunNetPreTrainedModel):
         """
         if capacity is not None:
             inputs = {"pixel_values": pixel_values, "return_dict": return_dict}
-            return functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+            masked: BaseModelOutputWithPooling = functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+            return masked
         _check_images(pixel_values)
         features = self.backbone.forward_features(pixel_values)
         embeddings = self.projector(self.backbone.forward_head(features))
@@ -272,8 +285,8 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         self.prunnet = PrunNetModel(config, pretrained_backbone)
-        self.classifier = nn.Linear(config.embedding_dim, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.embedding_dim, config.num_classes)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         # Needed where a checkpoint has no classifier, or one of another size.
@@ -304,11 +317,12 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
         """
         if capacity is not None:
             inputs = {"pixel_values": pixel_values, "labels": labels, "return_dict": return_dict}
-            return functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+            masked: ImageClassifierOutput = functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+            return masked
         logits = self.classifier(self.prunnet(pixel_values).pooler_output)
         loss = None
         if labels is not None:
-            _check_labels(labels, self.config.num_labels)
+            _check_labels(labels, self.config.num_classes)
             loss = F.cross_entropy(logits, labels)
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

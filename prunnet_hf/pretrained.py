@@ -1,10 +1,13 @@
-"""Saving and loading of PrunNet models around transformers' own: packed subnetworks, whole directories, strict weights."""
+"""Saving and loading of PrunNet models around transformers' own.
+
+What is added: packed subnetworks, directories that are replaced as a whole, and weights that must fit.
+"""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,18 @@ from transformers.utils import cached_file
 from .checkpoint import PACKED_WEIGHTS_NAME
 from .checkpoint import load_packed
 from .checkpoint import save_packed
+from .masking import check_capacity
 
 # Arguments of from_pretrained that say where files are; looking for the packed file needs the same ones.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-WEIGHT_PATTERNS = (SAFE_WEIGHTS_NAME, "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME, PACKED_WEIGHTS_NAME)
+# What a saved model consists of, and a newly saved one replaces.
+MODEL_FILES = (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    "model-*-of-*.safetensors",
+    PACKED_WEIGHTS_NAME,
+)
 
 
 def save_model(
@@ -72,14 +83,30 @@ def save_model(
 
 
 def _replace_model(staging: Path, target: Path) -> None:
-    """Move the model in `staging` over the one in `target`. Without config.json, in between, `target` can't be loaded."""
-    (target / CONFIG_NAME).unlink(missing_ok=True)
-    for pattern in WEIGHT_PATTERNS:
-        for stale in target.glob(pattern):
-            stale.unlink()
-    files = sorted(staging.iterdir(), key=lambda file: file.name == CONFIG_NAME)  # config.json last
-    for file in files:
-        os.replace(file, target / file.name)
+    """Move the model in `staging` over the one in `target`, which is put back if that fails.
+
+    config.json leaves first and arrives last: killed in between, the process leaves a directory that can't be loaded.
+    """
+    new = [file.name for file in _config_last(staging.iterdir())]
+    old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
+    replaced = staging / "replaced"
+    replaced.mkdir()
+    try:
+        for name in reversed(old):
+            os.replace(target / name, replaced / name)
+        for name in new:
+            os.replace(staging / name, target / name)
+    except BaseException:
+        for name in reversed(new):
+            if not (staging / name).exists():
+                (target / name).unlink()
+        for file in _config_last(replaced.iterdir()):
+            os.replace(file, target / file.name)
+        raise
+
+
+def _config_last(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: (file.name == CONFIG_NAME, file.name))
 
 
 def load_model(
@@ -99,15 +126,14 @@ def load_model(
         The model, or the model and the loading info where `output_loading_info` is true.
 
     Raises:
-        ValueError: If weights are missing or foreign, other than a classifier's.
+        TypeError: If `capacity` is not a number.
+        ValueError: If weights are missing or foreign, other than a classifier's, or `capacity` is outside (0, 1].
         OSError: If a weight file is damaged.
     """
+    if capacity is not None:
+        capacity = check_capacity(capacity)
     with_info = kwargs.pop("output_loading_info", False)
     config = kwargs.pop("config", None)
-    if isinstance(config, cls.config_class) and config.prunable and config.capacity < 1.0:
-        # AutoModel.from_pretrained(path, capacity=c) puts c into the configuration; what is meant is to prune.
-        config, capacity = deepcopy(config), config.capacity if capacity is None else capacity
-        config.capacity = 1.0
     packed = _find_packed(path, kwargs)
     try:
         if packed is not None:
@@ -152,6 +178,6 @@ def _refuse_wrong_weights(path: Any, info: dict[str, Any]) -> None:
             problems.append(f"{kind.removesuffix('_keys')} weights: {shown}")
     if problems:
         raise ValueError(
-            f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The two "
-            "files come from different models, or the checkpoint was edited: save or download it again."
+            f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The "
+            "two files come from different models, or the checkpoint was edited: save or download it again."
         )

@@ -17,7 +17,10 @@ from huggingface_hub import ModelCardData
 
 from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import markdown_matrix
+from ..training.run_directory import write_text
 
+OF_THIS_MACHINE = ("data_dir", "output_dir")
+"""Entries of a recipe that mean nothing elsewhere."""
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
 
 
@@ -34,7 +37,8 @@ def write_card(run: Path) -> str:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
     """
     metrics, recipe = _read(run / "metrics.json", json.loads), _read(run / "config.yaml", yaml.safe_load)
-    render_card(metrics, recipe, name=run.resolve().name).save(run / "README.md")
+    card = render_card(metrics, recipe, name=run.resolve().name)
+    write_text(run / "README.md", f"{card}\n")
     return summarise(run, metrics)
 
 
@@ -54,7 +58,7 @@ def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -
         template_path=str(TEMPLATE),
         name=name,
         metrics=metrics,
-        recipe=recipe,
+        recipe={key: value for key, value in recipe.items() if key not in OF_THIS_MACHINE},
         headline=names[0],
         matrices={metric: markdown_matrix(results, metric) for metric in names},
         rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],

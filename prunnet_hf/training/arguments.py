@@ -1,7 +1,10 @@
 """What a training run is told: dataclasses that are command-line flags, and YAML recipes under them."""
 
 import json
+import math
 import os
+import sys
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
@@ -9,6 +12,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 from typing import Literal
+from typing import get_args
+from typing import get_origin
+from typing import get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -40,6 +46,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe)."""
+        _check_choices(self)
         self.backbone_kwargs = _json_text("backbone_kwargs", self.backbone_kwargs)
 
 
@@ -74,15 +81,21 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Fill in the resize and check ranges."""
-        if self.resize is None:
-            self.resize = round(self.image_size * 8 / 7)
-        if self.resize < self.image_size:
+        """Check ranges."""
+        _check_at_least(self, 1, "image_size")
+        _check_at_least(self, 0, "num_workers")
+        if self.shorter_side < self.image_size:
             raise ValueError(
-                f"resize must be at least image_size ({self.image_size}), or nothing is left to crop; got {self.resize}."
+                f"resize must be at least image_size ({self.image_size}), or nothing is left to crop; got "
+                f"{self.resize}."
             )
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"validation_share must be in [0, 1); got {self.validation_share!r}.")
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that an image's shorter side is resized to: `resize`, or what follows from `image_size`."""
+        return round(self.image_size * 8 / 7) if self.resize is None else self.resize
 
 
 @dataclass
@@ -143,24 +156,27 @@ class TrainArguments:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        self.capacities = check_capacities(self.capacities)
+        _check_choices(self)
+        _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints")
+        _check_at_least(self, 1, "calibration_images", "log_every")
+        _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
+        _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be at least 2, as batch norms need more than one image; got {self.batch_size}."
+            )
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
+        self.capacities = check_capacities(self.capacities)
         if self.method == "independent" and len(self.capacities) != 1:
             raise ValueError(
-                f"--method independent trains one network at one capacity, such as --capacities 0.2; got {self.capacities}."
+                "--method independent trains one network at one capacity, such as --capacities 0.2; got "
+                f"{self.capacities}."
             )
-        for name in (
-            "epochs",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "calibration_images",
-            "log_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: batch norms need more than one image.")
+        if self.method != "independent" and not any(capacity < 1.0 for capacity in self.capacities):
+            raise ValueError(
+                f"capacities must name a subnetwork, such as 0.2, for --method {self.method}; got {self.capacities}. "
+                "--method independent --capacities 1.0 trains the dense network alone."
+            )
 
 
 @dataclass
@@ -186,14 +202,37 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it is no mapping, or has keys that are no arguments.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainArguments))
+    parser = HfArgumentParser([ModelArguments, DataArguments, TrainArguments])  # type: ignore[list-item]
     parser.add_argument("--config", help="A YAML recipe: the same arguments; flags given beside it win.")
-    known, _ = parser.parse_known_args(command_line)
+    flags = list(sys.argv[1:] if command_line is None else command_line)
+    known, _ = parser.parse_known_args(flags)
     if known.config is not None:
         names = {action.dest for action in parser._actions}
-        parser.set_defaults(**read_recipe(known.config, names - {"config", "help"}))
-    model, data, train, _ = parser.parse_args_into_dataclasses(command_line)
+        recipe = read_recipe(known.config, names - {"config", "help"})
+        # A list can be empty in a recipe only: a flag needs a value.
+        parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
+        flags = [*recipe_flags(recipe), *flags]
+    model, data, train, _ = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return RunArguments(model, data, train)
+
+
+def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
+    """A recipe as the flags it stands for, so that its values are converted and checked as theirs are.
+
+    Args:
+        recipe: Arguments by name; one that is None or an empty list has no flag.
+
+    Example:
+        >>> recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None})
+        ['--epochs=20', '--capacities', '0.2', '0.4']
+    """
+    flags = []
+    for name, value in recipe.items():
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
 
 
 def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, Any]:
@@ -206,9 +245,24 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
     unknown = sorted(set(recipe) - allowed)
     if unknown:
         raise ValueError(
-            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: {', '.join(sorted(allowed))}."
+            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: "
+            f"{', '.join(sorted(allowed))}."
         )
     return recipe
+
+
+def _check_choices(arguments: ModelArguments | TrainArguments) -> None:
+    for name, hint in get_type_hints(type(arguments)).items():
+        value, choices = getattr(arguments, name), get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _check_at_least(arguments: DataArguments | TrainArguments, smallest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if not smallest <= value < math.inf:
+            raise ValueError(f"{name} must be a number of at least {smallest}; got {value!r}.")
 
 
 def _json_text(name: str, value: Any) -> str:

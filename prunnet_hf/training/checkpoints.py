@@ -1,11 +1,58 @@
 """Checkpoints to resume from: written beside their place, then renamed into it, so that each is whole or absent."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
 PARTIAL = ".partial"
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Optimiser steps done.
+        best_score: Of the model kept in `best/`; negative where there is none.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float = -1.0
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return dict(self.__dict__)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over what a checkpoint kept."""
+        self.__dict__.update(state)
+
+
+def check_output_dir(run: Path, *, resume: bool) -> None:
+    """Make sure before any work that a run can start, or go on, in its directory.
+
+    Raises:
+        NotADirectoryError: If `run` is a file.
+        FileNotFoundError: If there is no checkpoint to go on from.
+        FileExistsError: If there are checkpoints of an earlier run, which would be mixed up with those of a new one.
+    """
+    if run.is_file():
+        raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
+    checkpoints = list_checkpoints(run)
+    if resume and not checkpoints:
+        raise FileNotFoundError(
+            f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every, or start "
+            "without --resume."
+        )
+    if checkpoints and not resume:
+        raise FileExistsError(
+            f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. Go on "
+            f"from it with --resume, choose another output_dir, or remove {run / 'checkpoints'}."
+        )
 
 
 def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int) -> Path:
@@ -34,18 +81,8 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
 
 
 def load_checkpoint(accelerator: Accelerator, run: Path) -> None:
-    """Restore the newest checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    checkpoints = list_checkpoints(run)
-    if not checkpoints:
-        raise FileNotFoundError(
-            f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every, or start without "
-            "--resume."
-        )
-    accelerator.load_state(str(checkpoints[-1]))
+    """Restore the newest checkpoint of a run; `check_output_dir` sees to it that there is one."""
+    accelerator.load_state(str(list_checkpoints(run)[-1]))
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate import DistributedDataParallelKwargs
 from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
 from datasets import Dataset
@@ -18,6 +22,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..calibration import add_statistics
+from ..configuration_prunnet import STATISTICS_GRID
 from ..configuration_prunnet import PrunNetConfig
 from ..data.image_folder import check_images
 from ..data.loading import load_splits
@@ -27,35 +33,27 @@ from ..data.transforms import collate
 from ..data.transforms import train_transform
 from ..data.transforms import with_train_transform
 from ..image_processing_prunnet import PrunNetImageProcessor
+from ..masking import check_capacities
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import DataArguments
 from .arguments import RunArguments
+from .checkpoints import Progress
+from .checkpoints import check_output_dir
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
+from .evaluation import dataset_name
 from .evaluation import evaluate_run
+from .evaluation import is_evaluated_again
 from .evaluation import measure_running_statistics
 from .evaluation import quick_score
 from .objectives import create_objective
+from .run_directory import recorded_training
 from .schedules import create_optimizer
 from .schedules import create_schedule
 from .step import TrainingStep
 
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    best_score: float = -1.0
-
-    def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return dict(self.__dict__)
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take over what a checkpoint kept."""
-        self.__dict__.update(state)
+EVALUATION_TIMEOUT = timedelta(hours=12)
+"""How long the other processes wait while the main one evaluates and writes the run directory."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +76,41 @@ def train(arguments: RunArguments) -> FinishedRun:
         arguments: See `parse_arguments`.
 
     Raises:
-        ValueError, FileNotFoundError: If an argument, the data or a checkpoint is not usable; the message says why.
+        ValueError, OSError: If an argument, the data, a checkpoint or the output directory is not usable; the message
+            says why and what to do.
     """
+    run = Path(arguments.train.output_dir)
+    if not arguments.train.eval_only:
+        check_output_dir(run, resume=arguments.train.resume)
     accelerator = create_accelerator(arguments)
     set_seed(arguments.train.seed)
     splits = load_splits(arguments.data.dataset, arguments.data.data_dir)
-    run, seconds = Path(arguments.train.output_dir), None
     if arguments.train.eval_only:
-        source = arguments.model.model_name_or_path or run / "model"
-        model = PrunNetForImageClassification.from_pretrained(source)
-        processor = PrunNetImageProcessor.from_pretrained(source)
+        training = recorded_training(run, dataset_name(arguments)) if is_evaluated_again(arguments) else {}
+        model, processor = load_trained(arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits)
-        start = time.perf_counter()
-        model, processor = trainer.run(), trainer.processor
-        seconds = time.perf_counter() - start
+        model, training, processor = trainer.run(), trainer.facts(), trainer.processor
     if accelerator.is_main_process:
-        evaluate_run(run, model.to(accelerator.device), processor, splits, arguments, seconds)
+        evaluate_run(run, model.to(accelerator.device), processor, splits, arguments, training)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)
+
+
+def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
+    """The model that `eval_only` asks for: the run's own, or the one `model_name_or_path` names."""
+    source = arguments.model.model_name_or_path
+    if source is None:
+        own = Path(arguments.train.output_dir) / "model"
+        if not own.is_dir():
+            raise FileNotFoundError(
+                f"--eval_only found no model in {own}: give the --output_dir of a finished run, or "
+                "--model_name_or_path."
+            )
+        source = str(own)
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
+    return model, PrunNetImageProcessor.from_pretrained(source)
 
 
 def create_accelerator(arguments: RunArguments) -> Accelerator:
@@ -111,42 +124,53 @@ def create_accelerator(arguments: RunArguments) -> Accelerator:
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         step_scheduler_with_optimizer=False,
         # Statistics are measured anew when training ends; sending them at every pass would be waste.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=EVALUATION_TIMEOUT),
+        ],
     )
 
 
 def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
     """The processing of images outside training: shorter side to `resize`, then the central `image_size`."""
     crop = {"height": arguments.image_size, "width": arguments.image_size}
-    return PrunNetImageProcessor(size={"shortest_edge": arguments.resize}, crop_size=crop)
+    return PrunNetImageProcessor(size={"shortest_edge": arguments.shorter_side}, crop_size=crop)
 
 
 def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForImageClassification:
     """A new network, or with `model_name_or_path` an existing one with a classifier for the classes of this run."""
-    labels = {
+    model = arguments.model
+    labels: dict[str, Any] = {
         "id2label": dict(enumerate(class_names)),
         "label2id": {name: index for index, name in enumerate(class_names)},
+        "image_size": arguments.data.image_size,
     }
-    model, train = arguments.model, arguments.train
     if model.model_name_or_path is not None:
-        loaded = PrunNetForImageClassification.from_pretrained(model.model_name_or_path, **labels)
-        if not loaded.config.prunable:
-            raise ValueError(
-                f"--model_name_or_path must name a prunable checkpoint; {model.model_name_or_path} is a subnetwork of "
-                f"capacity {loaded.config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
-            )
-        return loaded
+        return _load_to_train(model.model_name_or_path, arguments.train.capacities, labels)
     config = PrunNetConfig(
         backbone=model.backbone,
         backbone_kwargs=json.loads(model.backbone_kwargs),
-        image_size=arguments.data.image_size,
         embedding_dim=model.embedding_dim,
-        capacities=train.capacities,
+        capacities=arguments.train.capacities,
         stem_pool=model.stem_pool,
         score_init=model.score_init,
         **labels,
     )
     return PrunNetForImageClassification(config, pretrained_backbone=model.pretrained_backbone)
+
+
+def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
+    """A checkpoint with these settings, and room for the statistics of the capacities that are now trained."""
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, **settings)
+    if not model.config.prunable:
+        raise ValueError(
+            f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
+            f"{model.config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
+        )
+    model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
+    model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
+    add_statistics(model, len(model.config.stored_subnetworks))
+    return model
 
 
 class Trainer:
@@ -161,6 +185,7 @@ class Trainer:
     def __init__(self, arguments: RunArguments, accelerator: Accelerator, splits: RetrievalSplits) -> None:
         self.arguments = arguments
         self.options = arguments.train
+        self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
         train = check_images(splits.train, skip_corrupt=arguments.data.skip_corrupt_images)
@@ -170,16 +195,17 @@ class Trainer:
         self.train_images = train
         self.model = create_model(arguments, train.features["label"].names)
         for layer in self.model.prunable_layers().values():
-            layer.scores.requires_grad_(
-                False
-            )  # their gradient is set by hand, which also keeps them out of the reducer
+            layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.progress = Progress()
         self._prepare()
 
     def run(self) -> PrunNetForImageClassification:
         """Train to the end; returns the calibrated model with a new embedding space."""
+        start = time.perf_counter()
         if self.options.resume:
-            load_checkpoint(self.accelerator, Path(self.options.output_dir))
+            load_checkpoint(self.accelerator, self.directory)
+        elif self.accelerator.is_main_process:
+            shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
         self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
         bar = tqdm(
             total=self.schedule_steps,
@@ -193,13 +219,25 @@ class Trainer:
                 self._epoch(bar)
                 self.progress.epoch += 1
                 self._after_epoch()
-        return self._finish()
+        model = self._finish()
+        self.seconds = time.perf_counter() - start
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        """What `metrics.json` records of the training."""
+        return {
+            "method": self.options.method,
+            "seed": self.options.seed,
+            "num_train_classes": self.model.config.num_labels,
+            "num_train_images": len(self.train_images),
+            "training_seconds": self.seconds,
+        }
 
     def _prepare(self) -> None:
         options = self.options
         transform = train_transform(
             self.arguments.data.image_size,
-            resize=self.arguments.data.resize,
+            resize=self.arguments.data.shorter_side,
             mean=self.processor.image_mean,
             std=self.processor.image_std,
             augmentation=self.arguments.data.augmentation,
@@ -216,15 +254,15 @@ class Trainer:
         )
         optimizer = create_optimizer(self.model, options)
         self.wrapped, optimizer, self.loader = self.accelerator.prepare(self.model, optimizer, loader)
-        steps_per_epoch = len(self.loader) // options.gradient_accumulation_steps
-        if steps_per_epoch == 0:
+        self.steps_per_epoch = len(self.loader) // options.gradient_accumulation_steps
+        if self.steps_per_epoch == 0:
             raise ValueError(
                 f"batch_size={options.batch_size} x {self.accelerator.num_processes} processes x "
                 f"gradient_accumulation_steps={options.gradient_accumulation_steps} is more than the "
                 f"{len(self.train_images)} training images: choose smaller ones."
             )
-        self.schedule_steps = options.epochs * steps_per_epoch
-        self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, steps_per_epoch)
+        self.schedule_steps = options.epochs * self.steps_per_epoch
+        self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         objective = create_objective(
             options.method, self.model, options.capacities, alpha=options.alpha, projection=options.projection
@@ -242,14 +280,18 @@ class Trainer:
     def _epoch(self, bar: tqdm[None]) -> None:
         self.wrapped.train()
         self.loader.set_epoch(self.progress.epoch)
+        accumulation = self.options.gradient_accumulation_steps
         for index, batch in enumerate(self.loader):
+            if index >= self.steps_per_epoch * accumulation:
+                continue  # too few batches for a step are left; accelerate wants its loader run to the end
             with self.accelerator.accumulate(self.wrapped):
                 losses = self.step.backward(batch)
-                is_update = (index + 1) % self.options.gradient_accumulation_steps == 0
+                is_update = (index + 1) % accumulation == 0
                 if is_update:
                     self.step.update(self.progress.step)
             if is_update:
-                self.schedule.step()
+                if not self.accelerator.optimizer_step_was_skipped:
+                    self.schedule.step()
                 self.progress.step += 1
                 bar.update()
                 self._log(losses, bar)
@@ -266,29 +308,37 @@ class Trainer:
         self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
 
     def _after_epoch(self) -> None:
-        options, epoch, run = self.options, self.progress.epoch, Path(self.options.output_dir)
+        options, epoch = self.options, self.progress.epoch
         if options.eval_every and epoch % options.eval_every == 0:
             measure_running_statistics(self.model, self.processor, self.train_images, self.arguments)
-            scores = quick_score(self.model, self.processor, self.validation, options.capacities)
+            scores = quick_score(self.model, self.processor, self.validation, self.step.objective.capacities)
             self.accelerator.log(scores, step=self.progress.step)
-            chosen_by = sum(scores.values()) / len(scores)
-            if self.arguments.data.validation_share > 0 and chosen_by > self.progress.best_score:
-                self.progress.best_score = chosen_by
-                if self.accelerator.is_main_process:
-                    self.model.save_pretrained(run / "best")
+            self._keep_if_best(sum(scores.values()) / len(scores))
         if options.checkpoint_every and epoch % options.checkpoint_every == 0:
-            save_checkpoint(self.accelerator, run, self.progress.step, keep=options.keep_checkpoints)
+            save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=options.keep_checkpoints)
+
+    def _keep_if_best(self, score: float) -> None:
+        if self.arguments.data.validation_share == 0 or score <= self.progress.best_score:
+            return
+        self.progress.best_score = score
+        if self.accelerator.is_main_process:
+            self.model.renew_embedding_space()
+            self.model.save_pretrained(self.directory / "best")
+            self.processor.save_pretrained(self.directory / "best")
+        self.accelerator.wait_for_everyone()
 
     def _finish(self) -> PrunNetForImageClassification:
+        model: PrunNetForImageClassification
         model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        best = Path(self.options.output_dir) / "best"
+        best = self.directory / "best"
         if self.progress.best_score >= 0 and best.is_dir():
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
         measure_running_statistics(model, self.processor, self.train_images, self.arguments)
         model.renew_embedding_space()
-        return model.eval()
+        model.train(False)
+        return model
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:

@@ -38,10 +38,16 @@ from ..retrieval.protocols import leave_one_out
 from ..retrieval.protocols import read_columns
 from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
+from .run_directory import TRAINING_FACTS
+from .run_directory import discard_conclusions
+from .run_directory import subnetwork_directory
 from .run_directory import write_json
+from .run_directory import write_text
 
 METRICS_FORMAT = 1
 LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
+PER_INVOCATION = ("resume", "eval_only")
+"""Flags that say how a run is called, not what it is."""
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
 
 
@@ -62,8 +68,8 @@ def measure_running_statistics(
 def quick_score(
     model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset, capacities: list[float]
 ) -> dict[str, float]:
-    """Self-test mAP of the dense network and of the trained `capacities`, each image against all others."""
-    models = cut_subnetworks(model, [*capacities, 1.0])
+    """Self-test mAP of the subnetworks of `capacities` (1.0: the dense network), each image against all others."""
+    models = cut_subnetworks(model, capacities)
     embeddings = encode(models, images, processor, progress=False)
     columns = read_columns(images)
     return {f"mAP/capacity-{c:.2f}": leave_one_out(e, e, columns, columns)["mAP"] for c, e in embeddings.items()}
@@ -82,17 +88,19 @@ def evaluate_run(
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     arguments: RunArguments,
-    training_seconds: float | None = None,
+    training: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Evaluate a trained model, print the matrix, and write the run directory.
 
+    A run that is only evaluated again keeps its model, its recipe and what is recorded of its training.
+
     Args:
-        run: Where to write; see DESIGN of the run directory in README.
+        run: Where to write.
         model: Calibrated, with an embedding space.
         processor: Saved beside every model.
         splits: Unseen classes to retrieve among.
         arguments: Recorded as `config.yaml`.
-        training_seconds: How long training took, where it was done now.
+        training: `TRAINING_FACTS` by name; what is left out is recorded as unknown (None).
 
     Returns:
         What `metrics.json` holds.
@@ -101,28 +109,41 @@ def evaluate_run(
     if options.method == "independent" and model.config.prunable:
         model = model.prune(options.capacities[0])
     subnetworks = cut_subnetworks(model, [*options.capacities, *options.eval_capacities, 1.0])
-    save_models(run, model, subnetworks, processor, options.capacities)
+    if not is_evaluated_again(arguments):
+        discard_conclusions(run)
+        save_models(run, model, subnetworks, processor, options.capacities)
+        write_text(run / "config.yaml", yaml.safe_dump(recipe_of(arguments), sort_keys=False))
     embeddings = encode_splits(subnetworks, processor, splits, arguments.data.num_workers)
     columns = read_columns(splits.query), read_columns(splits.gallery)
     protocol = resolve_protocol(splits.protocol)
     results = compatibility_matrix(protocol, *embeddings, *columns)
     metrics = {
         **describe_run(arguments, splits),
-        "training_seconds": training_seconds,
+        **{fact: training.get(fact) for fact in TRAINING_FACTS},
         "results": [asdict(result) for result in results],
-        "capacities": describe_subnetworks(run, model, subnetworks, arguments.data.image_size),
+        "capacities": describe_subnetworks(run, model, subnetworks),
         "interpolation": measure_interpolation(model, processor, splits, subnetworks, results),
     }
     if splits.protocol == "leave_one_out":
         labels = columns[0]["label"]
         metrics["chance"] = {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}
     write_json(run / "metrics.json", metrics)
-    (run / "config.yaml").write_text(yaml.safe_dump(arguments.as_dict(), sort_keys=False), encoding="utf-8")
-    shown = [metric for metric in dict.fromkeys(result.metric for result in results)]
-    plot_matrix(results, run / "compatibility.png", metrics=shown, title=f"{arguments.data.dataset}, {options.method}")
+    shown = list(dict.fromkeys(result.metric for result in results))
+    title = ", ".join(filter(None, (metrics["dataset"], metrics["method"])))
+    plot_matrix(results, run / "compatibility.png", metrics=shown, title=title)
     for metric in shown:
         print(f"\n{format_matrix(results, metric)}")
     return metrics
+
+
+def is_evaluated_again(arguments: RunArguments) -> bool:
+    """Whether the model to evaluate is the one that a run left in its own directory."""
+    return arguments.train.eval_only and arguments.model.model_name_or_path is None
+
+
+def recipe_of(arguments: RunArguments) -> dict[str, Any]:
+    """The arguments with which to do the same run again."""
+    return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
 
 
 def save_models(
@@ -141,12 +162,6 @@ def save_models(
         directory = subnetwork_directory(run, capacity)
         subnetworks[capacity].save_pretrained(directory)
         processor.save_pretrained(directory)
-
-
-def subnetwork_directory(run: Path, capacity: float) -> Path:
-    """Where the subnetwork of a capacity is saved, with as many digits as it needs, at least two."""
-    digits = max(2, len(repr(capacity).partition(".")[2]))
-    return run / "subnetworks" / f"capacity-{capacity:.{digits}f}"
 
 
 def encode_splits(
@@ -172,7 +187,8 @@ def measure_interpolation(
     """What interpolated running statistics cost: each capacity once with its own, once with its neighbours' mixture.
 
     Returns:
-        For each of 0.1, 0.3, 0.5 and 0.7 that the model stores: `{"capacity", "stored", "interpolated"}`, self-test mAP.
+        For each of 0.1, 0.3, 0.5 and 0.7 that the model stores: `{"capacity", "stored", "interpolated"}`, the latter
+        two self-test mAP.
     """
     if splits.protocol != "leave_one_out" or not model.config.prunable:
         return []
@@ -189,23 +205,25 @@ def measure_interpolation(
 
 
 def describe_run(arguments: RunArguments, splits: RetrievalSplits) -> dict[str, Any]:
-    """What a reader needs to run it again: data, command, commit, versions, seed."""
+    """What a reader needs to do the evaluation again: data, command, commit, versions, device."""
     return {
         "format": METRICS_FORMAT,
-        "dataset": Path(arguments.data.data_dir).name if arguments.data.data_dir else arguments.data.dataset,
+        "dataset": dataset_name(arguments),
         "split": "test",
         "protocol": splits.protocol,
-        "method": arguments.train.method,
-        "num_train_classes": splits.num_classes,
-        "num_train_images": len(splits.train),
         "num_queries": len(splits.query),
         "num_gallery": len(splits.gallery),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": source_commit(),
         "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
-        "seed": arguments.train.seed,
         "device": describe_device(),
     }
+
+
+def dataset_name(arguments: RunArguments) -> str:
+    """Name of the data set: that of its folder where it is one."""
+    data = arguments.data
+    return Path(data.data_dir).resolve().name if data.data_dir else data.dataset
 
 
 def describe_device() -> str:
@@ -226,11 +244,12 @@ def source_commit() -> str | None:
 
 
 def describe_subnetworks(
-    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel], image_size: int
+    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
 ) -> list[dict[str, Any]]:
     """Per capacity: kept and prunable weights, bytes of the saved file where there is one, latency of one image."""
-    latencies = measure_latency(subnetworks, image_size)
-    sizes = [model.get_parameter(name).numel() for name in model.packable_weights()]
+    latencies = measure_latency(subnetworks, model.config.image_size)
+    pruned = next(iter(subnetworks.values()))
+    sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
     rows = []
     for capacity in subnetworks:
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"

@@ -1,14 +1,16 @@
 """What one training step runs, and how the gradients of its passes become one.
 
-A step runs the dense network and its subnetworks on the same images, one pass each. With effective weights `V_i = mask_i
-* W`, all that pass i contributes to a prunable layer is the one tensor `mask_i * dL_i/dV_i`: the gradient of its weights,
-from which that of its scores follows. So a pass leaves behind an ordinary gradient of the parameters that are no scores.
+A step runs the dense network and its subnetworks on the same images, one pass each. With effective weights
+`V_i = mask_i * W`, all that pass i contributes to a prunable layer is the one tensor `mask_i * dL_i/dV_i`: the
+gradient of its weights, from which that of its scores follows. So a pass leaves behind an ordinary gradient of the
+parameters that are no scores.
 """
 
 from abc import ABC
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +26,8 @@ from .gradients import integrate_weight_and_scores
 from .gradients import projection_orders
 
 Method = Literal["prunnet", "joint", "independent"]
-Gradients = dict[nn.Parameter, Tensor]
+Gradients = dict[Tensor, Tensor]
+"""Of parameters, by parameter."""
 
 
 class Objective(ABC):
@@ -38,8 +41,8 @@ class Objective(ABC):
     def __init__(self, model: PrunNetForImageClassification, capacities: Sequence[float]) -> None:
         self.capacities = list(capacities)
         self.layers: list[PrunableLayer] = list(model.prunable_layers().values())
-        weights = {layer.weight for layer in self.layers}
-        self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in weights]
+        of_layers = {parameter for layer in self.layers for parameter in (layer.weight, layer.scores)}
+        self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in of_layers]
 
     @abstractmethod
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
@@ -54,6 +57,7 @@ class Objective(ABC):
 class SumObjective(Objective):
     """The plain sum of the losses: joint training, and with a single pass that of one network alone."""
 
+    @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
         """Add up the gradients of the passes."""
         for layer in self.layers:
@@ -138,7 +142,12 @@ def create_objective(
         capacities: Trained capacities; exactly one for `"independent"`. The dense network is always among the others.
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
+
+    Raises:
+        ValueError: If `method` is unknown.
     """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
     if method == "independent":
         return SumObjective(model, capacities)
     passes = [1.0, *(capacity for capacity in capacities if capacity < 1.0)]
@@ -147,6 +156,6 @@ def create_objective(
     return ConflictAwareObjective(model, passes, alpha=alpha, projection=projection)
 
 
-def _sum(parameter: nn.Parameter, passes: Sequence[Gradients]) -> Tensor:
+def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
     gradients = [gradients[parameter] for gradients in passes]
     return torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch import nn
 from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 
 from ..calibration import scratch_statistics
 from ..layers import masked_weights
@@ -28,6 +29,9 @@ class TrainingStep:
         accelerator: Whose mixed precision, accumulation and processes are used.
         max_grad_norm: Largest norm of the merged gradient of all parameters.
         seed: Together with the step's number it decides the random orders of projection, alike on all processes.
+
+    Raises:
+        ValueError: If `wrapped` is anything but the network or its data-parallel wrapper.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class TrainingStep:
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._prefix = "" if wrapped is model else "module."
+        self._prefix = _prefix(model, wrapped)
         self._masks: dict[float, dict[str, Tensor]] | None = None
         self._gradients: list[Gradients] = [{} for _ in objective.capacities]
 
@@ -103,7 +107,19 @@ class TrainingStep:
         return {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
-def _taken(parameter: nn.Parameter) -> Tensor:
+def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
+    """What stands before the names of the network's tensors in the wrapped module."""
+    if wrapped is model:
+        return ""
+    if isinstance(wrapped, DistributedDataParallel) and wrapped.module is model:
+        return "module."
+    raise ValueError(
+        f"A training step needs the network as it is or in DistributedDataParallel; accelerate wrapped it in "
+        f"{type(wrapped).__name__}. Launch without --dynamo_backend, FSDP and DeepSpeed."
+    )
+
+
+def _taken(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     parameter.grad = None
     # A parameter outside the graph of this pass (an unused token, say) contributes nothing.

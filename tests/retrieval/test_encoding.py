@@ -1,0 +1,108 @@
+"""Encoding: one pass over the images, in order, through as many networks as are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from PIL import Image as PILImage
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetImageProcessor
+from prunnet_hf import PrunNetModel
+from prunnet_hf.retrieval.encoding import encode
+from prunnet_hf.retrieval.encoding import pixel_batches
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def model() -> PrunNetModel:
+    torch.manual_seed(0)
+    backbone_kwargs = {"channels": [4, 4, 8, 8], "stem_width": 4}
+    config = PrunNetConfig(backbone="resnet10t", backbone_kwargs=backbone_kwargs, image_size=SIZE, embedding_dim=6)
+    return PrunNetModel(config)
+
+
+@pytest.fixture(scope="module")
+def processor() -> PrunNetImageProcessor:
+    return PrunNetImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    """Seven images, grey and colour, of several shapes."""
+    rng = np.random.default_rng(0)
+    shapes = [(32, 32, 3), (40, 36, 3), (50, 33), (32, 48, 3), (32, 32), (64, 64, 3), (33, 41, 3)]
+    pictures = [PILImage.fromarray(rng.integers(0, 256, shape).astype(np.uint8)) for shape in shapes]
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    return Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1, 0, 1, 0]}, features=features)
+
+
+def test_embeddings_are_the_models_in_the_order_of_the_images(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    embeddings = encode({1.0: model}, images, processor, batch_size=3, progress=False)[1.0]
+    assert embeddings.shape == (7, 6)
+    assert embeddings.dtype == np.float32
+    for index, image in enumerate(images["image"]):
+        with torch.no_grad():
+            alone = model.eval()(**processor([image], return_tensors="pt")).pooler_output[0]
+        np.testing.assert_allclose(embeddings[index], alone.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_size_does_not_matter(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    one, all_at_once = (
+        encode({1.0: model}, images, processor, batch_size=size, progress=False)[1.0] for size in (1, 100)
+    )
+    np.testing.assert_allclose(one, all_at_once, rtol=1e-4, atol=1e-5)
+
+
+def test_several_capacities_in_one_pass(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    subnetworks = {capacity: model.prune(capacity) for capacity in (0.2, 1.0)}
+    together = encode(subnetworks, images, processor, progress=False)
+    assert list(together) == [0.2, 1.0]
+    for capacity, subnetwork in subnetworks.items():
+        np.testing.assert_array_equal(
+            together[capacity], encode({capacity: subnetwork}, images, processor, progress=False)[capacity]
+        )
+    assert not np.allclose(together[0.2], together[1.0])
+
+
+def test_model_in_train_mode_embeds_as_in_eval_mode_and_learns_nothing(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    expected = encode({1.0: model.eval()}, images, processor, progress=False)[1.0]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    np.testing.assert_array_equal(encode({1.0: model.train()}, images, processor, progress=False)[1.0], expected)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+
+
+def test_half_precision_models_give_float32(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    embeddings = encode({0.5: model.prune(0.5).bfloat16()}, images, processor, progress=False)[0.5]
+    assert embeddings.dtype == np.float32
+    assert np.isfinite(embeddings).all()
+
+
+def test_pixel_batches_are_in_order_with_a_last_short_one(processor: PrunNetImageProcessor, images: Dataset) -> None:
+    batches = list(pixel_batches(images, processor, batch_size=3))
+    assert [tuple(batch.shape) for batch in batches] == [(3, 3, SIZE, SIZE), (3, 3, SIZE, SIZE), (1, 3, SIZE, SIZE)]
+    first = processor([images[0]["image"]], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batches[0][:1], first)
+
+
+def test_nothing_to_encode(model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset) -> None:
+    with pytest.raises(ValueError, match="1 models and 0 images"):
+        encode({1.0: model}, images.select([]), processor)
+    with pytest.raises(ValueError, match="0 models and 7 images"):
+        encode({}, images, processor)

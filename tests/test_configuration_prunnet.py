@@ -1,0 +1,119 @@
+"""The configuration: checked where it is made, the same after a round trip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from prunnet_hf import PrunNetConfig
+
+
+def test_the_defaults_are_the_papers() -> None:
+    config = PrunNetConfig()
+    assert (config.backbone, config.image_size, config.embedding_dim) == ("resnet18", 224, 256)
+    assert config.capacities == [0.2, 0.4, 0.6, 0.8]
+    assert config.statistics_capacities == [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert (config.capacity, config.prunable, config.embedding_space) == (1.0, True, None)
+
+
+def test_capacities_are_ascending_and_without_the_dense_network() -> None:
+    config = PrunNetConfig(capacities=[1.0, 0.8, 0.2, 0.8], statistics_capacities=(0.5, 0.2))
+    assert config.capacities == [0.2, 0.8]
+    assert config.statistics_capacities == [0.2, 0.5, 1.0]
+    assert config.stored_subnetworks == [0.2, 0.5]
+
+
+def test_the_default_grid_holds_the_trained_capacities() -> None:
+    assert PrunNetConfig(capacities=[0.33]).statistics_capacities == [0.05, 0.1, 0.3, 0.33, 0.5, 0.7, 0.9, 1.0]
+
+
+def test_a_pruned_model_stores_no_grid() -> None:
+    config = PrunNetConfig(capacity=0.2, prunable=False)
+    assert config.statistics_capacities == []
+    assert config.stored_subnetworks == []
+
+
+def test_it_survives_a_round_trip(tmp_path: Path) -> None:
+    config = PrunNetConfig(
+        backbone="swin_tiny_patch4_window7_224",
+        backbone_kwargs={"depths": [1, 1]},
+        capacities=[0.3],
+        statistics_capacities=[0.1],
+        score_init="magnitude",
+        embedding_space="0123456789abcdef",
+        id2label={0: "church", 1: "bridge", 2: "tower"},
+    )
+    config.save_pretrained(tmp_path)
+    for loader in (PrunNetConfig, AutoConfig):
+        loaded = loader.from_pretrained(tmp_path)
+        assert type(loaded) is PrunNetConfig
+        assert loaded.to_dict() == config.to_dict()
+        assert loaded.num_classes == loaded.num_labels == 3
+
+
+def test_configurations_share_nothing() -> None:
+    arguments: dict[str, Any] = {"drop_path_rate": 0.1}
+    first, second = PrunNetConfig(backbone_kwargs=arguments), PrunNetConfig(backbone_kwargs=arguments)
+    first.backbone_kwargs["drop_path_rate"] = 0.5
+    first.capacities.append(0.9)
+    assert second.backbone_kwargs == arguments == {"drop_path_rate": 0.1}
+    assert PrunNetConfig().capacities == [0.2, 0.4, 0.6, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"capacity": 0.0}, r"capacity must be in \(0, 1\].*got 0\.0"),
+        ({"capacity": 1.2}, r"capacity must be in \(0, 1\].*got 1\.2"),
+        ({"capacity": float("nan")}, r"capacity must be in \(0, 1\].*got nan"),
+        ({"capacities": [0.2, 20]}, r"capacities must be in \(0, 1\].*got 20"),
+        ({"statistics_capacities": [-0.1]}, r"statistics_capacities must be in \(0, 1\].*got -0\.1"),
+        ({"image_size": 0}, "image_size must be a whole number of at least 1; got 0"),
+        ({"embedding_dim": -8}, "embedding_dim must be a whole number of at least 1; got -8"),
+        ({"num_labels": 0}, "num_labels must be a whole number of at least 1; got 0"),
+        ({"score_init": "zeros"}, "score_init must be one of kaiming, magnitude; got 'zeros'"),
+    ],
+)
+def test_values_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrunNetConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", ""),
+        ("backbone", 18),
+        ("capacity", "0.2"),
+        ("capacity", True),
+        ("capacities", "0.2"),
+        ("capacities", 0.2),
+        ("statistics_capacities", {"0.2": 1}),
+        ("image_size", 224.5),
+        ("image_size", True),
+        ("embedding_dim", "256"),
+    ],
+)
+def test_values_of_another_type_are_named(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        PrunNetConfig(**{name: value})
+
+
+def test_another_kind_of_model() -> None:
+    with pytest.raises(ValueError, match="holds a model of type 'vit', not 'prunnet'"):
+        PrunNetConfig.from_dict({"model_type": "vit"})
+
+
+def test_capacity_as_an_argument_of_loading_is_left_for_the_model() -> None:
+    config, unused = PrunNetConfig.from_dict({"capacity": 1.0}, capacity=0.5, return_unused_kwargs=True)
+    assert config.capacity == 1.0
+    assert unused == {"capacity": 0.5}
+    assert PrunNetConfig.from_dict({"capacity": 1.0}, capacity=0.5).capacity == 1.0
+
+
+def test_a_directory_without_configuration(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"has no config\.json"):
+        PrunNetConfig.from_pretrained(tmp_path)

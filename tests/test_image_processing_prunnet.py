@@ -1,0 +1,60 @@
+"""The image processor: the paper's evaluation by default, any size on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prunnet_hf import PrunNetImageProcessor
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (100, 900), (224, 224), (10, 10)])
+def test_the_default_is_the_central_224_pixels(size: tuple[int, int]) -> None:
+    pixel_values = PrunNetImageProcessor()(Image.new("RGB", size), return_tensors="pt").pixel_values
+    assert pixel_values.shape == (1, 3, 224, 224)
+    assert pixel_values.dtype == torch.float32
+
+
+def test_colours_are_normalised_with_imagenets_statistics() -> None:
+    image = Image.new("RGB", (64, 64), (255, 0, 51))
+    pixel_values = PrunNetImageProcessor()(image, return_tensors="pt").pixel_values[0]
+    expected = (torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1) - MEAN) / DEVIATION
+    torch.testing.assert_close(pixel_values, expected.expand(3, 224, 224))
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cropped() -> None:
+    # 8 x 4 pixels, columns 0..7: at its own size the central 4 x 4 are columns 2..5.
+    columns = np.tile(np.arange(8, dtype=np.uint8)[None, :, None] * 30, (4, 1, 3))
+    processor = PrunNetImageProcessor(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
+    pixel_values = processor(Image.fromarray(columns), return_tensors="pt").pixel_values[0]
+    found = (pixel_values * DEVIATION + MEAN) * 255
+    torch.testing.assert_close(found, torch.tensor([60.0, 90.0, 120.0, 150.0]).expand(3, 4, 4), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    image = Image.new("RGB", (32, 32), (90, 90, 90)).convert(mode)
+    assert PrunNetImageProcessor()(image, return_tensors="pt").pixel_values.shape == (1, 3, 224, 224)
+
+
+def test_a_batch_of_different_sizes() -> None:
+    batch = [Image.new("RGB", (30, 40)), Image.new("RGB", (50, 20))]
+    processor = PrunNetImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    assert processor(batch, return_tensors="pt").pixel_values.shape == (2, 3, 32, 32)
+
+
+def test_it_survives_a_round_trip(tmp_path: Path) -> None:
+    processor = PrunNetImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 40, "width": 40})
+    processor.save_pretrained(tmp_path)
+    loaded = PrunNetImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    image = Image.effect_noise((70, 50), 80).convert("RGB")
+    found, expected = (p(image, return_tensors="pt").pixel_values for p in (loaded, processor))
+    assert torch.equal(found, expected)

@@ -1,0 +1,25 @@
+"""The README's Python snippets run as they stand, one after the other, as a reader would type them."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_snippets_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert len(snippets) >= 3
+    namespace: dict[str, object] = {}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["torch.Size([2, 256])", "True"]
+    assert namespace["ranks"].shape == (2, 2)
+    assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
+
+
+def test_every_file_that_the_readme_names_exists():
+    named = re.findall(r"\b(?:recipes|model_cards|benchmarks)/[\w./-]+\.\w+", README.read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (README.parent / name).exists()] == []

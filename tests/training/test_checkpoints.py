@@ -1,0 +1,89 @@
+"""Checkpoints: whole or absent, the newest few kept, and everything back after loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
+from torch import nn
+
+from prunnet_hf.training.checkpoints import Progress
+from prunnet_hf.training.checkpoints import check_output_dir
+from prunnet_hf.training.checkpoints import list_checkpoints
+from prunnet_hf.training.checkpoints import load_checkpoint
+from prunnet_hf.training.checkpoints import save_checkpoint
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def names(run: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(run)]
+
+
+def test_newest_checkpoints_are_kept_in_the_order_of_their_numbers(accelerator: Accelerator, tmp_path: Path) -> None:
+    accelerator.prepare(nn.Linear(2, 2))
+    for step in (9, 10, 100):
+        save_checkpoint(accelerator, tmp_path, step, keep=2)
+    assert names(tmp_path) == ["step-10", "step-100"]
+
+
+def test_interrupted_checkpoint_is_none_and_is_cleared_away_by_the_next(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
+    accelerator.prepare(nn.Linear(2, 2))
+    (tmp_path / "checkpoints" / "step-5.partial").mkdir(parents=True)
+    assert names(tmp_path) == []
+    saved = save_checkpoint(accelerator, tmp_path, 5, keep=1)
+    assert [path.name for path in saved.parent.iterdir()] == ["step-5"]
+
+
+def test_model_optimiser_progress_and_random_state_come_back(accelerator: Accelerator, tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    progress = Progress(epoch=3, step=12, best_score=0.5)
+    accelerator.register_for_checkpointing(progress)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    save_checkpoint(accelerator, tmp_path, 12, keep=1)
+    weight, momentum, drawn = model.weight.clone(), momentum_of(optimizer, model), torch.rand(3)
+
+    optimizer.step()
+    progress.epoch, progress.step, progress.best_score = 4, 16, 0.75
+    load_checkpoint(accelerator, tmp_path)
+    assert torch.equal(model.weight, weight)
+    assert torch.equal(momentum_of(optimizer, model), momentum)
+    assert progress == Progress(epoch=3, step=12, best_score=0.5)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer, model: nn.Linear) -> torch.Tensor:
+    return optimizer.state[model.weight]["momentum_buffer"].clone()
+
+
+def test_fresh_run_needs_a_place_without_checkpoints(tmp_path: Path) -> None:
+    check_output_dir(tmp_path / "new", resume=False)
+    (tmp_path / "checkpoints" / "step-7").mkdir(parents=True)
+    check_output_dir(tmp_path, resume=True)
+    with pytest.raises(FileExistsError, match=r"output_dir=.*checkpoints of an earlier run, the newest step-7.*--resume"):
+        check_output_dir(tmp_path, resume=False)
+
+
+def test_resuming_needs_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--resume found no checkpoint under .*--checkpoint_every"):
+        check_output_dir(tmp_path, resume=True)
+
+
+def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="output_dir must be a directory"):
+        check_output_dir(tmp_path / "file", resume=False)

@@ -1,0 +1,295 @@
+"""The training run, end to end on a tiny image folder: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
+from PIL import Image
+from safetensors.torch import load_file
+
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.data.loading import load_splits
+from prunnet_hf.training.arguments import DataArguments
+from prunnet_hf.training.arguments import ModelArguments
+from prunnet_hf.training.arguments import RunArguments
+from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.checkpoints import list_checkpoints
+from prunnet_hf.training.engine import Trainer
+from prunnet_hf.training.engine import create_accelerator
+from prunnet_hf.training.engine import train
+
+TRAIN_CLASSES, TRAIN_IMAGES = 5, 6
+TEST_CLASSES, TEST_IMAGES = 3, 3
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def make_photos(root: Path, train_classes: int = TRAIN_CLASSES) -> Path:
+    """A folder a class: a coarse pattern of its own under a little noise."""
+    rng = np.random.default_rng(0)
+    for split, classes, images in (("train", train_classes, TRAIN_IMAGES), ("test", TEST_CLASSES, TEST_IMAGES)):
+        for number in range(classes):
+            folder = root / split / f"{split}-{number}"
+            folder.mkdir(parents=True)
+            pattern = np.kron(rng.integers(0, 200, (4, 4, 3)), np.ones((8, 8, 1)))
+            for index in range(images):
+                noisy = pattern + rng.integers(0, 55, pattern.shape)
+                Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+def arguments(
+    photos: Path, output_dir: Path, data: dict[str, object] | None = None, source: Path | None = None, **options: object
+) -> RunArguments:
+    """A run of two epochs of three steps, unless told otherwise."""
+    model = ModelArguments(
+        model_name_or_path=None if source is None else str(source),
+        backbone="resnet10t",
+        backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4},
+        embedding_dim=8,
+    )
+    folder = {"dataset": "image_folder", "data_dir": str(photos), "image_size": 32, "resize": 32, "num_workers": 0}
+    defaults = {
+        "epochs": 2,
+        "batch_size": 10,
+        "capacities": [0.2, 0.5],
+        "eval_capacities": [0.3],
+        "calibration_images": 16,
+        "log_every": 1,
+    }
+    settings = TrainArguments(output_dir=str(output_dir), **(defaults | options))
+    return RunArguments(model, DataArguments(**(folder | {"augmentation": "crop_flip"} | (data or {}))), settings)
+
+
+def trainer(run: RunArguments) -> Trainer:
+    return Trainer(run, create_accelerator(run), load_splits(run.data.dataset, run.data.data_dir))
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+def metrics(run: Path) -> dict[str, object]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint an epoch and TensorBoard."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    train(arguments(photos, run, checkpoint_every=1, report_to=["tensorboard"]))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return run
+
+
+class TestFinishedRun:
+    def test_files(self, finished: Path) -> None:
+        assert {path.name for path in (finished / "model").iterdir()} == {
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        }
+        assert {path.name for path in (finished / "subnetworks").iterdir()} == {"capacity-0.20", "capacity-0.50"}
+        assert (finished / "subnetworks/capacity-0.20/model.packed.safetensors").is_file()
+        assert [path.name for path in list_checkpoints(finished)] == ["step-3", "step-6"]
+        assert (finished / "compatibility.png").read_bytes().startswith(b"\x89PNG")
+        assert list((finished / "logs").rglob("events.out.tfevents.*"))
+
+    def test_metrics_have_the_fields_of_the_format(self, finished: Path) -> None:
+        found = metrics(finished)
+        assert found["format"] == 1
+        assert (found["dataset"], found["split"], found["protocol"]) == ("photos", "test", "leave_one_out")
+        assert (found["method"], found["seed"]) == ("prunnet", 0)
+        assert (found["num_train_classes"], found["num_train_images"]) == (TRAIN_CLASSES, TRAIN_CLASSES * TRAIN_IMAGES)
+        assert found["num_queries"] == found["num_gallery"] == TEST_CLASSES * TEST_IMAGES
+        assert {"command", "commit", "versions", "training_seconds"} <= found.keys()
+        pairs = {(r["query_capacity"], r["gallery_capacity"], r["metric"]) for r in found["results"]}
+        grid = (0.2, 0.3, 0.5, 1.0)
+        assert pairs == {(q, g, m) for q in grid for g in grid for m in ("mAP", "recall@1")}
+        assert all(0 <= result["value"] <= 1 for result in found["results"])
+        # Each of 9 queries has 2 relevant images among 8 others.
+        assert 2 / 8 < found["chance"]["mAP"] < 0.5
+
+    def test_metrics_say_what_each_capacity_costs(self, finished: Path) -> None:
+        rows = {row["capacity"]: row for row in metrics(finished)["capacities"]}
+        prunable = rows[1.0]["prunable_weights"]
+        # The stem's first convolution alone has 4 x 3 x 3 x 3 weights.
+        assert prunable > 108
+        assert rows[1.0]["kept_weights"] == prunable
+        assert 0.2 * prunable <= rows[0.2]["kept_weights"] < 0.21 * prunable
+        assert rows[0.3]["file_bytes"] is None
+        packed = finished / "subnetworks/capacity-0.50/model.packed.safetensors"
+        assert rows[0.5]["file_bytes"] == packed.stat().st_size
+        assert all(row["latency_ms"] > 0 for row in rows.values())
+
+    def test_model_and_subnetworks_share_a_space(self, finished: Path) -> None:
+        configs = [json.loads(path.read_text()) for path in finished.glob("**/config.json")]
+        assert len(configs) == 3
+        assert len({config["embedding_space"] for config in configs}) == 1
+        assert configs[0]["embedding_space"]
+
+    def test_recipe_does_the_run_again(self, finished: Path) -> None:
+        recipe = yaml.safe_load((finished / "config.yaml").read_text())
+        assert recipe["capacities"] == [0.2, 0.5]
+        assert "resume" not in recipe
+        assert "eval_only" not in recipe
+
+    def test_resumed_run_ends_with_the_same_weights(self, photos: Path, finished: Path, tmp_path: Path) -> None:
+        run = tmp_path / "interrupted"
+        shutil.copytree(finished / "checkpoints" / "step-3", run / "checkpoints" / "step-3")
+        train(arguments(photos, run, checkpoint_every=1, resume=True))
+        expected = weights(finished / "model")
+        found = weights(run / "model")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert metrics(run)["results"] == metrics(finished)["results"]
+
+    def test_evaluating_again_reproduces_the_results(self, photos: Path, finished: Path, tmp_path: Path) -> None:
+        run = tmp_path / "copy"
+        shutil.copytree(finished, run)
+        recipe, model = (run / "config.yaml").read_text(), (run / "model/model.safetensors").stat().st_mtime_ns
+        train(arguments(photos, run, eval_only=True, epochs=9, seed=4))
+        for entry in ("results", "method", "seed", "training_seconds", "num_train_images", "interpolation"):
+            assert metrics(run)[entry] == metrics(finished)[entry], entry
+        assert (run / "config.yaml").read_text() == recipe
+        assert (run / "model/model.safetensors").stat().st_mtime_ns == model
+
+    def test_another_data_set_does_not_replace_the_results(self, finished: Path, tmp_path: Path) -> None:
+        others = make_photos(tmp_path / "others")
+        with pytest.raises(ValueError, match=r"'photos', which --eval_only on 'others' would replace"):
+            train(arguments(others, finished, eval_only=True))
+
+    def test_new_run_does_not_mix_its_checkpoints_with_those_of_an_earlier_one(
+        self, photos: Path, finished: Path
+    ) -> None:
+        with pytest.raises(FileExistsError, match="the newest step-6"):
+            train(arguments(photos, finished))
+
+    def test_fine_tuning_on_other_classes_at_other_capacities(self, finished: Path, tmp_path: Path) -> None:
+        others = make_photos(tmp_path / "others", train_classes=4)
+        tuning = trainer(
+            arguments(others, tmp_path / "tuned", source=finished / "model", capacities=[0.25], learning_rate=1e-6)
+        )
+        model = tuning.run()
+        assert model.classifier.out_features == model.config.num_labels == 4
+        assert model.config.id2label[0] == "train-0"
+        assert model.config.capacities == [0.25]
+        assert 0.25 in model.config.stored_subnetworks
+        old = weights(finished / "model")["prunnet.backbone.conv1.0.weight"]
+        # Started from the checkpoint: so small a learning rate has barely moved it.
+        torch.testing.assert_close(model.prunnet.backbone.conv1[0].weight.detach(), old, rtol=0, atol=1e-3)
+        old_space = json.loads((finished / "model/config.json").read_text())["embedding_space"]
+        assert model.config.embedding_space != old_space
+
+    def test_subnetworks_are_not_trained_further(self, photos: Path, finished: Path, tmp_path: Path) -> None:
+        source = finished / "subnetworks/capacity-0.20"
+        with pytest.raises(ValueError, match=r"must name a prunable checkpoint; .* is a subnetwork of capacity 0\.2"):
+            trainer(arguments(photos, tmp_path, source=source))
+
+
+@pytest.mark.parametrize("capacity", [1.0, 0.2])
+def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capacity: float) -> None:
+    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "best/config.json"):
+        (tmp_path / stale).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / stale).write_text("of an earlier run")
+    train(arguments(photos, tmp_path, method="independent", capacities=[capacity], epochs=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "metrics.json", "config.yaml", "compatibility.png"}
+    found = metrics(tmp_path)
+    assert found["method"] == "independent"
+    assert {(r["query_capacity"], r["gallery_capacity"]) for r in found["results"]} == {(capacity, capacity)}
+    model = PrunNetForImageClassification.from_pretrained(tmp_path / "model")
+    assert (model.config.prunable, model.config.capacity) == (False, capacity)
+    (row,) = found["capacities"]
+    kept = sum(int(model.get_parameter(name).count_nonzero()) for name in model.packable_weights())
+    # zeroed at initialisation or in training they are not: what is zero was pruned
+    assert kept == row["kept_weights"]
+
+
+def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tmp_path: Path) -> None:
+    ends = {}
+    for method in ("joint", "prunnet"):
+        run = trainer(arguments(photos, tmp_path / method, method=method, epochs=1))
+        assert run.step.objective.capacities == [1.0, 0.2, 0.5]
+        ends[method] = run.run().state_dict()["prunnet.backbone.conv1.0.weight"]
+    assert not torch.equal(ends["joint"], ends["prunnet"])
+
+
+def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_path: Path) -> None:
+    run = trainer(arguments(photos, tmp_path, data={"validation_share": 0.4}, eval_every=1, batch_size=6))
+    # 2 of 5 classes are held out.
+    assert len(run.validation) == 2 * TRAIN_IMAGES
+    assert run.model.config.num_labels == 3
+    model = run.run()
+    assert 0 < run.progress.best_score <= 1
+    assert run.facts()["num_train_images"] == 3 * TRAIN_IMAGES
+    best = PrunNetForImageClassification.from_pretrained(tmp_path / "best")
+    assert (tmp_path / "best/preprocessor_config.json").is_file()
+    assert torch.equal(best.classifier.weight, model.classifier.weight)
+    assert best.config.embedding_space == model.config.embedding_space
+
+
+def test_batches_left_over_at_the_end_of_an_epoch_are_dropped(photos: Path, tmp_path: Path) -> None:
+    # 30 images make 7 batches of 4, which make 3 steps of 2 batches; one batch is left.
+    run = trainer(arguments(photos, tmp_path, batch_size=4, gradient_accumulation_steps=2))
+    run.run()
+    assert run.progress.step == run.schedule_steps == 2 * 3
+    assert all(not gradients for gradients in run.step._gradients)
+    assert run.schedule.get_last_lr()[0] == pytest.approx(0.0)
+
+
+def test_too_few_images_for_a_step(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size=31 x 1 processes .* more than the 30 training images"):
+        trainer(arguments(photos, tmp_path, batch_size=31))
+
+
+def test_corrupt_training_image_stops_or_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos = make_photos(tmp_path / "photos")
+    broken = photos / "train/train-1/2.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"1 of 30 images can't be decoded: .*2\.png.*--skip_corrupt_images"):
+        trainer(arguments(photos, tmp_path / "run"))
+    run = trainer(arguments(photos, tmp_path / "run", data={"skip_corrupt_images": True}, epochs=1))
+    assert "1 of 30 images can't be decoded" in caplog.text
+    run.run()
+    assert run.facts()["num_train_images"] == 29
+
+
+def test_missing_data_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data_dir=.*nowhere.*train/<class>/<image>"):
+        train(arguments(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_resuming_without_a_checkpoint(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="--resume found no checkpoint"):
+        train(arguments(photos, tmp_path, resume=True))
+
+
+def test_evaluating_without_a_model(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--eval_only found no model in .*--model_name_or_path"):
+        train(arguments(photos, tmp_path, eval_only=True))
+
+
+def test_unknown_tracker(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pigeons"):
+        train(arguments(photos, tmp_path, report_to=["pigeons"]))

@@ -1,0 +1,152 @@
+"""Objectives: the gradients they merge, held against autograd and against the readable reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.layers import PrunableConv2d
+from prunnet_hf.training.gradients import projection_orders
+from prunnet_hf.training.gradients_reference import integrate_reference
+from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
+from prunnet_hf.training.objectives import ConflictAwareObjective
+from prunnet_hf.training.objectives import Gradients
+from prunnet_hf.training.objectives import SumObjective
+from prunnet_hf.training.objectives import create_objective
+from prunnet_hf.training.objectives import dense_pass_parameters
+
+CAPACITIES = [1.0, 0.2, 0.5]
+BACKBONES = {
+    "resnet10t": {"channels": [4, 4, 8, 8], "stem_width": 4},
+    "vit_tiny_patch16_224": {"depth": 1, "embed_dim": 12, "num_heads": 2},
+}
+
+each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+
+
+def tiny_model(backbone: str) -> PrunNetForImageClassification:
+    torch.manual_seed(0)
+    config = PrunNetConfig(
+        backbone=backbone, backbone_kwargs=BACKBONES[backbone], image_size=32, embedding_dim=6, num_labels=3
+    )
+    return PrunNetForImageClassification(config).train()
+
+
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {"pixel_values": torch.randn(6, 3, 32, 32, generator=generator), "labels": torch.tensor([0, 1, 2, 0, 1, 2])}
+
+
+def pass_gradients(model: PrunNetForImageClassification, capacity: float) -> Gradients:
+    """What one pass leaves behind: gradients of everything but the scores."""
+    parameters = [p for name, p in model.named_parameters() if not name.endswith(".scores")]
+    loss = model(**batch(), capacity=capacity).loss
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+@each_backbone
+def test_sum_is_what_autograd_makes_of_the_sum_of_losses(backbone: str) -> None:
+    model = tiny_model(backbone)
+    sum(model(**batch(), capacity=capacity).loss for capacity in CAPACITIES).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    assert any(name.endswith(".scores") and gradient.any() for name, gradient in expected.items())
+    model.zero_grad()
+
+    passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
+    SumObjective(model, CAPACITIES).merge(passes, torch.Generator())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        assert not parameter.grad.requires_grad, f"{name} would carry a graph into the optimiser"
+
+
+def test_sum_of_a_single_pass_is_that_pass() -> None:
+    model = tiny_model("resnet10t")
+    gradients = pass_gradients(model, 0.5)
+    SumObjective(model, [0.5]).merge([gradients], torch.Generator())
+    assert all(parameter.grad is gradient for parameter, gradient in gradients.items())
+
+
+@each_backbone
+@pytest.mark.parametrize("projection", ["last", "sequential"])
+def test_conflict_aware_gradients_are_the_references(backbone: str, projection: str) -> None:
+    model = tiny_model(backbone)
+    passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
+    objective = ConflictAwareObjective(model, CAPACITIES, alpha=0.7, projection=projection)
+    objective.merge(passes, torch.Generator().manual_seed(3))
+
+    # The same orders again: for each layer those of its weight, then of its scores; then those of the other tensors.
+    generator = torch.Generator().manual_seed(3)
+    settings = {"alpha": 0.7, "projection": projection}
+    for layer in model.prunable_layers().values():
+        per_row = isinstance(layer, PrunableConv2d)
+        orders = [projection_orders(3, per_row=per_row, generator=generator) for _ in range(2)]
+        stack = torch.stack([gradients[layer.weight] for gradients in passes])
+        expected = integrate_weight_and_scores_reference(
+            stack, layer.weight.detach(), layer.scores.detach(), *orders, per_row=per_row, **settings
+        )
+        for gradient, reference in zip((layer.weight.grad, layer.scores.grad), expected, strict=True):
+            torch.testing.assert_close(gradient.double(), reference, rtol=1e-3, atol=1e-6)
+    for parameter in objective.integrated_parameters:
+        stack = torch.stack([gradients[parameter] for gradients in passes])
+        orders = projection_orders(3, per_row=False, generator=generator)
+        reference = integrate_reference(stack, orders, per_row=False, **settings)
+        torch.testing.assert_close(parameter.grad.double(), reference, rtol=1e-3, atol=1e-6)
+
+
+@each_backbone
+def test_dense_pass_alone_trains_classifier_projector_and_norms(backbone: str) -> None:
+    model = tiny_model(backbone)
+    passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
+    ConflictAwareObjective(model, CAPACITIES).merge(passes, torch.Generator().manual_seed(0))
+    dense = dense_pass_parameters(model)
+    assert {model.classifier.weight, model.classifier.bias, *model.prunnet.projector.parameters()} < dense
+    for parameter in dense:
+        assert torch.equal(parameter.grad, passes[0][parameter])
+
+
+def test_which_parameters_the_dense_pass_alone_trains() -> None:
+    model = tiny_model("vit_tiny_patch16_224")
+    dense = dense_pass_parameters(model)
+    names = {name.removeprefix("prunnet.") for name, parameter in model.named_parameters() if parameter in dense}
+    assert names == {
+        *("classifier.weight", "classifier.bias"),
+        *("projector.0.weight", "projector.0.bias", "projector.1.weight", "projector.1.bias"),
+        *("backbone.blocks.0.norm1.weight", "backbone.blocks.0.norm1.bias"),
+        *("backbone.blocks.0.norm2.weight", "backbone.blocks.0.norm2.bias"),
+        *("backbone.norm.weight", "backbone.norm.bias"),
+    }
+    # A bias, a token and a position embedding are dense in every subnetwork, yet all passes train them.
+    integrated = set(ConflictAwareObjective(model, CAPACITIES).integrated_parameters)
+    backbone = model.prunnet.backbone
+    assert {backbone.cls_token, backbone.pos_embed, backbone.blocks[0].attn.qkv.bias} <= integrated
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = tiny_model("vit_tiny_patch16_224")
+    passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
+    ConflictAwareObjective(model, CAPACITIES).merge(passes, torch.Generator().manual_seed(0))
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "capacities", "passes"),
+    [
+        ("prunnet", [0.2, 0.5, 1.0], [1.0, 0.2, 0.5]),
+        ("joint", [0.2, 0.5], [1.0, 0.2, 0.5]),
+        ("independent", [0.2], [0.2]),
+        ("independent", [1.0], [1.0]),
+    ],
+)
+def test_passes_of_each_method(method: str, capacities: list[float], passes: list[float]) -> None:
+    objective = create_objective(method, tiny_model("resnet10t"), capacities)
+    assert objective.capacities == passes
+    assert isinstance(objective, ConflictAwareObjective) == (method == "prunnet")
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(ValueError, match=r"method must be one of prunnet, joint, independent; got 'sfsc'"):
+        create_objective("sfsc", tiny_model("resnet10t"), [0.2])

@@ -1,0 +1,63 @@
+"""Files of a run directory: names, whole or absent, and nothing of an earlier run left to be taken for this one's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunnet_hf.training.run_directory import discard_conclusions
+from prunnet_hf.training.run_directory import recorded_training
+from prunnet_hf.training.run_directory import subnetwork_directory
+from prunnet_hf.training.run_directory import write_json
+from prunnet_hf.training.run_directory import write_text
+
+
+def test_write_json_creates_folders_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "b" / "metrics.json"
+    write_json(file, {"value": 0.5})
+    assert json.loads(file.read_text()) == {"value": 0.5}
+    assert [path.name for path in file.parent.iterdir()] == ["metrics.json"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    write_json(file, {"value": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"value": object()})
+    assert json.loads(file.read_text()) == {"value": 1}
+
+
+def test_write_text_is_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "card.md", "é → 1")
+    assert (tmp_path / "card.md").read_bytes().decode("utf-8") == "é → 1"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "name"), [(0.2, "capacity-0.20"), (0.05, "capacity-0.05"), (0.125, "capacity-0.125")]
+)
+def test_subnetwork_directories_have_two_digits_or_all(capacity: float, name: str) -> None:
+    assert subnetwork_directory(Path("run"), capacity) == Path("run/subnetworks") / name
+
+
+def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> None:
+    for name in ("metrics.json", "README.md", "compatibility.png", "notes.txt", "model/config.json"):
+        write_text(tmp_path / name, "old")
+    write_text(tmp_path / "subnetworks/capacity-0.30/config.json", "old")
+    discard_conclusions(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "notes.txt"]
+    discard_conclusions(tmp_path)  # nothing there is no error
+
+
+def test_recorded_training_is_what_the_metrics_say(tmp_path: Path) -> None:
+    facts = {"method": "joint", "seed": 3, "num_train_classes": 4, "num_train_images": 24, "training_seconds": 9.5}
+    write_json(tmp_path / "metrics.json", {"dataset": "photos", "split": "test", **facts})
+    assert recorded_training(tmp_path, "photos") == facts
+    assert recorded_training(tmp_path / "elsewhere", "photos") == {}
+
+
+def test_results_on_another_data_set_are_not_replaced(tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"dataset": "photos"})
+    with pytest.raises(ValueError, match=r"'photos', which --eval_only on 'glyphs' would replace.*--output_dir"):
+        recorded_training(tmp_path, "glyphs")

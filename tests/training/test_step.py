@@ -1,0 +1,265 @@
+"""The training step: accumulation, statistics, masks, scaling, repeatability, and several processes."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
+from torch import Tensor
+from torch import nn
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.training.objectives import create_objective
+from prunnet_hf.training.step import TrainingStep
+
+WITHOUT_BATCH_STATISTICS = ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 2})
+WITH_BATCH_STATISTICS = ("resnet10t", {"channels": [4, 4, 8, 8], "stem_width": 4})
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def tiny_model(backbone: tuple[str, dict[str, object]] = WITH_BATCH_STATISTICS) -> PrunNetForImageClassification:
+    torch.manual_seed(0)
+    name, backbone_kwargs = backbone
+    config = PrunNetConfig(
+        backbone=name, backbone_kwargs=backbone_kwargs, image_size=32, embedding_dim=6, num_labels=4
+    )
+    model = PrunNetForImageClassification(config).train()
+    for layer in model.prunable_layers().values():
+        layer.scores.requires_grad_(False)
+    return model
+
+
+def training_step(
+    model: PrunNetForImageClassification, accelerator: Accelerator, method: str = "prunnet", *capacities: float
+) -> TrainingStep:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    objective = create_objective(method, model, list(capacities) or [0.2, 0.5])
+    return TrainingStep(model, wrapped, objective, optimizer, accelerator, max_grad_norm=100.0, seed=0)
+
+
+def batch(size: int = 8, seed: int = 1) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"pixel_values": torch.randn(size, 3, 32, 32, generator=generator), "labels": torch.arange(size) % 4}
+
+
+def halves(whole: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    middle = len(whole["labels"]) // 2
+    return [{key: value[part] for key, value in whole.items()} for part in (slice(middle), slice(middle, None))]
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_a_step_moves_weights_and_scores_and_returns_the_loss_of_each_pass() -> None:
+    model = tiny_model()
+    step = training_step(model, Accelerator(cpu=True))
+    before = state(model)
+    losses = step.backward(batch())
+    step.update(0)
+    assert losses.shape == (3,)
+    assert losses.isfinite().all()
+    assert not losses.requires_grad
+    layer = "prunnet.backbone.layer4.0.conv1"
+    for tensor in ("weight", "scores"):
+        assert not torch.equal(model.state_dict()[f"{layer}.{tensor}"], before[f"{layer}.{tensor}"])
+
+
+def test_two_half_batches_make_the_step_of_the_whole() -> None:
+    ends = []
+    for batches in ([batch()], halves(batch())):
+        model = tiny_model(WITHOUT_BATCH_STATISTICS)
+        model.prunnet.projector.eval()
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(batches))
+        step = training_step(model, accelerator)
+        for part in batches:
+            with accelerator.accumulate(step.wrapped):
+                step.backward(part)
+        step.update(0)
+        ends.append(dict(model.named_parameters()))
+    start = dict(tiny_model(WITHOUT_BATCH_STATISTICS).named_parameters())
+    for name, parameter in ends[0].items():
+        torch.testing.assert_close(ends[1][name], parameter, rtol=1e-5, atol=1e-6, msg=name)
+    assert not torch.equal(ends[0]["classifier.weight"], start["classifier.weight"])
+
+
+def test_subnetworks_leave_the_dense_statistics_as_a_dense_pass_alone_leaves_them() -> None:
+    models = tiny_model(), tiny_model()
+    training_step(models[0], Accelerator(cpu=True)).backward(batch())
+    training_step(models[1], Accelerator(cpu=True), "independent", 1.0).backward(batch())
+    buffers = [dict(model.named_buffers()) for model in models]
+    assert any(name.endswith("running_mean") and value.any() for name, value in buffers[0].items())
+    for name, value in buffers[0].items():
+        assert torch.equal(value, buffers[1][name]), name
+
+
+def test_masks_are_those_of_the_scores_when_the_step_began() -> None:
+    model = tiny_model()
+    step = training_step(model, Accelerator(cpu=True))
+    first = step.backward(batch())
+    with torch.no_grad():
+        for layer in model.prunable_layers().values():
+            layer.scores.copy_(1 / layer.scores)  # the opposite ranking
+    assert torch.equal(step.backward(batch()), first)
+    step.update(0)
+    assert not torch.equal(step.backward(batch())[1:], first[1:])
+
+
+def test_same_seed_gives_the_same_bits() -> None:
+    ends = []
+    for _ in range(2):
+        model = tiny_model()
+        step = training_step(model, Accelerator(cpu=True))
+        for number in range(3):
+            step.backward(batch(seed=number))
+            step.update(number)
+        ends.append(state(model))
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_orders_of_projection_change_from_step_to_step() -> None:
+    ends = []
+    for number in (0, 1):
+        model = tiny_model()
+        step = training_step(model, Accelerator(cpu=True))
+        step.backward(batch())
+        step.update(number)
+        ends.append(state(model))
+    assert not all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def with_loss_scale(scale: float) -> tuple[PrunNetForImageClassification, TrainingStep]:
+    """What fp16 does on a GPU: losses are scaled, and gradients scaled back by the optimiser."""
+    model, accelerator = tiny_model(), Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    step = training_step(model, accelerator)
+    step.max_grad_norm = float("inf")
+    step.backward(batch())
+    step.update(0)
+    return model, step
+
+
+def test_loss_scaling_changes_nothing() -> None:
+    (plain, _), (scaled, _) = with_loss_scale(1.0), with_loss_scale(2.0**10)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(scaled.get_parameter(name), parameter, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_overflow_skips_the_step_and_says_so() -> None:
+    before = state(tiny_model())
+    model, step = with_loss_scale(2.0**127)
+    assert step.accelerator.optimizer_step_was_skipped
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_gradients_of_one_step_do_not_reach_the_next() -> None:
+    model = tiny_model(WITHOUT_BATCH_STATISTICS)
+    model.prunnet.projector.eval()
+    start = copy.deepcopy(model)
+    step = training_step(model, Accelerator(cpu=True))
+    step.backward(batch(seed=5))
+    step.update(0)
+    model.load_state_dict(start.state_dict())
+    step.optimizer.state.clear()
+    step.backward(batch(seed=6))
+    step.update(1)
+
+    afresh = training_step(start, Accelerator(cpu=True))
+    afresh.backward(batch(seed=6))
+    afresh.update(1)
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_label_beyond_the_classes_is_named() -> None:
+    step = training_step(tiny_model(), Accelerator(cpu=True))
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 3 \(num_labels=4\); got 1 to 4"):
+        step.backward({**batch(4), "labels": torch.tensor([1, 2, 3, 4])})
+
+
+def test_other_wrappers_are_refused() -> None:
+    model, accelerator = tiny_model(), Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = create_objective("prunnet", model, [0.2])
+    with pytest.raises(ValueError, match=r"wrapped it in Sequential.*--dynamo_backend"):
+        TrainingStep(model, nn.Sequential(model), objective, optimizer, accelerator, max_grad_norm=1.0, seed=0)
+
+
+# Forked before any backward pass, so that the heavy imports are paid once and autograd has no threads to lose.
+PROCESSES = '''
+import importlib.util, multiprocessing, os, socket, sys
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+
+specification = importlib.util.spec_from_file_location("test_step", sys.argv[1])
+tests = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(tests)
+
+def train(rank, num_processes, port, out):
+    if num_processes > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes),
+                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    assert accelerator.num_processes == num_processes, accelerator.state
+    model = tests.tiny_model(tests.WITHOUT_BATCH_STATISTICS)
+    model.prunnet.projector.eval()
+    step = tests.training_step(model, accelerator)
+    for number in range(6):
+        whole = tests.batch(8, seed=number)
+        with accelerator.accumulate(step.wrapped):
+            step.backward(tests.halves(whole)[rank] if num_processes > 1 else whole)
+            if number % 2:
+                step.update(number)
+    torch.save(model.state_dict(), Path(out) / f"{num_processes}-{rank}.pt")
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+fork = multiprocessing.get_context("fork")
+workers = [fork.Process(target=train, args=(*of, port, sys.argv[2])) for of in ((0, 2), (1, 2), (0, 1))]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join(120)
+sys.exit(max(abs(worker.exitcode) if worker.exitcode is not None else 1 for worker in workers))
+'''
+
+
+def test_two_processes_agree_bit_by_bit_and_make_the_steps_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, str(script), __file__, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    first, second, alone = (torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0"))
+    start = state(tiny_model(WITHOUT_BATCH_STATISTICS))
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
+    assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
