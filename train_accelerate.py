@@ -1,4 +1,4 @@
-"""Train a PrunNet model.
+r"""Train a PrunNet model.
 
     # the embedded data set
     accelerate launch train_accelerate.py --config recipes/demo.yaml
@@ -7,7 +7,8 @@
     accelerate launch train_accelerate.py --dataset image_folder --data_dir photos --output_dir out/photos
 
     # on several GPUs, in bf16; flags win over the recipe
-    accelerate launch --multi_gpu --mixed_precision bf16 train_accelerate.py --config recipes/grocery.yaml --data_dir DIR
+    accelerate launch --multi_gpu --mixed_precision bf16 train_accelerate.py --config recipes/grocery.yaml \
+        --data_dir DIR
 
     # fine-tune a checkpoint, local or on the Hub, on other classes
     accelerate launch train_accelerate.py --model_name_or_path org/name --dataset image_folder --data_dir photos
@@ -18,6 +19,8 @@
 All arguments: python train_accelerate.py --help
 """
 
+from transformers.utils.logging import disable_progress_bar
+
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.training.arguments import parse_arguments
 from prunnet_hf.training.engine import train
@@ -25,6 +28,7 @@ from prunnet_hf.training.engine import train
 
 def main() -> None:
     """Train as the command line says, then write the model card."""
+    disable_progress_bar()  # transformers shows one for every model saved, amid those of training and encoding
     result = train(parse_arguments())
     if result.is_main_process:
         print(write_card(result.directory))

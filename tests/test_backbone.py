@@ -25,7 +25,7 @@ def config(backbone: str, image_size: int = 32, stem_pool: bool = True, **kwargs
     [
         ("resnet18", {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 12]}, 12),
         ("vit_small_patch16_224", SMALL_VIT, 24),
-        ("mobilenetv3_small_050", {"num_features": 40}, 40),  # pools first, then widens
+        ("mobilenetv3_small_050", {}, 1024),  # pools first, then widens
     ],
 )
 def test_feature_size_is_the_length_of_the_pooled_features(backbone: str, kwargs: dict[str, Any], size: int) -> None:
@@ -76,9 +76,8 @@ def test_arguments_that_timm_refuses(kwargs: dict[str, Any]) -> None:
 def test_no_prunable_layer() -> None:
     # All convolutions of timm's BiT are StdConv2d, which standardise their weight: a subclass. num_classes=0 leaves no
     # linear layer.
-    kwargs = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_chs": 8}
     with pytest.raises(ValueError, match=r"'resnetv2_50x1_bit' has no prunable layer: .* exactly torch\.nn\.Conv2d"):
-        create_backbone(config("resnetv2_50x1_bit", **kwargs))
+        create_backbone(config("resnetv2_50x1_bit"))
 
 
 @pytest.mark.parametrize("backbone", ["convnext_tiny", "vit_small_patch16_224"])

@@ -41,10 +41,12 @@ SIDE = 48
 """Pixels of an image's side."""
 _CANVAS = 96
 _FONT_SIZE = 56
-_THUMBNAIL = 20
+_NOISE = 0.2
+"""Largest standard deviation of the noise, as a share of the contrast: the faintest character stays legible."""
+_THUMBNAIL = 12
 _COMPARED_FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
-_SAME_SHAPE = 0.83
-"""Characters whose drawings agree by more than this (cosine) are one shape, at two sizes or code points."""
+_SAME_SHAPE = 0.85
+"""Characters whose drawings agree by more than this (cosine) are one shape to a reader: P and p, O and 0."""
 _CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd", "Sc"})
 """Unicode's letters, digits and currency signs: most other signs are dots and strokes, alike once turned or shrunk."""
 
@@ -58,10 +60,11 @@ def load_glyphs(
         num_train_classes: Characters to train on.
         num_test_classes: Other characters to retrieve among, each image a query against all others.
         images_per_class: Images of a character, the faces taking turns.
-        seed: Decides which characters are tested on, and every variation. Same seed, same pixels.
+        seed: Decides which characters are tested on, and every variation. Same seed, same pixels: a split does not
+            change with the size of the other.
 
     Raises:
-        ValueError: If more characters are asked for than there are, or fewer than two images of each.
+        ValueError: If more characters are asked for than there are, or fewer than two in a split or images of each.
     """
     if images_per_class < 2 or num_train_classes < 2 or num_test_classes < 2:
         raise ValueError(
@@ -77,8 +80,8 @@ def load_glyphs(
         )
     order = np.random.default_rng(seed).permutation(len(characters))
     chosen = [characters[index] for index in order]
-    train = _draw_split(chosen[:num_train_classes], images_per_class, seed=2 * seed)
-    test = _draw_split(chosen[num_train_classes:][:num_test_classes], images_per_class, seed=2 * seed + 1)
+    train = _draw_split(chosen[:num_train_classes], images_per_class, seed)
+    test = _draw_split(chosen[::-1][:num_test_classes], images_per_class, seed)
     return RetrievalSplits(train, test, test, "leave_one_out")
 
 
@@ -86,8 +89,8 @@ def load_glyphs(
 def distinct_characters() -> tuple[str, ...]:
     """Letters, digits and currency signs that every face has, without those that look like an earlier one.
 
-    Scale varies from image to image, so characters that differ in size only (o, O) look alike, as do Latin A, Greek
-    Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other characters.
+    Scale and proportions vary from image to image, so characters that differ in size only (o, O) look alike, as do
+    Latin A, Greek Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other characters.
     """
     covered = set.intersection(*(_covered(face) for face in FACES))
     candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code)) in _CATEGORIES]
@@ -119,8 +122,9 @@ def draw_glyph(character: str, face: str, rng: np.random.Generator) -> PILImage.
     slope = rng.uniform(-0.25, 0.25, size=2)
     ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
     shade = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
-    noise = rng.normal(0.0, rng.uniform(0.0, 0.1), size=ink.shape)
-    image = background + (foreground - background) * ink + shade + noise
+    contrast = foreground - background
+    noise = rng.normal(0.0, rng.uniform(0.0, _NOISE) * abs(contrast), size=ink.shape)
+    image = background + contrast * ink + shade + noise
     return PILImage.fromarray((image.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
 
 
@@ -158,18 +162,15 @@ def _draw(character: str, face: str) -> PILImage.Image:
 
 
 def _shape(character: str) -> NDArray[np.float32]:
-    """Drawings in the compared faces, as one vector of length 1: size is forgotten, proportions are not."""
+    """Drawings in the compared faces, as one vector of length 1: size and proportions are forgotten."""
     thumbnails = np.stack([_thumbnail(_draw(character, face)) for face in _COMPARED_FACES])
     normalised: NDArray[np.float32] = thumbnails / np.linalg.norm(thumbnails, axis=1, keepdims=True)
     return normalised.ravel() / np.float32(np.sqrt(len(_COMPARED_FACES)))
 
 
 def _thumbnail(drawn: PILImage.Image) -> NDArray[np.float32]:
-    """The ink of a drawing, its longer side filling a small square; flat, `(_THUMBNAIL ** 2,)`."""
-    ink = drawn.crop(drawn.getbbox())
-    square = PILImage.new("L", (max(ink.size), max(ink.size)))
-    square.paste(ink, ((square.width - ink.width) // 2, (square.height - ink.height) // 2))
-    small = square.resize((_THUMBNAIL, _THUMBNAIL), PILImage.Resampling.BICUBIC)
+    """The ink of a drawing, stretched to a small square; flat, `(_THUMBNAIL ** 2,)`."""
+    small = drawn.resize((_THUMBNAIL, _THUMBNAIL), PILImage.Resampling.BOX, box=drawn.getbbox())
     return np.asarray(small, dtype=np.float32).ravel()
 
 

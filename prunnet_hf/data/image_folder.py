@@ -40,12 +40,13 @@ def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
     """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`, each test image a query against all others.
 
     Args:
-        data_dir: The folder. Classes are numbered in order of name, in each split by itself. Hidden files and files
-            that are no images by their suffix are passed over.
+        data_dir: The folder. Classes are numbered in order of name, in each split by itself. An image may lie deeper
+            in its class's folder. Hidden files and folders, and files that are no images by their suffix, are passed
+            over.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
-        ValueError: If a split or a class has no images, a test class only one, or a class is in both splits.
+        ValueError: If a split or a class has no images, or a test class only one.
     """
     # Images are opened when they are needed, perhaps from another working directory.
     root = Path(data_dir).absolute()
@@ -130,7 +131,7 @@ def find_corrupt_images(images: Dataset) -> dict[int, str]:
             files = stored[start : start + _DECODED_AT_A_TIME][IMAGE]
             for row, is_readable in enumerate(pool.map(_is_readable, files), start):
                 if not is_readable:
-                    corrupt[row] = files[row - start]["path"] or f"image {row}"
+                    corrupt[row] = (files[row - start] or {}).get("path") or f"image {row}"
     return corrupt
 
 
@@ -157,7 +158,11 @@ def _load_split(folder: Path) -> Dataset:
 
 def _image_files(folder: Path) -> list[Path]:
     return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not path.is_dir()
     )
 
 
@@ -171,7 +176,8 @@ def _typed_columns(name: str, part: Dataset) -> Dataset:
         if not columns or (len(columns) > 1 and wanted not in columns):
             raise ValueError(
                 f"dataset={name!r} must have one {wanted} column "
-                f"({'datasets.Image' if wanted == IMAGE else 'datasets.ClassLabel'}); it has {dict(part.features)}."
+                f"({'datasets.Image' if wanted == IMAGE else 'datasets.ClassLabel'}); it has {dict(part.features)}. "
+                "Dataset.cast_column and Dataset.class_encode_column turn paths and names into such columns."
             )
     chosen = {wanted: wanted if wanted in columns else columns[0] for wanted, columns in found.items()}
     part = part.select_columns(list(chosen.values()))
@@ -184,7 +190,9 @@ def _labelled(images: Dataset) -> Dataset:
     return images if len(rows) == len(images) else images.select(rows)
 
 
-def _is_readable(stored: dict[str, Any]) -> bool:
+def _is_readable(stored: dict[str, Any] | None) -> bool:
+    if stored is None:
+        return False
     try:
         Image().decode_example(stored)
     except _DECODING_ERRORS:

@@ -53,7 +53,7 @@ def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -
     results = [CompatibilityResult(**entry) for entry in metrics["results"]]
     names = list(dict.fromkeys(result.metric for result in results))
     table = _Results(results)
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         card_data=_card_data(metrics, results, name),
         template_path=str(TEMPLATE),
         name=name,
@@ -64,6 +64,7 @@ def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -
         rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],
         is_prunable=len(metrics["capacities"]) > 1,
     )
+    return card
 
 
 def summarise(run: Path, metrics: dict[str, Any]) -> str:
@@ -73,9 +74,8 @@ def summarise(run: Path, metrics: dict[str, Any]) -> str:
     largest = metrics["capacities"][-1]
     chance = metrics.get("chance", {}).get(headline)
     against = "" if chance is None else f" (chance {100 * chance:.1f})"
-    lines = [
-        f"capacity {largest['capacity']:g}: {headline} {100 * table.self_test(headline, largest['capacity']):.1f}{against}"
-    ]
+    value = 100 * table.self_test(headline, largest["capacity"])
+    lines = [f"capacity {largest['capacity']:g}: {headline} {value:.1f}{against}"]
     saved = [row for row in metrics["capacities"] if row["file_bytes"] and row["capacity"] < largest["capacity"]]
     if saved:
         capacity = saved[0]["capacity"]
@@ -122,7 +122,8 @@ def _card_data(metrics: dict[str, Any], results: Sequence[CompatibilityResult], 
                 dataset_name=metrics["dataset"],
                 dataset_split=metrics["split"],
                 metric_type=result.metric,
-                metric_name=f"{result.metric}, query capacity {result.query_capacity:g}, gallery {result.gallery_capacity:g}",
+                metric_name=f"{result.metric}, query capacity {result.query_capacity:g}, gallery "
+                f"{result.gallery_capacity:g}",
                 metric_value=round(result.value, 4),
             )
             for result in results

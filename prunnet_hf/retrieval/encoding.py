@@ -62,7 +62,7 @@ def pixel_batches(
     """The images of a data set, processed as for inference, as batches `(batch, 3, height, width)` in order."""
     images = dataset.select_columns("image")
     yield from DataLoader(
-        images,  # type: ignore[arg-type]
+        images,
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_Processing(image_processor),

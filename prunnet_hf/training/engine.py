@@ -161,12 +161,13 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
 
 def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
     """A checkpoint with these settings, and room for the statistics of the capacities that are now trained."""
-    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, **settings)
-    if not model.config.prunable:
+    config = PrunNetConfig.from_pretrained(source, **settings)
+    if not config.prunable:
         raise ValueError(
             f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
-            f"{model.config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
+            f"{config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
         )
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
     model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
     add_statistics(model, len(model.config.stored_subnetworks))

@@ -75,7 +75,8 @@ def test_relative_folder_survives_a_change_of_directory(photos, monkeypatch):
 
 
 def test_other_files_are_passed_over(photos):
-    for name in ("train/ant/notes.txt", "train/ant/._0.png", "train/.cache/0.png", "train/readme.md"):
+    names = ("train/ant/notes.txt", "train/ant/._0.png", "train/ant/.thumbs/0.png", "train/.cache/0.png", "train/a.md")
+    for name in names:
         path = photos / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"no image")
@@ -116,10 +117,29 @@ def test_test_class_with_one_image_is_named(photos):
         load_image_folder(photos)
 
 
-def test_class_in_both_splits_is_named(photos):
+def test_class_in_both_splits_is_named_in_a_warning(photos, caplog):
     (photos / "train" / "dog").rename(photos / "train" / "fox")
-    with pytest.raises(ValueError, match="also training classes: fox"):
+    with caplog.at_level(logging.WARNING):
+        splits = load_image_folder(photos)
+    assert "1 test classes are also training classes: fox" in caplog.text
+    assert class_names(splits.train) == ["ant", "ant", "fox", "fox"]
+
+
+def test_disjoint_splits_give_no_warning(photos, caplog):
+    with caplog.at_level(logging.WARNING):
         load_image_folder(photos)
+    assert caplog.text == ""
+
+
+def test_images_deeper_in_a_class_folder_count_and_folders_named_like_images_do_not(photos):
+    save_image(photos / "train" / "ant" / "album.png" / "old" / "5.JPG", grey=90)
+    assert class_names(load_image_folder(photos).train) == ["ant", "ant", "ant", "dog", "dog"]
+
+
+def test_images_are_not_opened_by_loading(photos):
+    for path in photos.rglob("*.png"):
+        path.write_bytes(b"no image")
+    assert len(load_image_folder(photos).train) == 4
 
 
 def damage(photos: Path) -> list[str]:
@@ -164,6 +184,12 @@ def test_more_images_than_are_decoded_at_a_time_keep_their_rows():
     columns = {"image": [{"bytes": b"no image", "path": None}] * 600, "label": [0] * 600}
     images = Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=["a"])}))
     assert find_corrupt_images(images) == {row: f"image {row}" for row in range(600)}
+
+
+def test_row_without_an_image_counts_as_corrupt():
+    features = Features({"image": Image(), "label": ClassLabel(names=["a"])})
+    images = Dataset.from_dict({"image": [PILImage.new("L", (8, 8)), None], "label": [0, 0]}, features=features)
+    assert find_corrupt_images(images) == {1: "image 1"}
 
 
 def test_sound_images_are_returned_as_they_are(photos):
@@ -238,3 +264,18 @@ def test_hub_data_set_without_the_columns_is_refused_and_shown(tmp_path, feature
     with pytest.raises(ValueError, match=missing) as error:
         load_hub_dataset(str(tmp_path / "set"))
     assert all(name in str(error.value) for name in features)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("grocery", (49, 3327), (16, 1003)), ("omniglot", (133, 2660), (41, 820))]
+)
+def test_real_images_are_all_there_and_readable(name, train, test):
+    """Classes and images of each split, as the README beside the data counts them."""
+    if "PRUNNET_DATA" not in os.environ:
+        pytest.fail("PRUNNET_DATA must name the folder that holds grocery/ and omniglot/.")
+    splits = load_image_folder(Path(os.environ["PRUNNET_DATA"]) / name)
+    for images, expected in ((splits.train, train), (splits.query, test)):
+        assert (images.features["label"].num_classes, len(images)) == expected
+        assert find_corrupt_images(images) == {}
+    assert set(splits.train.features["label"].names).isdisjoint(splits.query.features["label"].names)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import pytest
@@ -39,7 +40,7 @@ def test_splits_know_their_classes():
 
 def test_class_with_one_test_image_is_named():
     test = labelled("xyz", [0, 0, 1, 2, 2])
-    with pytest.raises(ValueError, match=r"1 test classes have one image only.*: y\. Add images"):
+    with pytest.raises(ValueError, match=r"1 classes to search among have one image only.*: y\. Add images"):
         RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
 
 
@@ -48,10 +49,18 @@ def test_class_with_one_image_is_allowed_where_a_gallery_has_its_matches():
     assert splits.protocol == "query_gallery"
 
 
-def test_test_class_that_was_trained_on_is_named():
+def test_test_class_that_was_trained_on_is_named_in_a_warning(caplog):
     test = labelled("bx", [0, 0, 1, 1])
-    with pytest.raises(ValueError, match="1 test classes are also training classes: b"):
+    with caplog.at_level(logging.WARNING):
         RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
+    assert "1 test classes are also training classes: b." in caplog.text
+
+
+def test_shared_name_without_training_images_is_no_training_class(caplog):
+    test = labelled("bx", [0, 0, 1, 1])
+    with caplog.at_level(logging.WARNING):
+        RetrievalSplits(labelled("ab", [0, 0]), test, test, "leave_one_out")
+    assert caplog.text == ""
 
 
 def test_shared_class_name_that_no_image_has_does_not_count():

@@ -32,7 +32,7 @@ def left_to_right(width: int = 8) -> PILImage.Image:
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-@pytest.mark.parametrize("size", [(40, 20), (20, 40), (9, 9)])
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (9, 9), (1, 1), (2, 300)])
 def test_result_is_a_float_square(augmentation, size):
     tensor = transform_of(augmentation, image_size=12, resize=16)(PILImage.new("RGB", size))
     assert tensor.shape == (3, 12, 12)
@@ -118,13 +118,16 @@ def test_training_sees_the_colours_that_the_image_processor_shows(mode):
     torch.testing.assert_close(transform_of("crop")(image), processed, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_yields_batches_of_tensors(num_workers):
+@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (2, "fork"), (2, "spawn")])
+def test_loader_yields_batches_of_tensors(num_workers, start):
     images = [PILImage.new("L", (10, 10), 51 * value) for value in range(5)]
     columns = {"image": images, "label": [0, 1, 2, 1, 0]}
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
     dataset = with_train_transform(Dataset.from_dict(columns, features=features), transform_of("crop"))
-    batches = list(DataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=collate))
+    loader = DataLoader(
+        dataset, batch_size=3, num_workers=num_workers, collate_fn=collate, multiprocessing_context=start
+    )
+    batches = list(loader)
     assert [set(batch) for batch in batches] == [{"pixel_values", "labels"}] * 2
     assert [batch["labels"].tolist() for batch in batches] == [[0, 1, 2], [1, 0]]
     assert batches[0]["labels"].dtype == torch.int64
@@ -141,6 +144,12 @@ def test_transform_can_be_sent_to_a_worker(augmentation):
         torch.manual_seed(1)
         views.append(each(left_to_right()))
     torch.testing.assert_close(views[0], views[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [0, 1])
+def test_one_bit_is_black_or_white(bits):
+    image = PILImage.new("1", (2, 2), bits)
+    assert np.asarray(to_rgb(image)).tolist() == [[[255 * bits] * 3] * 2] * 2
 
 
 def test_unknown_augmentation_is_shown_with_the_choices():

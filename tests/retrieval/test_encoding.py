@@ -55,9 +55,7 @@ def test_embeddings_are_the_models_in_the_order_of_the_images(
         np.testing.assert_allclose(embeddings[index], alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_batch_size_does_not_matter(
-    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset
-) -> None:
+def test_batch_size_does_not_matter(model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset) -> None:
     one, all_at_once = (
         encode({1.0: model}, images, processor, batch_size=size, progress=False)[1.0] for size in (1, 100)
     )

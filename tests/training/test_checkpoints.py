@@ -74,7 +74,9 @@ def test_fresh_run_needs_a_place_without_checkpoints(tmp_path: Path) -> None:
     check_output_dir(tmp_path / "new", resume=False)
     (tmp_path / "checkpoints" / "step-7").mkdir(parents=True)
     check_output_dir(tmp_path, resume=True)
-    with pytest.raises(FileExistsError, match=r"output_dir=.*checkpoints of an earlier run, the newest step-7.*--resume"):
+    with pytest.raises(
+        FileExistsError, match=r"output_dir=.*checkpoints of an earlier run, the newest step-7.*--resume"
+    ):
         check_output_dir(tmp_path, resume=False)
 
 

@@ -59,7 +59,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(
-    photos: Path, output_dir: Path, data: dict[str, object] | None = None, source: Path | None = None, **options: object
+    photos: Path,
+    output_dir: Path,
+    data: dict[str, object] | None = None,
+    source: Path | None = None,
+    **options: object,
 ) -> RunArguments:
     """A run of two epochs of three steps, unless told otherwise."""
     model = ModelArguments(

@@ -203,7 +203,7 @@ def test_other_wrappers_are_refused() -> None:
 
 
 # Forked before any backward pass, so that the heavy imports are paid once and autograd has no threads to lose.
-PROCESSES = '''
+PROCESSES = """
 import importlib.util, multiprocessing, os, socket, sys
 from pathlib import Path
 import torch
@@ -241,7 +241,7 @@ for worker in workers:
 for worker in workers:
     worker.join(120)
 sys.exit(max(abs(worker.exitcode) if worker.exitcode is not None else 1 for worker in workers))
-'''
+"""
 
 
 def test_two_processes_agree_bit_by_bit_and_make_the_steps_of_one(tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Pieces of the evaluation that test_engine.py does not see through a whole run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from PIL import Image as PILImage
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetImageProcessor
+from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.training.arguments import DataArguments
+from prunnet_hf.training.arguments import ModelArguments
+from prunnet_hf.training.arguments import RunArguments
+from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.evaluation import cut_subnetworks
+from prunnet_hf.training.evaluation import dataset_name
+from prunnet_hf.training.evaluation import describe_run
+from prunnet_hf.training.evaluation import describe_subnetworks
+from prunnet_hf.training.evaluation import encode_splits
+from prunnet_hf.training.evaluation import measure_interpolation
+from prunnet_hf.training.evaluation import measure_latency
+from prunnet_hf.training.evaluation import measure_running_statistics
+from prunnet_hf.training.evaluation import quick_score
+from prunnet_hf.training.evaluation import recipe_of
+
+SIZE = 32
+
+
+@pytest.fixture
+def model() -> PrunNetForImageClassification:
+    torch.manual_seed(0)
+    config = PrunNetConfig(
+        backbone="resnet10t",
+        backbone_kwargs={"channels": [4, 4, 8, 8], "stem_width": 4},
+        image_size=SIZE,
+        embedding_dim=6,
+        num_labels=3,
+        capacities=[0.2],
+        statistics_capacities=[0.2, 0.3, 0.5],
+    )
+    return PrunNetForImageClassification(config)
+
+
+@pytest.fixture(scope="module")
+def processor() -> PrunNetImageProcessor:
+    return PrunNetImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    """Three classes of three images, each class a pattern under noise."""
+    rng = np.random.default_rng(0)
+    patterns = np.kron(rng.integers(0, 200, (3, 4, 4, 3)), np.ones((1, 8, 8, 1)))
+    noisy = [patterns[label] + rng.integers(0, 55, patterns[label].shape) for label in range(3) for _ in range(3)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
+    pictures = [PILImage.fromarray(picture.astype(np.uint8)) for picture in noisy]
+    return Dataset.from_dict({"image": pictures, "label": np.repeat(range(3), 3)}, features=features)
+
+
+@pytest.fixture(scope="module")
+def train_images() -> Dataset:
+    features = Features({"image": Image(), "label": ClassLabel(names=["seen"])})
+    return Dataset.from_dict({"image": [PILImage.new("RGB", (SIZE, SIZE))], "label": [0]}, features=features)
+
+
+@pytest.fixture(scope="module")
+def splits(train_images: Dataset, images: Dataset) -> RetrievalSplits:
+    return RetrievalSplits(train_images, images, images, "leave_one_out")
+
+
+def arguments(**options: object) -> RunArguments:
+    return RunArguments(ModelArguments(), DataArguments(num_workers=0), TrainArguments(batch_size=4, **options))
+
+
+def buffers(model: PrunNetForImageClassification) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def test_statistics_depend_on_the_seed_alone(
+    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    measured = []
+    for seed in (0, 0, 1):
+        measure_running_statistics(model, processor, images, arguments(seed=seed, calibration_images=4))
+        measured.append(buffers(model))
+    assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
+    assert not all(torch.equal(buffer, measured[2][name]) for name, buffer in measured[0].items())
+
+
+def test_a_last_batch_of_one_image_is_left_out(
+    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    # 5 images in batches of 4: batch norms of 1 x 1 features can't take the fifth alone.
+    measured = []
+    for calibration_images in (5, 4):
+        measure_running_statistics(model, processor, images, arguments(calibration_images=calibration_images))
+        measured.append(buffers(model))
+    assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
+
+
+def test_prunable_model_is_cut_once_for_each_capacity_ascending(model: PrunNetForImageClassification) -> None:
+    subnetworks = cut_subnetworks(model, [1.0, 0.2, 0.5, 0.2])
+    assert list(subnetworks) == [0.2, 0.5, 1.0]
+    assert [subnetwork.config.capacity for subnetwork in subnetworks.values()] == [0.2, 0.5, 1.0]
+
+
+def test_pruned_model_is_the_one_it_is(model: PrunNetForImageClassification) -> None:
+    pruned = model.prune(0.5)
+    assert cut_subnetworks(pruned, [0.2, 1.0]) == {0.5: pruned.prunnet}
+
+
+def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassification, tmp_path: Path) -> None:
+    subnetworks = cut_subnetworks(model.eval(), [0.2, 1.0])
+    rows = describe_subnetworks(tmp_path, model, subnetworks)
+    total = sum(layer.weight.numel() for layer in model.prunable_layers().values())
+    assert total > 0
+    assert [row["capacity"] for row in rows] == [0.2, 1.0]
+    assert all(row["prunable_weights"] == total for row in rows)
+    assert rows[1]["kept_weights"] == total
+    kept = sum(
+        int(subnetworks[0.2].get_parameter(name).count_nonzero()) for name in subnetworks[0.2].packable_weights()
+    )
+    assert rows[0]["kept_weights"] == kept
+
+
+def test_quick_score_is_of_the_capacities_asked_for(
+    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    scores = quick_score(model, processor, images, [0.2, 1.0])
+    assert list(scores) == ["mAP/capacity-0.20", "mAP/capacity-1.00"]
+    assert all(0 < score <= 1 for score in scores.values())
+
+
+def test_gallery_that_is_the_queries_is_embedded_once(
+    model: PrunNetForImageClassification,
+    processor: PrunNetImageProcessor,
+    splits: RetrievalSplits,
+    images: Dataset,
+    train_images: Dataset,
+) -> None:
+    subnetworks = cut_subnetworks(model, [1.0])
+    query, gallery = encode_splits(subnetworks, processor, splits, num_workers=0)
+    assert query is gallery
+    apart = RetrievalSplits(train_images, images, images.select(range(3)), "query_gallery")
+    query, gallery = encode_splits(subnetworks, processor, apart, num_workers=0)
+    assert (query[1.0].shape, gallery[1.0].shape) == ((9, 6), (3, 6))
+
+
+def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
+    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, splits: RetrievalSplits, images: Dataset
+) -> None:
+    measure_running_statistics(model, processor, images, arguments())
+    before = buffers(model)
+    rows = measure_interpolation(model, processor, splits, {}, [])
+    # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
+    assert [row["capacity"] for row in rows] == [0.3, 0.5]
+    for row in rows:
+        own = quick_score(model, processor, images, [row["capacity"]])
+        assert row["stored"] == pytest.approx(own[f"mAP/capacity-{row['capacity']:.2f}"])
+        assert 0 < row["interpolated"] <= 1
+    assert model.config.statistics_capacities == [0.2, 0.3, 0.5, 1.0]
+    assert all(torch.equal(buffer, before[name]) for name, buffer in buffers(model).items())
+
+
+def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
+    times = measure_latency(cut_subnetworks(model.eval(), [0.2, 1.0]), SIZE, repeats=2)
+    assert times.keys() == {0.2, 1.0}
+    assert all(time > 0 for time in times.values())
+
+
+def test_description_of_a_run(splits: RetrievalSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", "--data_dir", "my photos"])
+    found = describe_run(arguments(), splits)
+    assert found["command"] == "train_accelerate.py --data_dir 'my photos'"
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (found["num_queries"], found["num_gallery"]) == (9, 9)
+
+
+def test_data_set_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataset_name(arguments()) == "glyphs"
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    for data_dir in (str(tmp_path / "photos"), "."):
+        run = RunArguments(ModelArguments(), DataArguments("image_folder", data_dir), TrainArguments())
+        assert dataset_name(run) == "photos"
+
+
+def test_recipe_leaves_out_how_the_run_was_called() -> None:
+    recipe = recipe_of(arguments(resume=True, eval_only=True))
+    assert recipe["batch_size"] == 4
+    assert not {"resume", "eval_only"} & recipe.keys()
