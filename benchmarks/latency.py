@@ -27,7 +27,9 @@ def main() -> None:
     latencies = measure_latency(models, arguments.image_size, arguments.repeats)
     print(f"{arguments.backbone}, {arguments.image_size} px, 1 image, {torch.get_num_threads()} threads")
     for capacity in models:
-        print(f"capacity {capacity:<5g} {latencies[capacity]:7.1f} ms   ratio {latencies[capacity] / latencies[1.0]:.2f}")
+        print(
+            f"capacity {capacity:<5g} {latencies[capacity]:7.1f} ms   ratio {latencies[capacity] / latencies[1.0]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def load_splits(dataset: str, data_dir: str | None = None) -> RetrievalSplits:
     if dataset == "image_folder":
         if data_dir is None:
             raise ValueError(
-                "--dataset image_folder needs --data_dir DIR, with DIR/train/<class>/<image> and DIR/test/<class>/<image>."
+                "--dataset image_folder needs --data_dir DIR, with DIR/train/<class>/<image> and "
+                "DIR/test/<class>/<image>."
             )
         return load_image_folder(data_dir)
     if data_dir is not None:

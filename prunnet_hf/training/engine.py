@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -22,9 +21,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..calibration import add_statistics
-from ..configuration_prunnet import STATISTICS_GRID
-from ..configuration_prunnet import PrunNetConfig
 from ..data.image_folder import check_images
 from ..data.loading import load_splits
 from ..data.splits import RetrievalSplits
@@ -32,10 +28,7 @@ from ..data.splits import hold_out_classes
 from ..data.transforms import collate
 from ..data.transforms import train_transform
 from ..data.transforms import with_train_transform
-from ..image_processing_prunnet import PrunNetImageProcessor
-from ..masking import check_capacities
 from ..modeling_prunnet import PrunNetForImageClassification
-from .arguments import DataArguments
 from .arguments import RunArguments
 from .checkpoints import Progress
 from .checkpoints import check_output_dir
@@ -46,6 +39,9 @@ from .evaluation import evaluate_run
 from .evaluation import is_evaluated_again
 from .evaluation import measure_running_statistics
 from .evaluation import quick_score
+from .networks import create_model
+from .networks import create_processor
+from .networks import load_trained
 from .objectives import create_objective
 from .run_directory import recorded_training
 from .schedules import create_optimizer
@@ -85,6 +81,7 @@ def train(arguments: RunArguments) -> FinishedRun:
     accelerator = create_accelerator(arguments)
     set_seed(arguments.train.seed)
     splits = load_splits(arguments.data.dataset, arguments.data.data_dir)
+    check_images(splits.query, skip_corrupt=False)  # before hours of training, not after
     if arguments.train.eval_only:
         training = recorded_training(run, dataset_name(arguments)) if is_evaluated_again(arguments) else {}
         model, processor = load_trained(arguments)
@@ -96,21 +93,6 @@ def train(arguments: RunArguments) -> FinishedRun:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)
-
-
-def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
-    """The model that `eval_only` asks for: the run's own, or the one `model_name_or_path` names."""
-    source = arguments.model.model_name_or_path
-    if source is None:
-        own = Path(arguments.train.output_dir) / "model"
-        if not own.is_dir():
-            raise FileNotFoundError(
-                f"--eval_only found no model in {own}: give the --output_dir of a finished run, or "
-                "--model_name_or_path."
-            )
-        source = str(own)
-    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
-    return model, PrunNetImageProcessor.from_pretrained(source)
 
 
 def create_accelerator(arguments: RunArguments) -> Accelerator:
@@ -129,49 +111,6 @@ def create_accelerator(arguments: RunArguments) -> Accelerator:
             InitProcessGroupKwargs(timeout=EVALUATION_TIMEOUT),
         ],
     )
-
-
-def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
-    """The processing of images outside training: shorter side to `resize`, then the central `image_size`."""
-    crop = {"height": arguments.image_size, "width": arguments.image_size}
-    return PrunNetImageProcessor(size={"shortest_edge": arguments.shorter_side}, crop_size=crop)
-
-
-def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForImageClassification:
-    """A new network, or with `model_name_or_path` an existing one with a classifier for the classes of this run."""
-    model = arguments.model
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(class_names)),
-        "label2id": {name: index for index, name in enumerate(class_names)},
-        "image_size": arguments.data.image_size,
-    }
-    if model.model_name_or_path is not None:
-        return _load_to_train(model.model_name_or_path, arguments.train.capacities, labels)
-    config = PrunNetConfig(
-        backbone=model.backbone,
-        backbone_kwargs=json.loads(model.backbone_kwargs),
-        embedding_dim=model.embedding_dim,
-        capacities=arguments.train.capacities,
-        stem_pool=model.stem_pool,
-        score_init=model.score_init,
-        **labels,
-    )
-    return PrunNetForImageClassification(config, pretrained_backbone=model.pretrained_backbone)
-
-
-def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
-    """A checkpoint with these settings, and room for the statistics of the capacities that are now trained."""
-    config = PrunNetConfig.from_pretrained(source, **settings)
-    if not config.prunable:
-        raise ValueError(
-            f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
-            f"{config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
-        )
-    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
-    model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
-    model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
-    add_statistics(model, len(model.config.stored_subnetworks))
-    return model
 
 
 class Trainer:

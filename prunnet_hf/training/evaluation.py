@@ -27,7 +27,6 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..masking import kept_count
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..modeling_prunnet import PrunNetModel
-from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import compatibility_matrix
 from ..retrieval.compatibility import format_matrix
 from ..retrieval.compatibility import plot_matrix
@@ -122,7 +121,7 @@ def evaluate_run(
         **{fact: training.get(fact) for fact in TRAINING_FACTS},
         "results": [asdict(result) for result in results],
         "capacities": describe_subnetworks(run, model, subnetworks),
-        "interpolation": measure_interpolation(model, processor, splits, subnetworks, results),
+        "interpolation": measure_interpolation(model, processor, splits),
     }
     if splits.protocol == "leave_one_out":
         labels = columns[0]["label"]
@@ -181,8 +180,6 @@ def measure_interpolation(
     model: PrunNetForImageClassification,
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
-    subnetworks: Mapping[float, PrunNetModel],
-    results: list[CompatibilityResult],
 ) -> list[dict[str, float]]:
     """What interpolated running statistics cost: each capacity once with its own, once with its neighbours' mixture.
 
@@ -197,9 +194,13 @@ def measure_interpolation(
     for capacity in (c for c in LEFT_OUT_CAPACITIES if c in base.config.stored_subnetworks):
         poorer = copy.deepcopy(base)
         poorer.keep_statistics([c for c in base.config.stored_subnetworks if c != capacity])
-        pair = {0.0: base.prune(capacity), 1.0: poorer.prune(capacity)}
-        embeddings = encode(pair, splits.query, processor, progress=False)
-        stored, interpolated = (leave_one_out(e, e, columns, columns)["mAP"] for e in embeddings.values())
+        stored, interpolated = (
+            leave_one_out(embeddings, embeddings, columns, columns)["mAP"]
+            for network in (base, poorer)
+            for embeddings in encode(
+                {capacity: network.prune(capacity)}, splits.query, processor, progress=False
+            ).values()
+        )
         rows.append({"capacity": capacity, "stored": stored, "interpolated": interpolated})
     return rows
 

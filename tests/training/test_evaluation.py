@@ -161,7 +161,7 @@ def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
 ) -> None:
     measure_running_statistics(model, processor, images, arguments())
     before = buffers(model)
-    rows = measure_interpolation(model, processor, splits, {}, [])
+    rows = measure_interpolation(model, processor, splits)
     # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
     assert [row["capacity"] for row in rows] == [0.3, 0.5]
     for row in rows:

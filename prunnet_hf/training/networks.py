@@ -1,0 +1,74 @@
+"""The networks of a run: new ones, ones to fine-tune, ones to evaluate, and the processing of their images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..calibration import add_statistics
+from ..configuration_prunnet import STATISTICS_GRID
+from ..configuration_prunnet import PrunNetConfig
+from ..image_processing_prunnet import PrunNetImageProcessor
+from ..masking import check_capacities
+from ..modeling_prunnet import PrunNetForImageClassification
+from .arguments import DataArguments
+from .arguments import RunArguments
+
+
+def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
+    """The processing of images outside training: shorter side to `resize`, then the central `image_size`."""
+    crop = {"height": arguments.image_size, "width": arguments.image_size}
+    return PrunNetImageProcessor(size={"shortest_edge": arguments.shorter_side}, crop_size=crop)
+
+
+def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForImageClassification:
+    """A new network, or with `model_name_or_path` an existing one with a classifier for the classes of this run."""
+    model = arguments.model
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: index for index, name in enumerate(class_names)},
+        "image_size": arguments.data.image_size,
+    }
+    if model.model_name_or_path is not None:
+        return _load_to_train(model.model_name_or_path, arguments.train.capacities, labels)
+    config = PrunNetConfig(
+        backbone=model.backbone,
+        backbone_kwargs=json.loads(model.backbone_kwargs),
+        embedding_dim=model.embedding_dim,
+        capacities=arguments.train.capacities,
+        stem_pool=model.stem_pool,
+        score_init=model.score_init,
+        **labels,
+    )
+    return PrunNetForImageClassification(config, pretrained_backbone=model.pretrained_backbone)
+
+
+def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
+    """A checkpoint with these settings, and room for the statistics of the capacities that are now trained."""
+    config = PrunNetConfig.from_pretrained(source, **settings)
+    if not config.prunable:
+        raise ValueError(
+            f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
+            f"{config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
+        )
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
+    model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
+    model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
+    add_statistics(model, len(model.config.stored_subnetworks))
+    return model
+
+
+def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
+    """The model that `eval_only` asks for: the run's own, or the one `model_name_or_path` names."""
+    source = arguments.model.model_name_or_path
+    if source is None:
+        own = Path(arguments.train.output_dir) / "model"
+        if not own.is_dir():
+            raise FileNotFoundError(
+                f"--eval_only found no model in {own}: give the --output_dir of a finished run, or "
+                "--model_name_or_path."
+            )
+        source = str(own)
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
+    return model, PrunNetImageProcessor.from_pretrained(source)
