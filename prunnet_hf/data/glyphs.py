@@ -90,7 +90,8 @@ def distinct_characters() -> tuple[str, ...]:
     """Letters, digits and currency signs that every face has, without those that look like an earlier one.
 
     Scale and proportions vary from image to image, so characters that differ in size only (o, O) look alike, as do
-    Latin A, Greek Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other characters.
+    Latin A, Greek Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other
+    characters.
     """
     covered = set.intersection(*(_covered(face) for face in FACES))
     candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code)) in _CATEGORIES]

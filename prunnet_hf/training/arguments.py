@@ -135,6 +135,13 @@ class TrainArguments:
         default="last",
         metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."},
     )
+    scale_dense_gradients: bool = field(
+        default=False,
+        metadata={
+            "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by the "
+            "number of passes, as those of all other parameters are."
+        },
+    )
     alpha: float = field(default=0.5, metadata={"help": "How strongly gradients changed by projection lose weight."})
     seed: int = field(default=0, metadata={"help": "Of everything random."})
     eval_every: int = field(default=0, metadata={"help": "Evaluate after every so many epochs; 0: at the end only."})

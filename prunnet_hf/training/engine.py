@@ -205,7 +205,12 @@ class Trainer:
         self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         objective = create_objective(
-            options.method, self.model, options.capacities, alpha=options.alpha, projection=options.projection
+            options.method,
+            self.model,
+            options.capacities,
+            alpha=options.alpha,
+            projection=options.projection,
+            scale_dense_gradients=options.scale_dense_gradients,
         )
         self.step = TrainingStep(
             self.model,

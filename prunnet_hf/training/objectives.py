@@ -71,6 +71,14 @@ class ConflictAwareObjective(Objective):
     """PrunNet: conflict-aware integration of the gradients (arXiv 2504.11879, section 3.3).
 
     Classifier, projector and normalisation are trained by the dense pass alone, which must come first.
+
+    Args:
+        model: The network in training.
+        capacities: Capacity of each pass, the dense network's (1.0) first.
+        alpha: See `gradients.integrate`.
+        projection: See `gradients.integrate`.
+        scale_dense_gradients: Multiply what the dense pass alone trains by the number of passes, as integration does
+            with everything else, so that one learning rate fits both. The paper leaves it as it is.
     """
 
     def __init__(
@@ -80,8 +88,10 @@ class ConflictAwareObjective(Objective):
         *,
         alpha: float = 0.5,
         projection: Literal["last", "sequential"] = "last",
+        scale_dense_gradients: bool = False,
     ) -> None:
         super().__init__(model, capacities)
+        self.dense_scale = len(self.capacities) if scale_dense_gradients else 1
         self.alpha = alpha
         self.projection = projection
         dense_only = dense_pass_parameters(model)
@@ -98,7 +108,7 @@ class ConflictAwareObjective(Objective):
             orders = projection_orders(len(passes), per_row=False, generator=generator)
             parameter.grad = integrate(gradients, orders, per_row=False, alpha=self.alpha, projection=self.projection)
         for parameter in self.dense_parameters:
-            parameter.grad = passes[0][parameter]
+            parameter.grad = self.dense_scale * passes[0][parameter]
 
     def _merge_layer(self, layer: PrunableLayer, gradients: Tensor, generator: torch.Generator) -> None:
         per_row = isinstance(layer, PrunableConv2d)
@@ -133,6 +143,7 @@ def create_objective(
     *,
     alpha: float = 0.5,
     projection: Literal["last", "sequential"] = "last",
+    scale_dense_gradients: bool = False,
 ) -> Objective:
     """The objective of a training method.
 
@@ -142,6 +153,7 @@ def create_objective(
         capacities: Trained capacities; exactly one for `"independent"`. The dense network is always among the others.
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
+        scale_dense_gradients: See `ConflictAwareObjective`.
 
     Raises:
         ValueError: If `method` is unknown.
@@ -153,7 +165,9 @@ def create_objective(
     passes = [1.0, *(capacity for capacity in capacities if capacity < 1.0)]
     if method == "joint":
         return SumObjective(model, passes)
-    return ConflictAwareObjective(model, passes, alpha=alpha, projection=projection)
+    return ConflictAwareObjective(
+        model, passes, alpha=alpha, projection=projection, scale_dense_gradients=scale_dense_gradients
+    )
 
 
 def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
