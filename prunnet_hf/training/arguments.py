@@ -138,8 +138,8 @@ class TrainArguments:
     scale_dense_gradients: bool = field(
         default=False,
         metadata={
-            "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by the "
-            "number of passes, as those of all other parameters are."
+            "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by "
+            "the number of passes, as those of all other parameters are."
         },
     )
     alpha: float = field(default=0.5, metadata={"help": "How strongly gradients changed by projection lose weight."})
