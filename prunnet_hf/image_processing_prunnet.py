@@ -1,6 +1,12 @@
 """Image processor of PrunNet models: resize the shorter side, crop the centre, normalise."""
 
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN
 from transformers.image_utils import IMAGENET_DEFAULT_STD
 from transformers.image_utils import PILImageResampling
@@ -23,3 +29,23 @@ class PrunNetImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+
+    def process_image(self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
+        """Turn one image into a tensor `(channels, height, width)`, a PIL image of any mode as `to_rgb` does."""
+        if do_convert_rgb and isinstance(image, Image.Image):
+            image = to_rgb(image)
+        tensor: Tensor = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+        return tensor
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB, transparency over white; training and inference both do it this way.
+
+    Args:
+        image: Of 16 or 32 bit integers (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
+    """
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257.0).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    return Image.fromarray(np.asarray(convert_to_rgb(image, return_numpy=True)))

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2
-from transformers.image_transforms import convert_to_rgb
 
+from ..image_processing_prunnet import to_rgb
 from .splits import IMAGE
 from .splits import LABEL
 
@@ -67,19 +67,6 @@ def train_transform(
         steps.append(v2.RandomHorizontalFlip())
     compose: Callable[[Image.Image], Tensor] = v2.Compose([*steps, _ToNormalizedTensor(mean, std)])
     return compose
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB as `PrunNetImageProcessor` does: transparency over white.
-
-    Args:
-        image: Of 16 or 32 bit integers (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
-    """
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257.0).round().astype(np.uint8)).convert("RGB")
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    return Image.fromarray(np.asarray(convert_to_rgb(image, return_numpy=True)))
 
 
 class _Affine(v2.RandomAffine):  # type: ignore[misc]
