@@ -30,11 +30,18 @@ class PrunNetImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_convert_rgb = True
 
-    def process_image(self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        input_data_format: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """Turn one image into a tensor `(channels, height, width)`, a PIL image of any mode as `to_rgb` does."""
         if do_convert_rgb and isinstance(image, Image.Image):
             image = to_rgb(image)
-        tensor: Tensor = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+        tensor: Tensor = super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
         return tensor
 
 

@@ -203,7 +203,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             TypeError: If `capacity` is not a number.
             ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
                 a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint.
-            OSError: If a file is missing, cut short or damaged.
+            OSError: If a file is missing or a plain weight file is cut short; a damaged packed file is a
+                `CheckpointFormatError`, a kind of ValueError.
         """
         return load_model(
             cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, capacity=capacity, **kwargs

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from prunnet_hf import PrunNetImageProcessor
+from prunnet_hf.image_processing_prunnet import to_rgb
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -42,6 +43,22 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped() -> None:
 def test_other_colour_modes_become_rgb(mode: str) -> None:
     image = Image.new("RGB", (32, 32), (90, 90, 90)).convert(mode)
     assert PrunNetImageProcessor()(image, return_tensors="pt").pixel_values.shape == (1, 3, 224, 224)
+
+
+def test_sixteen_bits_become_eight() -> None:
+    levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)  # 257 times 0, 1, 128 and 255
+    image = Image.fromarray(levels)
+    assert image.mode == "I;16"
+    assert np.asarray(to_rgb(image))[0].tolist() == [[level] * 3 for level in (0, 1, 128, 255)]
+    whites = Image.fromarray(np.full((32, 32), 65535, dtype=np.uint16))
+    processor, white = PrunNetImageProcessor(), Image.new("RGB", (32, 32), "white")
+    found, expected = (processor(picture, return_tensors="pt").pixel_values for picture in (whites, white))
+    torch.testing.assert_close(found, expected)
+
+
+def test_transparency_lies_over_white() -> None:
+    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 255))).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_batch_of_different_sizes() -> None:
