@@ -25,12 +25,13 @@ def main() -> None:
         groups[run["dataset"]][method_name(run)].append(run)
     for dataset, methods in sorted(groups.items()):
         print(f"\n{dataset}, mAP (%) on unseen classes\n")
-        print(f"| method | seeds | dense | {SMALL} self-test | cross-test {SMALL} to dense | minutes |")
-        print("|---|---:|---:|---:|---:|---:|")
+        print(f"| method | seeds | dense | {SMALL} self-test | below dense | {SMALL} cross-test | below dense | minutes |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for method, runs in sorted(methods.items()):
             minutes = statistics.mean(run["training_seconds"] / 60 for run in runs)
-            cells = [spread(runs, query, gallery) for query, gallery in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0))]
-            print(f"| {method} | {len(runs)} | {' | '.join(cells)} | {minutes:.1f} |")
+            dense, own, cross = (values(runs, *pair) for pair in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0)))
+            columns = (dense, own, difference(dense, own), cross, difference(dense, cross))
+            print(f"| {method} | {len(runs)} | {' | '.join(map(spread, columns))} | {minutes:.1f} |")
 
 
 def method_name(run: dict[str, Any]) -> str:
@@ -40,18 +41,27 @@ def method_name(run: dict[str, Any]) -> str:
     return f"independent, capacity {run['capacities'][0]['capacity']:g}"
 
 
-def spread(runs: list[dict[str, Any]], query: float, gallery: float) -> str:
-    """Mean and, of several runs, standard deviation (n - 1) of the mAP in percent; a dash where it wasn't measured."""
-    values = [
+def values(runs: list[dict[str, Any]], query: float, gallery: float) -> list[float]:
+    """The mAP of each run in percent; nothing where the pair wasn't measured."""
+    return [
         100 * entry["value"]
         for run in runs
         for entry in run["results"]
         if (entry["query_capacity"], entry["gallery_capacity"], entry["metric"]) == (query, gallery, "mAP")
     ]
-    if not values:
+
+
+def difference(dense: list[float], small: list[float]) -> list[float]:
+    """By how much each run's small subnetwork is below its own dense network."""
+    return [high - low for high, low in zip(dense, small, strict=True)] if dense and small else []
+
+
+def spread(figures: list[float]) -> str:
+    """Mean and, of several seeds, standard deviation (n - 1); a dash where nothing was measured."""
+    if not figures:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(figures):.1f}"
+    return f"{mean} ± {statistics.stdev(figures):.1f}" if len(figures) > 1 else mean
 
 
 if __name__ == "__main__":
