@@ -136,14 +136,16 @@ def measure_statistics(
         ValueError: If `images` is empty or a batch holds fewer than 2.
     """
     measured = [_reset(scratch_statistics(network)) for _ in subnetworks]
-    device = next(network.parameters()).device
+    parameter = next(network.parameters())
     num_batches = 0
     with _averaging_batch_norms(network):
         for pixel_values in images:
             num_batches += 1
             _check_batch(pixel_values)
             for tensors, statistics in zip(subnetworks, measured, strict=True):
-                functional_call(network, {**tensors, **statistics}, (pixel_values.to(device),))
+                functional_call(
+                    network, {**tensors, **statistics}, (pixel_values.to(parameter.device, parameter.dtype),)
+                )
     if num_batches == 0:
         raise ValueError(
             "calibration images are empty: pass at least one batch of pixel_values (a few hundred images)."

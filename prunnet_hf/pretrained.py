@@ -133,6 +133,7 @@ def load_model(
     if capacity is not None:
         capacity = check_capacity(capacity)
     with_info = kwargs.pop("output_loading_info", False)
+    kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
     config = kwargs.pop("config", None)
     packed = _find_packed(path, kwargs)
     try:

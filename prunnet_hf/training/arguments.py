@@ -130,7 +130,7 @@ class TrainArguments:
         default_factory=lambda: [5, 10, 20],
         metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
     )
-    max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient."})
+    max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient, above 0."})
     projection: Literal["last", "sequential"] = field(
         default="last",
         metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."},

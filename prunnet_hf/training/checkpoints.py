@@ -38,10 +38,16 @@ def check_output_dir(run: Path, *, resume: bool) -> None:
     Raises:
         NotADirectoryError: If `run` is a file.
         FileNotFoundError: If there is no checkpoint to go on from.
-        FileExistsError: If there are checkpoints of an earlier run, which would be mixed up with those of a new one.
+        FileExistsError: If there is a README.md of somebody else's, or checkpoints of an earlier run, which would be
+            mixed up with those of a new one.
     """
     if run.is_file():
         raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
+    if (run / "README.md").exists() and not (run / "metrics.json").exists():
+        raise FileExistsError(
+            f"output_dir={str(run)!r} holds a README.md that no run wrote, where the model card would go. Choose "
+            "another directory."
+        )
     checkpoints = list_checkpoints(run)
     if resume and not checkpoints:
         raise FileNotFoundError(

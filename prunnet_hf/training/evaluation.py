@@ -137,7 +137,7 @@ def evaluate_run(
 
 def is_evaluated_again(arguments: RunArguments) -> bool:
     """Whether the model to evaluate is the one that a run left in its own directory."""
-    return arguments.train.eval_only and arguments.model.model_name_or_path is None
+    return arguments.train.eval_only and (Path(arguments.train.output_dir) / "model").is_dir()
 
 
 def recipe_of(arguments: RunArguments) -> dict[str, Any]:

@@ -60,15 +60,12 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
 
 
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
-    """The model that `eval_only` asks for: the run's own, or the one `model_name_or_path` names."""
-    source = arguments.model.model_name_or_path
+    """The model that `eval_only` asks for: the run's own, or where it has none the one `model_name_or_path` names."""
+    own = Path(arguments.train.output_dir) / "model"
+    source = str(own) if own.is_dir() else arguments.model.model_name_or_path
     if source is None:
-        own = Path(arguments.train.output_dir) / "model"
-        if not own.is_dir():
-            raise FileNotFoundError(
-                f"--eval_only found no model in {own}: give the --output_dir of a finished run, or "
-                "--model_name_or_path."
-            )
-        source = str(own)
+        raise FileNotFoundError(
+            f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path."
+        )
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
     return model, PrunNetImageProcessor.from_pretrained(source)

@@ -214,7 +214,7 @@ class TestFinishedRun:
 
 @pytest.mark.parametrize("capacity", [1.0, 0.2])
 def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capacity: float) -> None:
-    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "best/config.json"):
+    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "metrics.json", "best/config.json"):
         (tmp_path / stale).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / stale).write_text("of an earlier run")
     train(arguments(photos, tmp_path, method="independent", capacities=[capacity], epochs=1))
