@@ -25,10 +25,8 @@ def main() -> None:
         groups[run["dataset"]][method_name(run)].append(run)
     for dataset, methods in sorted(groups.items()):
         print(f"\n{dataset}, mAP (%) on unseen classes\n")
-        print(
         tests = f"{SMALL} self-test | below dense | {SMALL} cross-test | below dense"
         print(f"| method | seeds | dense | {tests} | minutes |")
-        )
         print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for method, runs in sorted(methods.items()):
             minutes = statistics.mean(run["training_seconds"] / 60 for run in runs)
