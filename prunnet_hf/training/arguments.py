@@ -168,6 +168,8 @@ class TrainArguments:
         _check_at_least(self, 1, "calibration_images", "log_every")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every")
+        if self.max_grad_norm == 0:
+            raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
         if self.batch_size < 2:
             raise ValueError(
                 f"batch_size must be at least 2, as batch norms need more than one image; got {self.batch_size}."
