@@ -7,6 +7,7 @@ end of training, over a grid of capacities, and stored beside the dense ones in 
 interpolated linearly, so that pruning needs no data; the dense network's own statistics are the entry for capacity 1.
 """
 
+import logging
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -20,8 +21,17 @@ from torch import Tensor
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.utils.logging import tqdm
+
+from .masking import format_capacity
+
+logger = logging.getLogger(__name__)
 
 DENSE = 1.0
+COARSE_BELOW = 0.2
+"""Below this capacity statistics change too fast to be interpolated well between the default grid's capacities."""
+BAR_DELAY = 3.0
+"""Seconds that a calibration must take before it shows a bar."""
 MEAN = "statistics_mean"
 VARIANCE = "statistics_var"
 
@@ -91,6 +101,19 @@ def interpolation(stored: Sequence[float], capacity: float) -> list[tuple[int | 
     return [(rows[right - 1], 1.0 - share), (rows[right], share)]
 
 
+def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
+    """Log a warning where statistics at a low `capacity` would be interpolated; see `interpolation`."""
+    mixture = interpolation(stored, capacity)
+    if capacity < COARSE_BELOW and len(mixture) > 1:
+        neighbours = [DENSE if row is None else stored[row] for row, _ in mixture]
+        logger.warning(
+            "Running statistics at capacity %s are interpolated between those stored for %s, which is inaccurate at "
+            "low capacities. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            format_capacity(capacity),
+            " and ".join(map(format_capacity, neighbours)),
+        )
+
+
 def running_statistics(network: nn.Module, stored: Sequence[float], capacity: float) -> dict[str, Tensor]:
     """Running statistics of the subnetwork of `capacity`, named as the batch norms' own buffers; always copies.
 
@@ -101,8 +124,9 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
     smallest = min([*stored, DENSE])
     if norms and capacity < smallest:
         warnings.warn(
-            f"No running statistics are stored below capacity {smallest:g}; those are used for {capacity:g} as they "
-            "are. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            f"No running statistics are stored below capacity {format_capacity(smallest)}; those are used for "
+            f"{format_capacity(capacity)} as they are. Pass `calibration=` (an iterable of pixel_values) for exact "
+            "ones.",
             stacklevel=4,  # the line that called `prune`
         )
     mixture = interpolation(stored, capacity)
@@ -120,33 +144,47 @@ def _mixed(rows: Tensor, dense: Tensor, mixture: Sequence[tuple[int | None, floa
 
 @torch.no_grad()
 def measure_statistics(
-    network: nn.Module, subnetworks: Sequence[Mapping[str, Tensor]], images: Iterable[Tensor]
+    network: nn.Module,
+    subnetworks: Sequence[Mapping[str, Tensor]],
+    images: Iterable[Tensor],
+    *,
+    progress: bool = False,
 ) -> list[dict[str, Tensor]]:
-    """Measure running statistics: weights frozen, statistics reset, a cumulative average over the batches of `images`.
+    """Measure running statistics: weights frozen, statistics reset, a cumulative average over `images`.
+
+    The mean is the average of the batches' means, the variance that of their unbiased variances (torch's batch norm
+    defines both), each batch weighed by its number of images, so that a short last one counts for what it is.
 
     Args:
         network: Called as `network(pixel_values)`; left unchanged.
         subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: none).
         images: Batches of pixel values `(batch, channels, height, width)`, read once; more than one image each.
+        progress: Show a bar once the work has taken some seconds.
 
     Returns:
-        For each subnetwork its running statistics, named as the batch norms' own buffers.
+        For each subnetwork its running statistics, named as the batch norms' own buffers. Those of a half-precision
+        network are float32, in which they were averaged; `write_statistics` rounds them.
 
     Raises:
+        TypeError: If `images` is not an iterable of tensors.
         ValueError: If `images` is empty or a batch holds fewer than 2.
     """
+    _check_iterable(images)
     measured = [_reset(scratch_statistics(network)) for _ in subnetworks]
+    wide = _wide_affines(network)
     parameter = next(network.parameters())
-    num_batches = 0
-    with _averaging_batch_norms(network):
-        for pixel_values in images:
-            num_batches += 1
-            _check_batch(pixel_values)
+    num_images = 0
+    with _train_mode_of_batch_norms(network) as norms:
+        batches = tqdm(images, desc="calibrate", unit="batch", delay=BAR_DELAY, disable=not progress)
+        for index, pixel_values in enumerate(batches):
+            _check_batch(index, pixel_values)
+            num_images += len(pixel_values)
+            for norm in norms:
+                norm.momentum = len(pixel_values) / num_images
+            placed = pixel_values.to(parameter.device, parameter.dtype)
             for tensors, statistics in zip(subnetworks, measured, strict=True):
-                functional_call(
-                    network, {**tensors, **statistics}, (pixel_values.to(parameter.device, parameter.dtype),)
-                )
-    if num_batches == 0:
+                functional_call(network, {**wide, **tensors, **statistics}, (placed,))
+    if num_images == 0:
         raise ValueError(
             "calibration images are empty: pass at least one batch of pixel_values (a few hundred images)."
         )
@@ -165,8 +203,26 @@ def write_statistics(network: nn.Module, row: int | None, statistics: Mapping[st
             norm.get_buffer(VARIANCE)[row].copy_(variance)
 
 
-def _check_batch(pixel_values: Tensor) -> None:
-    if len(pixel_values) < 2:
+def _check_iterable(images: Iterable[Tensor]) -> None:
+    if isinstance(images, Tensor):
+        raise TypeError(
+            f"calibration images must be an iterable of batches; got one Tensor of shape {tuple(images.shape)}. Pass "
+            "a list of it."
+        )
+    if not hasattr(images, "__iter__") and not hasattr(images, "__getitem__"):
+        raise TypeError(
+            f"calibration images must be an iterable of batches of pixel_values; got {type(images).__name__}. Pass a "
+            "list of them, or a loader that yields them."
+        )
+
+
+def _check_batch(index: int, pixel_values: Tensor) -> None:
+    if not isinstance(pixel_values, Tensor):
+        raise TypeError(
+            f"calibration images must be tensors of pixel_values; batch {index} is a {type(pixel_values).__name__}. "
+            "Of what an image processor returns pass batch['pixel_values']."
+        )
+    if pixel_values.ndim == 0 or len(pixel_values) < 2:
         raise ValueError(
             "calibration images must come in batches of at least 2 images, as one has no variance; got one of shape "
             f"{tuple(pixel_values.shape)}. Drop the last batch where it is too small."
@@ -174,22 +230,36 @@ def _check_batch(pixel_values: Tensor) -> None:
 
 
 def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name, tensor in statistics.items():
-        tensor.fill_(1 if name.endswith("running_var") else 0)
-    return statistics
+    """The same buffers at mean 0 and variance 1, of half-precision ones the float32 kind."""
+    return {
+        name: torch.full_like(tensor, 1 if name.endswith("running_var") else 0, dtype=_wide(tensor.dtype))
+        for name, tensor in statistics.items()
+    }
+
+
+def _wide_affines(network: nn.Module) -> dict[str, Tensor]:
+    """Batch norms' weights and biases as wide as their statistics: torch mixes no other types in one call."""
+    return {
+        f"{name}.{key}": parameter.to(_wide(parameter.dtype))
+        for name, norm in batch_norms(network).items()
+        for key, parameter in norm.named_parameters(recurse=False)
+    }
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
 
 
 @contextmanager
-def _averaging_batch_norms(network: nn.Module) -> Iterator[None]:
-    """Put only the batch norms in train mode, with a cumulative average (`momentum=None`), while the block runs."""
+def _train_mode_of_batch_norms(network: nn.Module) -> Iterator[list[_BatchNorm]]:
+    """Put the batch norms alone in train mode while the block runs, which may set their momenta."""
     modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in batch_norms(network).values()}
     network.eval()
     for norm in momenta:
         norm.train()
-        norm.momentum = None
     try:
-        yield
+        yield list(momenta)
     finally:
         for module, mode in modes.items():
             module.training = mode

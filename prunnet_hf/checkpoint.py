@@ -34,9 +34,7 @@ import json
 import math
 import os
 import re
-import secrets
 import zlib
-from collections import Counter
 from collections.abc import Collection
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,10 +43,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors import deserialize
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
+
+from .tensor_file import CODES
+from .tensor_file import DTYPES
+from .tensor_file import PACKABLE
+from .tensor_file import CheckpointFormatError
+from .tensor_file import check_shape
+from .tensor_file import damaged
+from .tensor_file import parse_json
+from .tensor_file import read_tensors
+from .tensor_file import write_tensors
 
 PACKED_WEIGHTS_NAME = "model.packed.safetensors"
 FORMAT_VERSION = 1
@@ -56,17 +61,7 @@ FORMAT_VERSION = 1
 _FORMAT = "prunnet-packed"
 _METADATA_KEYS = ("crc32", "format", "packed", "version")
 _MASK, _VALUES = ".packed_mask", ".packed_values"
-_MAX_DIMENSIONS, _MAX_ELEMENTS = 64, 2**60
-_REMEDY = "Download the file again, or save the model again with save_pretrained."
-_PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
-_DTYPES = {**_PACKABLE, **_INTEGERS, "BOOL": torch.bool}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-
-
-class CheckpointFormatError(ValueError):
-    """A checkpoint file is damaged, of another format, or of a newer version than this library reads."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +93,14 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
     tensors: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
     for name, tensor in state_dict.items():
-        _check_storable(name, tensor, _PACKABLE if name in prunable else _DTYPES)
+        _check_storable(name, tensor, PACKABLE if name in prunable else DTYPES)
         plain = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         halves = _compress(plain) if name in prunable else None
         if halves is None:
             tensors[name] = plain
         else:
             tensors[name + _MASK], tensors[name + _VALUES] = halves
-            packed[name] = {"dtype": _CODES[plain.dtype], "shape": list(plain.shape)}
+            packed[name] = {"dtype": CODES[plain.dtype], "shape": list(plain.shape)}
     manifest = json.dumps(packed, sort_keys=True, separators=(",", ":"))
     crc32 = _checksum(manifest, tensors)
     return tensors, {"format": _FORMAT, "version": str(FORMAT_VERSION), "packed": manifest, "crc32": crc32}
@@ -131,7 +126,7 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) ->
     _check_names(tensors, entries)
     found, stated = _checksum(manifest, tensors), (metadata or {})["crc32"]
     if found != stated:
-        raise _damaged(f"the contents have CRC-32 {found!r}, the metadata states {stated!r}")
+        raise damaged(f"the contents have CRC-32 {found!r}, the metadata states {stated!r}")
     state_dict = {name: tensor for name, tensor in tensors.items() if not name.endswith((_MASK, _VALUES))}
     for name, entry in entries.items():
         state_dict[name] = _expand(name, entry, tensors[name + _MASK], tensors[name + _VALUES])
@@ -154,21 +149,7 @@ def save_packed(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], 
         FileNotFoundError: If the directory of `path` doesn't exist.
         OSError: If the file can't be written, for instance for want of space.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path is {str(path)!r}, but its directory doesn't exist; create the directory first.")
-    header, data = _serialize(*pack(state_dict, prunable))
-    # The umask decides who may read it: tempfile's files are for their owner only, useless in a shared folder.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(header)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, *pack(state_dict, prunable))
 
 
 def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -184,19 +165,12 @@ def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         FileNotFoundError: If `path` is no file.
         CheckpointFormatError: If the file is damaged, no packed file, or of a newer version.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"path is {str(path)!r}, which is no file; give the path of a {PACKED_WEIGHTS_NAME}.")
     try:
-        # One read instead of a memory map: header and tensors come from the same moment, and a file cut short by
-        # another process meanwhile is an error, not a bus error.
-        return unpack(*_deserialize(path.read_bytes()))
+        return unpack(*read_tensors(path))
     except CheckpointFormatError as error:
         raise CheckpointFormatError(f"{path}: {error}") from error
-
-
-def _damaged(problem: str) -> CheckpointFormatError:
-    return CheckpointFormatError(f"{problem}. {_REMEDY}")
 
 
 def _check_storable(name: str, tensor: Tensor, allowed: Mapping[str, torch.dtype]) -> None:
@@ -214,16 +188,7 @@ def _check_storable(name: str, tensor: Tensor, allowed: Mapping[str, torch.dtype
             f"state_dict has a tensor {name!r}; '__metadata__' and names that end in {_MASK!r} or {_VALUES!r} "
             "are reserved by the file format. Rename it."
         )
-    _check_shape(name, list(tensor.shape))
-
-
-def _check_shape(name: str, shape: list[int]) -> None:
-    """Raise unless torch can hold `shape`; dimensions of 0 count as 1, since they would hide any other."""
-    if len(shape) > _MAX_DIMENSIONS or math.prod(max(size, 1) for size in shape) >= _MAX_ELEMENTS:
-        raise _damaged(
-            f"tensor {name!r} has {len(shape)} dimensions, the first {shape[:8]}; allowed are at most "
-            f"{_MAX_DIMENSIONS} with a product below 2**60"
-        )
+    check_shape(name, list(tensor.shape))
 
 
 def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -242,16 +207,16 @@ def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Ten
     """Return the full tensor of shape `entry.shape`, once mask, values and shape are found to agree."""
     size = math.prod(entry.shape)
     if mask.dtype != torch.uint8 or mask.shape != (-(-size // 8),):
-        raise _damaged(
+        raise damaged(
             f"the mask of tensor {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; for shape {entry.shape} "
             f"it must be torch.uint8 of shape ({-(-size // 8)},)"
         )
     bits = np.unpackbits(mask.numpy(), bitorder="little")
     if bits[size:].any():
-        raise _damaged(f"the mask of tensor {name!r} has bits set beyond its {size} weights; they must be 0")
+        raise damaged(f"the mask of tensor {name!r} has bits set beyond its {size} weights; they must be 0")
     kept = int(np.count_nonzero(bits))
     if values.dtype != entry.dtype or values.shape != (kept,):
-        raise _damaged(
+        raise damaged(
             f"the values of tensor {name!r} are {values.dtype} of shape {tuple(values.shape)}; by its mask and "
             f"metadata they must be {entry.dtype} of shape ({kept},)"
         )
@@ -266,7 +231,7 @@ def _checksum(manifest: str, tensors: Mapping[str, Tensor]) -> str:
     crc32 = zlib.crc32(manifest.encode())
     for name, tensor in sorted(tensors.items()):
         sizes = ",".join(str(size) for size in tensor.shape)
-        crc32 = zlib.crc32(f"{name} {_CODES[tensor.dtype]} {sizes}\n".encode(), crc32)
+        crc32 = zlib.crc32(f"{name} {CODES[tensor.dtype]} {sizes}\n".encode(), crc32)
         if tensor.numel():  # torch can't view every empty tensor as bytes
             crc32 = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc32)
     return f"{crc32:08x}"
@@ -276,35 +241,35 @@ def _check_metadata(metadata: Mapping[str, str] | None) -> str:
     """Return the text of the metadata's ``packed``, once format, version and keys are right."""
     metadata = metadata or {}
     if metadata.get("format") != _FORMAT:
-        raise _damaged(f"metadata 'format' is {metadata.get('format')!r}; a packed subnetwork has {_FORMAT!r}")
+        raise damaged(f"metadata 'format' is {metadata.get('format')!r}; a packed subnetwork has {_FORMAT!r}")
     version = metadata.get("version", "")
     if re.fullmatch(r"[1-9][0-9]{0,8}", version) and int(version) > FORMAT_VERSION:
         raise CheckpointFormatError(
             f"format version is {version}; this prunnet_hf reads up to {FORMAT_VERSION}. Upgrade prunnet_hf."
         )
     if version != str(FORMAT_VERSION):
-        raise _damaged(f"metadata 'version' is {version[:20]!r}; allowed is '{FORMAT_VERSION}'")
+        raise damaged(f"metadata 'version' is {version[:20]!r}; allowed is '{FORMAT_VERSION}'")
     if sorted(metadata) != list(_METADATA_KEYS):
-        raise _damaged(f"the metadata has the keys {sorted(metadata)}; it must have {list(_METADATA_KEYS)}")
+        raise damaged(f"the metadata has the keys {sorted(metadata)}; it must have {list(_METADATA_KEYS)}")
     return metadata["packed"]
 
 
 def _parse_manifest(manifest: str) -> dict[str, _PackedEntry]:
     """Parse and check the metadata's ``packed``."""
-    members = _parse_json(manifest, "metadata 'packed'")
+    members = parse_json(manifest, "metadata 'packed'")
     if not isinstance(members, dict):
-        raise _damaged(f"metadata 'packed' is a JSON {type(members).__name__}; it must be an object")
+        raise damaged(f"metadata 'packed' is a JSON {type(members).__name__}; it must be an object")
     entries: dict[str, _PackedEntry] = {}
     for name, member in members.items():
         if not isinstance(member, dict) or sorted(member) != ["dtype", "shape"]:
-            raise _damaged(f"metadata 'packed' says {str(member)[:80]} of {name!r}; it must give dtype and shape only")
+            raise damaged(f"metadata 'packed' says {str(member)[:80]} of {name!r}; it must give dtype and shape only")
         dtype, shape = member["dtype"], member["shape"]
-        if not isinstance(dtype, str) or dtype not in _PACKABLE:
-            raise _damaged(f"packed tensor {name!r} has dtype {str(dtype)[:80]}; allowed are {', '.join(_PACKABLE)}")
+        if not isinstance(dtype, str) or dtype not in PACKABLE:
+            raise damaged(f"packed tensor {name!r} has dtype {str(dtype)[:80]}; allowed are {', '.join(PACKABLE)}")
         if not isinstance(shape, list) or not all(type(size) is int and size >= 1 for size in shape):
-            raise _damaged(f"packed tensor {name!r} has shape {str(shape)[:80]}; allowed is a list of integers >= 1")
-        _check_shape(name, shape)
-        entries[name] = _PackedEntry(_PACKABLE[dtype], tuple(shape))
+            raise damaged(f"packed tensor {name!r} has shape {str(shape)[:80]}; allowed is a list of integers >= 1")
+        check_shape(name, shape)
+        entries[name] = _PackedEntry(PACKABLE[dtype], tuple(shape))
     return entries
 
 
@@ -313,56 +278,10 @@ def _check_names(tensors: Mapping[str, Tensor], entries: Mapping[str, _PackedEnt
     expected = {name + suffix for name in entries for suffix in (_MASK, _VALUES)}
     stored = {name for name in tensors if name.endswith((_MASK, _VALUES))}
     if expected != stored:
-        raise _damaged(
+        raise damaged(
             f"packed tensors lack {sorted(expected - stored)[:5]} and have {sorted(stored - expected)[:5]} that the "
             f"metadata doesn't list; every packed tensor must have its {_MASK} and {_VALUES}"
         )
     both = sorted(name for name in entries if name in tensors or name.endswith((_MASK, _VALUES)))
     if both:
-        raise _damaged(f"tensors {both[:5]} are stored plain and packed, or have a reserved name; only one is allowed")
-
-
-def _serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
-    """Return the header and the data of the safetensors file, the same bytes for the same tensors."""
-    blob = to_safetensors(tensors, metadata)
-    start = 8 + int.from_bytes(blob[:8], "little")
-    # safetensors writes the metadata in hash order, another one each time; publishing compares files by their bytes.
-    header = json.dumps(json.loads(blob[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, memoryview(blob)[start:]
-
-
-def _deserialize(blob: bytes) -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors and the metadata of a safetensors file."""
-    try:
-        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # it checks the header, offsets and sizes
-    except SafetensorError as error:
-        raise _damaged(f"the file is truncated or no safetensors file ({error})") from error
-    tensors: dict[str, Tensor] = {}
-    for name, fields in stored:
-        if fields["dtype"] not in _DTYPES:
-            raise _damaged(f"tensor {name!r} has dtype {fields['dtype']}; allowed are {', '.join(_DTYPES)}")
-        _check_shape(name, fields["shape"])
-        dtype, data = _DTYPES[fields["dtype"]], fields["data"]
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        tensors[name] = flat.reshape(fields["shape"])
-    # safetensors lets the last of equal names win; another reader may take the first.
-    header = _parse_json(blob[8 : 8 + int.from_bytes(blob[:8], "little")], "the header")
-    return tensors, header.get("__metadata__")
-
-
-def _parse_json(text: str | bytes, what: str) -> Any:
-    """Parse JSON of unknown origin; a name that occurs twice in an object is an error."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique_members)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(f"{what} is no valid JSON ({error})") from error
-
-
-def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; raise where a name occurs twice."""
-    unique = dict(members)
-    if len(unique) != len(members):
-        counts = Counter(name for name, _ in members)
-        raise ValueError(f"it has {[name for name, count in counts.most_common(5) if count > 1]} more than once")
-    return unique
+        raise damaged(f"tensors {both[:5]} are stored plain and packed, or have a reserved name; only one is allowed")

@@ -82,6 +82,26 @@ class PrunNetConfig(PreTrainedConfig):
         """Number of training classes; `num_labels`, which other models may lack."""
         return len(self.id2label or {})
 
+    # The arguments that PreTrainedConfig has after the first are taken by keyword only.
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Read the configuration of a checkpoint, as `PreTrainedConfig.from_pretrained` does.
+
+        Raises:
+            OSError: If there is no config.json.
+            TypeError: If `capacity` is given, as no argument changes what capacity a checkpoint has.
+            ValueError: If it configures another kind of model.
+        """
+        # Models ask for the arguments a configuration has no use for, and prune; a pipeline gives both all of them.
+        for_a_model = kwargs.get("return_unused_kwargs", False) or "_from_pipeline" in kwargs
+        if "capacity" in kwargs and not for_a_model:
+            given = f"capacity={kwargs['capacity']!r}"
+            raise TypeError(
+                f"{given} is no argument of reading a configuration, which states the capacity a checkpoint has. To "
+                f"cut a subnetwork, call PrunNetModel.from_pretrained(path, {given}), or model.prune({given})."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
@@ -104,7 +124,10 @@ class PrunNetConfig(PreTrainedConfig):
         """Read a configuration, refusing that of another kind of model.
 
         What capacity a checkpoint has is a fact that no argument changes: `capacity` among `kwargs` means to prune,
-        and is left for `from_pretrained` of the model.
+        and is left for `from_pretrained` of the model. AutoConfig drops it, which a pipeline relies on.
+
+        Raises:
+            ValueError: If `config_dict` configures another kind of model.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:

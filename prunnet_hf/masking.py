@@ -46,6 +46,16 @@ def check_capacities(capacities: Sequence[float], name: str = "capacities") -> l
     return sorted({check_capacity(capacity, name) for capacity in capacities})
 
 
+def format_capacity(capacity: float) -> str:
+    """Write a capacity for names and messages: as many digits as it needs to be read back exactly, at least two.
+
+    Example:
+        >>> format_capacity(0.2), format_capacity(0.204), format_capacity(1)
+        ('0.20', '0.204', '1.00')
+    """
+    return np.format_float_positional(capacity, min_digits=2)
+
+
 def kept_count(capacity: float, num_weights: int) -> int:
     """Number of weights that `capacity` keeps in a layer of `num_weights`: `n - round((1 - c)(n - 1))`.
 

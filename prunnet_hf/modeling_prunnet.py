@@ -34,6 +34,7 @@ from .calibration import drop_statistics
 from .calibration import measure_statistics
 from .calibration import running_statistics
 from .calibration import select_statistics
+from .calibration import warn_if_coarse
 from .calibration import write_statistics
 from .configuration_prunnet import PrunNetConfig
 from .layers import PrunableLayer
@@ -45,6 +46,7 @@ from .layers import masked_weights
 from .layers import prunable_layers
 from .masking import check_capacities
 from .masking import check_capacity
+from .masking import format_capacity
 from .pretrained import load_model
 from .pretrained import save_model
 
@@ -98,19 +100,22 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         return {**masked_weights(self, find_masks(self, capacity)), **statistics}
 
     @torch.no_grad()
-    def prune(self, capacity: float, calibration: Iterable[Tensor] | None = None) -> Self:
+    def prune(self, capacity: float, calibration: Iterable[Tensor] | None = None, *, progress: bool = True) -> Self:
         """Cut the subnetwork of `capacity` out of this network, without data and without training.
 
         Args:
             capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
             calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
                 measured. Without it they are interpolated from those in the checkpoint.
+            progress: Show a bar where calibration takes some seconds.
 
         Returns:
             A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
 
         Raises:
-            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
+            TypeError: If `capacity` is not a number, or `calibration` not an iterable of tensors.
+            ValueError: If this model is pruned already, `capacity` is outside (0, 1], or `calibration` is empty or has
+                a batch of fewer than 2 images.
         """
         capacity = check_capacity(capacity)
         self._check_prunable()
@@ -124,24 +129,32 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         pruned.config.prunable = False
         pruned.config.statistics_capacities = []
         if calibration is None:
+            warn_if_coarse(self.config.stored_subnetworks, capacity)
             statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
         else:
-            (statistics,) = measure_statistics(pruned, [{}], calibration)
+            (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
         write_statistics(pruned, None, statistics)
         return pruned
 
     @torch.no_grad()
-    def calibrate(self, images: Iterable[Tensor]) -> None:
+    def calibrate(self, images: Iterable[Tensor], *, progress: bool = True) -> None:
         """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
 
         Args:
-            images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once.
+            images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
+                weighs the same, whatever the size of its batch.
+            progress: Show a bar once calibration has taken some seconds.
+
+        Raises:
+            TypeError: If `images` is not an iterable of tensors.
+            ValueError: If this model is pruned already, or `images` is empty or has a batch of fewer than 2 images.
         """
         self._check_prunable()
         stored = self.config.stored_subnetworks
         subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
         rows: list[int | None] = [None, *range(len(stored))]
-        for row, statistics in zip(rows, measure_statistics(self, [{}, *subnetworks], images), strict=True):
+        measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress)
+        for row, statistics in zip(rows, measured, strict=True):
             write_statistics(self, row, statistics)
 
     def keep_statistics(self, capacities: Sequence[float]) -> None:
@@ -213,8 +226,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     def _check_prunable(self) -> None:
         if not self.config.prunable:
             raise ValueError(
-                f"This model is pruned already (capacity {self.config.capacity:g}) and has no scores left. Load the "
-                "dense checkpoint it was cut from and prune that."
+                f"This model is pruned already (capacity {format_capacity(self.config.capacity)}) and has no scores "
+                "left. Load the dense checkpoint it was cut from and prune that."
             )
 
 
@@ -236,8 +249,9 @@ class PrunNetModel(PrunNetPreTrainedModel):
         super().__init__(config)
         if config.prunable and config.capacity < 1.0:
             raise ValueError(
-                f"A prunable model is dense: capacity must be 1.0 where prunable is true; got {config.capacity:g}. "
-                f"Build or load the dense model and call prune(capacity={config.capacity:g})."
+                "A prunable model is dense: capacity must be 1.0 where prunable is true; got "
+                f"{format_capacity(config.capacity)}. Build or load the dense model and call "
+                f"prune(capacity={format_capacity(config.capacity)})."
             )
         self.backbone = create_backbone(config, pretrained_backbone)
         if config.prunable:

@@ -33,6 +33,16 @@ MODEL_FILES = (
     "model-*-of-*.safetensors",
     PACKED_WEIGHTS_NAME,
 )
+# Fields of the configuration on which names and shapes of weights depend.
+SHAPING_FIELDS = (
+    "backbone",
+    "backbone_kwargs",
+    "image_size",
+    "embedding_dim",
+    "stem_pool",
+    "prunable",
+    "statistics_capacities",
+)
 
 
 def save_model(
@@ -60,7 +70,13 @@ def save_model(
 
     Raises:
         NotADirectoryError: If `directory` is a file.
+        ValueError: If `kwargs` have a `variant`.
     """
+    _refuse_variant(
+        kwargs.get("variant"),
+        "a directory holds one model, which a save replaces whole",
+        "Convert a copy of the model, as by model.to(torch.bfloat16), and save it in another directory.",
+    )
     if not is_main_process:
         return
     target = Path(directory)
@@ -114,42 +130,47 @@ def load_model(
 ) -> Any:
     """Load a dense or packed checkpoint strictly, and prune it where `capacity` is given.
 
+    Which of the two it is, the configuration says; a weight file of the other kind beside it is left over.
+
     Args:
         cls: The class of the model.
         load: The `from_pretrained` of transformers, bound to `cls`.
         path: Directory, Hub repository, or None with `config` and `state_dict`.
         *model_args: Passed to `load`.
         capacity: Prune to this kept share after loading.
-        **kwargs: Passed to `load`.
+        **kwargs: Passed to `load`, which changes the configuration by those that are fields of it.
 
     Returns:
         The model, or the model and the loading info where `output_loading_info` is true.
 
     Raises:
         TypeError: If `capacity` is not a number.
-        ValueError: If weights are missing or foreign, other than a classifier's, or `capacity` is outside (0, 1].
+        ValueError: If weights are missing or foreign, other than a classifier's, or `capacity` is outside (0, 1], or
+            `variant` is given for a packed subnetwork.
         OSError: If a weight file is damaged.
     """
     if capacity is not None:
         capacity = check_capacity(capacity)
     with_info = kwargs.pop("output_loading_info", False)
     kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
-    config = kwargs.pop("config", None)
-    packed = _find_packed(path, kwargs)
-    try:
-        if packed is not None:
-            config = config if isinstance(config, cls.config_class) else _read_config(cls, config or path, kwargs)
-            kwargs["state_dict"] = load_packed(packed)
-            kwargs = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-        source = path if packed is None else None
-        model, info = load(
-            source, *model_args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    packed = _find_packed(cls, path, kwargs.get("config"), where)
+    source = path
+    if packed is not None:
+        _refuse_variant(
+            kwargs.pop("variant", None), "a packed subnetwork is one file", "dtype=torch.bfloat16 converts on loading."
         )
+        # transformers refuses a path beside a state dict, but reads the configuration from one, changed by `kwargs`.
+        source, kwargs["config"], kwargs["state_dict"] = None, kwargs.get("config") or path, load_packed(packed)
+    try:
+        model, info = load(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except SafetensorError as error:
         raise OSError(
             f"The weights in {path} are damaged or cut short ({error}). Download or save them again."
         ) from error
-    _refuse_wrong_weights(path, info)
+    problems = _weight_problems(info)
+    if problems:
+        raise ValueError(_misfit(path, problems, _changed_fields(cls, path, where, model.config)))
     if packed is not None:
         model.config.name_or_path = str(path)
     if capacity is not None:
@@ -157,19 +178,25 @@ def load_model(
     return (model, info) if with_info else model
 
 
-def _find_packed(path: Any, kwargs: dict[str, Any]) -> str | None:
+def _find_packed(cls: Any, path: Any, config: Any, where: dict[str, Any]) -> str | None:
+    """The packed file of a checkpoint that is a subnetwork by its configuration; None where it has none."""
     if path is None:
         return None
-    where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-    where = {"subfolder": "", **where}
-    return cached_file(path, PACKED_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
+    if not isinstance(config, cls.config_class):
+        config = cls.config_class.from_pretrained(config or path, **where)
+    if config.prunable or config.capacity == 1.0:
+        return None
+    return cached_file(
+        path, PACKED_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **{"subfolder": "", **where}
+    )
 
 
-def _read_config(cls: Any, path: Any, kwargs: dict[str, Any]) -> Any:
-    return cls.config_class.from_pretrained(path, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs})
+def _refuse_variant(variant: str | None, reason: str, remedy: str) -> None:
+    if variant is not None:
+        raise ValueError(f"variant must be None, as {reason}; got {variant!r}. {remedy}")
 
 
-def _refuse_wrong_weights(path: Any, info: dict[str, Any]) -> None:
+def _weight_problems(info: dict[str, Any]) -> list[str]:
     problems = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = [key if isinstance(key, str) else key[0] for key in info[kind]]
@@ -177,8 +204,30 @@ def _refuse_wrong_weights(path: Any, info: dict[str, Any]) -> None:
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             problems.append(f"{kind.removesuffix('_keys')} weights: {shown}")
-    if problems:
-        raise ValueError(
+    return problems
+
+
+def _changed_fields(cls: Any, path: Any, where: dict[str, Any], asked: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields that shape weights in which `asked` differs from the checkpoint's config.json: `(asked, stored)`."""
+    if path is None:
+        return {}
+    try:
+        stored = cls.config_class.from_pretrained(path, **where)
+    except OSError:  # the caller brought a configuration for weights that have none
+        return {}
+    pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in SHAPING_FIELDS}
+    return {name: (new, old) for name, (new, old) in pairs.items() if new != old}
+
+
+def _misfit(path: Any, problems: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
+    if not changed:
+        return (
             f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The "
             "two files come from different models, or the checkpoint was edited: save or download it again."
         )
+    asked = ", ".join(f"{name}={new!r}" for name, (new, _) in changed.items())
+    stored = ", ".join(f"{name}={old!r}" for name, (_, old) in changed.items())
+    return (
+        f"The weights in {path} do not fit {asked}, which from_pretrained was given: its config.json says {stored}; "
+        f"{'; '.join(problems)}. Leave the argument out, or build a new model with PrunNetConfig({asked})."
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.data import IterableDataset
 
 from prunnet_hf.calibration import MEAN
 from prunnet_hf.calibration import VARIANCE
@@ -21,6 +24,7 @@ from prunnet_hf.calibration import measure_statistics
 from prunnet_hf.calibration import running_statistics
 from prunnet_hf.calibration import scratch_statistics
 from prunnet_hf.calibration import select_statistics
+from prunnet_hf.calibration import warn_if_coarse
 from prunnet_hf.calibration import write_statistics
 
 # Two batches of two "images" of one pixel: means 2 and 7, unbiased variances 2 and 8.
@@ -54,7 +58,7 @@ def test_statistics_are_interpolated_linearly(capacity: float, mean: float, vari
 
 
 def test_below_the_smallest_the_nearest_is_used_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"below capacity 0\.2; those are used for 0\.1 as they are"):
+    with pytest.warns(UserWarning, match=r"below capacity 0\.20; those are used for 0\.10 as they are"):
         statistics = running_statistics(one_norm_network(), [0.2, 0.4], 0.1)
     assert statistics["0.running_mean"].tolist() == [1.0]
 
@@ -70,6 +74,31 @@ def test_a_network_without_batch_norms_has_nothing_to_warn_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert running_statistics(nn.Sequential(nn.LayerNorm(2)), [], 0.1) == {}
+
+
+@pytest.mark.parametrize(
+    ("stored", "capacity", "neighbours"),
+    [
+        ([0.05, 0.2], 0.1, ["0.05", "0.20"]),
+        ([0.05], 0.199, ["0.05", "1.00"]),  # the dense network is a neighbour like any other
+        ([0.05, 0.2], 0.05, None),  # stored itself
+        ([0.05, 0.2], 0.02, None),  # below all: `running_statistics` says so
+        ([0.05, 0.6], 0.2, None),  # not low
+        ([0.05, 0.6], 0.3, None),
+    ],
+)
+def test_interpolating_at_a_low_capacity_is_warned_of(
+    stored: list[float], capacity: float, neighbours: list[str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_if_coarse(stored, capacity)
+    if neighbours is None:
+        assert not caplog.records
+    else:
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert record.levelname == "WARNING"
+        assert all(neighbour in message for neighbour in neighbours)
+        assert "calibration=" in message
 
 
 @pytest.mark.parametrize("capacity", [0.2, 0.3, 1.0])
@@ -146,6 +175,58 @@ def test_measured_statistics_are_the_cumulative_average_over_batches() -> None:
     torch.testing.assert_close(statistics["0.running_var"], torch.tensor([5.0]))  # (2 + 8) / 2
 
 
+def test_every_image_weighs_the_same() -> None:
+    # Three "images" 1, 3, 5 of mean 3 and unbiased variance 4, then two, 5 and 9, of mean 7 and variance 8.
+    batches = [torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1, 1), torch.tensor([5.0, 9.0]).view(2, 1, 1, 1)]
+    (statistics,) = measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], batches)
+    torch.testing.assert_close(statistics["0.running_mean"], torch.tensor([4.6]))  # (3 * 3 + 2 * 7) / 5
+    torch.testing.assert_close(statistics["0.running_var"], torch.tensor([5.6]))  # (3 * 4 + 2 * 8) / 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_any_type_is_measured_in_float32_at_least(dtype: torch.dtype) -> None:
+    # The images are 1 + 2**-7 and 1: exact in bfloat16. Their mean, 1 + 2**-8, has one bit more than bfloat16 keeps.
+    network = nn.Sequential(nn.BatchNorm2d(1)).to(dtype)
+    batch = torch.tensor([1 + 2**-7, 1.0], dtype=dtype).view(2, 1, 1, 1)
+    (statistics,) = measure_statistics(network, [{}], [batch] * 3)
+    assert statistics["0.running_mean"].dtype == torch.promote_types(dtype, torch.float32)
+    assert statistics["0.running_mean"].tolist() == [1 + 2**-8]
+    write_statistics(network, None, statistics)
+    assert network[0].running_mean.dtype == dtype
+
+
+def test_a_half_precision_average_does_not_drift() -> None:
+    # 400 batches of mean 1 after one of mean 256: (256 + 400 * 1) / 401. In bfloat16 small steps would be lost.
+    network = nn.Sequential(nn.BatchNorm2d(1)).to(torch.bfloat16)
+    batches = [torch.tensor([mean, mean], dtype=torch.bfloat16).view(2, 1, 1, 1) for mean in (256.0, *[1.0] * 400)]
+    (statistics,) = measure_statistics(network, [{}], batches)
+    torch.testing.assert_close(statistics["0.running_mean"], torch.tensor([656 / 401]))
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_progress_bar_can_be_turned_off(progress: bool, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("prunnet_hf.calibration.BAR_DELAY", 0.0)
+    measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], BATCHES, progress=progress)
+    assert ("calibrate" in capsys.readouterr().err) is progress
+
+
+def test_a_loader_that_does_not_know_its_length_shows_a_bar_all_the_same(monkeypatch, capsys) -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            return iter(BATCHES)
+
+    monkeypatch.setattr("prunnet_hf.calibration.BAR_DELAY", 0.0)
+    loader = DataLoader(Stream(), batch_size=None)
+    (statistics,) = measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], loader, progress=True)
+    assert statistics["0.running_mean"].tolist() == [4.5]
+    assert "calibrate" in capsys.readouterr().err
+
+
+def test_a_quick_calibration_shows_no_bar(capsys) -> None:
+    measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], BATCHES, progress=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_each_subnetwork_is_measured_with_its_own_tensors() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
     nn.init.ones_(network[0].weight)
@@ -188,3 +269,23 @@ def test_no_images_are_refused() -> None:
 def test_a_batch_of_one_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 2 images.*got one of shape \(1, 1, 1, 1\)"):
         measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], [BATCHES[0][:1]])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (3, r"calibration images must be an iterable of .* got int"),
+        ([{"pixel_values": BATCHES[0]}], r"batch 0 is a dict.*batch\['pixel_values'\]"),
+        ({"pixel_values": BATCHES[0]}, r"batch 0 is a str"),
+        ([BATCHES[0], BATCHES[1].numpy()], r"batch 1 is a ndarray"),
+        (BATCHES[0], r"got one Tensor of shape \(2, 1, 1, 1\).*list of it"),
+    ],
+)
+def test_what_is_no_batch_of_pixel_values_is_refused(images: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], images)
+
+
+def test_a_scalar_is_no_batch() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 images.*got one of shape \(\)"):
+        measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], [torch.tensor(1.0)])

@@ -114,6 +114,14 @@ def test_capacity_as_an_argument_of_loading_is_left_for_the_model() -> None:
     assert PrunNetConfig.from_dict({"capacity": 1.0}, capacity=0.5).capacity == 1.0
 
 
+def test_loading_a_configuration_prunes_nothing(tmp_path: Path) -> None:
+    PrunNetConfig().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"capacity=0\.2 .*PrunNetModel\.from_pretrained\(path, capacity=0\.2\)"):
+        PrunNetConfig.from_pretrained(tmp_path, capacity=0.2)
+    config, unused = PrunNetConfig.from_pretrained(tmp_path, capacity=0.2, return_unused_kwargs=True)
+    assert (config.capacity, unused) == (1.0, {"capacity": 0.2})
+
+
 def test_a_directory_without_configuration(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"has no config\.json"):
         PrunNetConfig.from_pretrained(tmp_path)

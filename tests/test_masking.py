@@ -13,6 +13,7 @@ from torch import Tensor
 from prunnet_hf.masking import StraightThrough
 from prunnet_hf.masking import check_capacities
 from prunnet_hf.masking import check_capacity
+from prunnet_hf.masking import format_capacity
 from prunnet_hf.masking import kept_count
 from prunnet_hf.masking import kept_mask
 from prunnet_hf.masking import kept_masks
@@ -199,3 +200,16 @@ def test_frozen_scores_get_no_gradient() -> None:
 def test_the_effective_weight_keeps_the_type_of_the_weight(dtype: torch.dtype) -> None:
     weight = torch.ones(3, dtype=dtype)
     assert StraightThrough.apply(weight, weight, torch.tensor([True, False, True])).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("capacity", "text"),
+    [(0.2, "0.20"), (0.204, "0.204"), (0.125, "0.125"), (1.0, "1.00"), (1, "1.00"), (0.05, "0.05"), (1e-5, "0.00001")],
+)
+def test_a_capacity_is_written_with_at_least_two_digits(capacity: float, text: str) -> None:
+    assert format_capacity(capacity) == text
+
+
+@given(CAPACITY)
+def test_a_written_capacity_is_read_back_exactly_so_no_two_share_a_name(capacity: float) -> None:
+    assert float(format_capacity(capacity)) == capacity

@@ -303,7 +303,7 @@ class TestStatistics:
         torch.testing.assert_close(half, (mean[1] + norm.running_mean) / 2)
 
     def test_below_the_smallest_a_warning(self, tiny) -> None:
-        with pytest.warns(UserWarning, match=r"stored below capacity 0\.2; those are used for 0\.1"):
+        with pytest.warns(UserWarning, match=r"stored below capacity 0\.20; those are used for 0\.10"):
             tiny.prune(capacity=0.1)
 
     def test_calibration_measures_the_batches_it_is_given(self, tiny) -> None:
@@ -316,13 +316,36 @@ class TestStatistics:
             activations = [backbone.conv1(batch) for batch in batches]
         means = [activation.mean((0, 2, 3)) for activation in activations]
         variances = [activation.var((0, 2, 3)) for activation in activations]
-        torch.testing.assert_close(backbone.bn1.running_mean, (means[0] + means[1]) / 2)
-        torch.testing.assert_close(backbone.bn1.running_var, (variances[0] + variances[1]) / 2)
+        # Batches of 4 and 6 images: weighed 0.4 and 0.6.
+        torch.testing.assert_close(backbone.bn1.running_mean, 0.4 * means[0] + 0.6 * means[1])
+        torch.testing.assert_close(backbone.bn1.running_var, 0.4 * variances[0] + 0.6 * variances[1])
 
     def test_calibration_below_the_smallest_warns_of_nothing(self, tiny) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             tiny.prune(capacity=0.05, calibration=[images()])
+
+    def test_a_low_capacity_between_stored_ones_is_warned_of_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        model = PrunNetModel(tiny_config(statistics_capacities=[0.05, 0.6]))
+        model.prune(capacity=0.1)
+        (record,) = caplog.records
+        assert "0.05 and 0.60" in record.getMessage()
+        caplog.clear()
+        model.prune(capacity=0.3)
+        model.prune(capacity=0.1, calibration=[images()])
+        model(images(), capacity=0.1)
+        assert not caplog.records
+
+    def test_calibration_of_no_tensors(self, tiny) -> None:
+        with pytest.raises(TypeError, match=r"batch 0 is a dict.*batch\['pixel_values'\]"):
+            tiny.prune(capacity=0.3, calibration=[{"pixel_values": images()}])
+
+    def test_a_half_precision_model_is_calibrated_in_its_own_type(self) -> None:
+        model = PrunNetModel(tiny_config()).to(torch.bfloat16)
+        model.calibrate([images(4), images(2)], progress=False)
+        pruned = model.prune(capacity=0.3, calibration=[images(4), images(2)], progress=False)
+        assert {buffer.dtype for name, buffer in pruned.named_buffers() if "running" in name} == {torch.bfloat16}
+        assert {buffer.dtype for name, buffer in model.named_buffers() if "stat" in name} == {torch.bfloat16}
 
     def test_empty_calibration(self, tiny) -> None:
         with pytest.raises(ValueError, match="calibration images are empty"):

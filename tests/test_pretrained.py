@@ -194,9 +194,12 @@ class TestCapacityOnLoading:
         assert extractor.model.prunable_layers() == {}
 
     def test_a_configuration_states_what_the_checkpoint_is(self, dense: Path, packed: Path) -> None:
-        for loader in (AutoConfig, PrunNetConfig):
-            assert loader.from_pretrained(dense, capacity=0.5).capacity == 1.0
-            assert loader.from_pretrained(packed, capacity=0.5).capacity == 0.25
+        for directory, capacity in ((dense, 1.0), (packed, 0.25)):
+            assert PrunNetConfig.from_pretrained(directory).capacity == capacity
+            # What AutoConfig is given can't be told from what a pipeline gives it on a model's behalf.
+            assert AutoConfig.from_pretrained(directory, capacity=0.5).capacity == capacity
+            with pytest.raises(TypeError, match=r"PrunNetModel\.from_pretrained\(path, capacity=0\.5\)"):
+                PrunNetConfig.from_pretrained(directory, capacity=0.5)
 
     @pytest.mark.parametrize("loader", [PrunNetModel, AutoModel])
     def test_a_pruned_checkpoint_names_its_capacity(self, packed: Path, loader: Any) -> None:
@@ -216,8 +219,102 @@ class TestCapacityOnLoading:
 
     def test_a_subnetwork_that_claims_to_be_dense(self, packed: Path) -> None:
         edit_config(packed, capacity=1.0, prunable=True, statistics_capacities=[0.2, 0.6, 1.0])
-        with pytest.raises(ValueError, match=r"do not fit the model.*missing weights: .*scores"):
+        with pytest.raises(OSError, match=r"no file named model\.safetensors"):
             PrunNetModel.from_pretrained(packed)
+
+
+class TestWhichFile:
+    """config.json says what the checkpoint is; a weight file of another kind beside it is left over."""
+
+    @pytest.mark.parametrize("loader", [PrunNetForImageClassification, AutoModelForImageClassification])
+    def test_a_stale_packed_file_beside_a_dense_model(self, model, dense: Path, packed: Path, loader: Any) -> None:
+        shutil.copy(packed / PACKED_WEIGHTS_NAME, dense)
+        assert same_state(loader.from_pretrained(dense), model)
+        assert same_state(loader.from_pretrained(dense, capacity=0.6), model.prune(0.6))
+
+    @pytest.mark.parametrize("loader", [PrunNetForImageClassification, AutoModelForImageClassification])
+    def test_a_stale_dense_file_beside_a_subnetwork(self, model, dense: Path, packed: Path, loader: Any) -> None:
+        shutil.copy(dense / DENSE_WEIGHTS_NAME, packed)
+        assert same_state(loader.from_pretrained(packed), model.prune(0.25))
+
+    def test_a_stale_packed_file_beside_a_network_pruned_to_capacity_1(self, model, packed: Path, tmp_path: Path):
+        full = model.prune(1.0)
+        full.save_pretrained(tmp_path / "full")
+        shutil.copy(packed / PACKED_WEIGHTS_NAME, tmp_path / "full")
+        assert same_state(PrunNetForImageClassification.from_pretrained(tmp_path / "full"), full)
+
+    def test_a_configuration_given_as_such_decides(self, model, packed: Path, dense: Path) -> None:
+        for directory, expected in ((dense, model), (packed, model.prune(0.25))):
+            for config in (PrunNetConfig.from_pretrained(directory), str(directory)):
+                loaded = PrunNetForImageClassification.from_pretrained(directory, config=config)
+                assert same_state(loaded, expected)
+
+
+class TestOverridingTheConfiguration:
+    """Arguments of from_pretrained that are none of its own change the configuration, packed or dense."""
+
+    @pytest.mark.parametrize("loader", [PrunNetForImageClassification, AutoModelForImageClassification])
+    @pytest.mark.parametrize(
+        "override", [{"num_labels": 5}, {"id2label": dict(enumerate("abcde")), "label2id": {}}], ids=min
+    )
+    def test_another_classifier(self, model, dense: Path, packed: Path, loader: Any, override: dict[str, Any]) -> None:
+        for directory, expected in ((dense, model), (packed, model.prune(0.25))):
+            loaded = loader.from_pretrained(directory, **override)
+            assert loaded.classifier.weight.shape == (5, 8)
+            assert same_state(loaded.prunnet, expected.prunnet)
+            assert loaded.config.capacity == expected.config.capacity
+
+    def test_the_same_number_of_labels(self, model, packed: Path) -> None:
+        loaded = PrunNetForImageClassification.from_pretrained(packed, num_labels=3, id2label={0: "a", 1: "b", 2: "c"})
+        assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+        assert same_state(loaded, model.prune(0.25))
+
+    @pytest.mark.parametrize("loader", [PrunNetModel, AutoModel])
+    def test_weights_that_do_not_fit_name_the_argument(self, dense: Path, packed: Path, loader: Any) -> None:
+        message = r"do not fit embedding_dim=16.*config\.json says embedding_dim=8.*mismatched weights: .*projector"
+        for directory in (dense, packed):
+            with pytest.raises(ValueError, match=message):
+                loader.from_pretrained(directory, embedding_dim=16, num_labels=7)
+
+    def test_a_configuration_that_differs_names_the_field(self, dense: Path) -> None:
+        config = PrunNetConfig.from_pretrained(dense)
+        config.backbone_kwargs = {"layers": [2, 1, 1, 1], "channels": [4, 4, 8, 8]}
+        with pytest.raises(ValueError, match=r"do not fit backbone_kwargs=\{'layers': \[2, 1, 1, 1\].*missing"):
+            PrunNetForImageClassification.from_pretrained(dense, config=config)
+
+    def test_an_unknown_argument_is_refused(self, packed: Path) -> None:
+        with pytest.raises(TypeError, match="colour"):
+            PrunNetModel.from_pretrained(packed, colour="red")
+
+
+class TestVariants:
+    @pytest.mark.parametrize("capacity", [None, 0.25])
+    def test_saving_one_is_refused_and_loses_nothing(self, model, dense: Path, capacity: float | None) -> None:
+        before = {file.name: file.read_bytes() for file in dense.iterdir()}
+        saved = model if capacity is None else model.prune(capacity)
+        with pytest.raises(ValueError, match=r"variant must be None.*got 'fp16'.*another directory"):
+            saved.save_pretrained(dense, variant="fp16")
+        assert {file.name: file.read_bytes() for file in dense.iterdir()} == before
+
+    def test_saving_without_one_may_say_so(self, model, dense: Path) -> None:
+        model.save_pretrained(dense, variant=None)
+        assert weight_files(dense) == {DENSE_WEIGHTS_NAME}
+
+    def test_a_dense_variant_made_elsewhere_is_loaded(self, model, dense: Path) -> None:
+        (dense / DENSE_WEIGHTS_NAME).rename(dense / "model.fp16.safetensors")
+        assert same_state(PrunNetForImageClassification.from_pretrained(dense, variant="fp16"), model)
+
+    def test_a_subnetwork_has_none(self, packed: Path) -> None:
+        with pytest.raises(ValueError, match=r"variant must be None.*packed.*got 'fp16'"):
+            PrunNetModel.from_pretrained(packed, variant="fp16")
+
+    def test_the_variant_packed_is_no_way_around(self, dense: Path, packed: Path) -> None:
+        # transformers' name for the weights of that variant is the very name of the packed file.
+        with pytest.raises(OSError, match=r"model\.packed\.safetensors"):
+            PrunNetForImageClassification.from_pretrained(dense, variant="packed")
+        shutil.copy(packed / PACKED_WEIGHTS_NAME, dense)
+        with pytest.raises(ValueError, match=r"do not fit the model.*unexpected weights: .*packed_mask"):
+            PrunNetForImageClassification.from_pretrained(dense, variant="packed")
 
 
 class TestStrictness:
@@ -303,13 +400,6 @@ class TestStrictness:
         (dense / DENSE_WEIGHTS_NAME).unlink()
         with pytest.raises(OSError, match=r"no file named model\.safetensors"):
             PrunNetModel.from_pretrained(dense)
-
-    def test_the_variant_packed_is_no_way_around(self, model, dense: Path, packed: Path) -> None:
-        # transformers' name for the weights of that variant is the very name of the packed file.
-        with pytest.raises(OSError, match=r"model\.packed\.safetensors"):
-            PrunNetForImageClassification.from_pretrained(dense, variant="packed")
-        loaded = PrunNetForImageClassification.from_pretrained(packed, variant="packed")
-        assert same_state(loaded, model.prune(0.25))
 
     def test_a_file_is_no_directory_to_save_in(self, model, tmp_path: Path) -> None:
         (tmp_path / "taken").write_text("mine")

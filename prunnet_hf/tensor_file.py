@@ -1,0 +1,144 @@
+"""Safetensors files of unknown origin read strictly, and written whole, always with the same bytes.
+
+safetensors itself checks the header, offsets and sizes. What is added here: only the types that torch and the packed
+format share, shapes that torch can hold, no name twice, and a file that appears complete or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import deserialize
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Floating-point types by the code that safetensors has for them."""
+_INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+DTYPES = {**PACKABLE, **_INTEGERS, "BOOL": torch.bool}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+_MAX_DIMENSIONS, _MAX_ELEMENTS = 64, 2**60
+_REMEDY = "Download the file again, or save the model again with save_pretrained."
+
+
+class CheckpointFormatError(ValueError):
+    """A checkpoint file is damaged, of another format, or of a newer version than this library reads."""
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; the same tensors and metadata always give the same bytes.
+
+    The file appears complete or not at all: a failed or interrupted save leaves what was at `path` untouched.
+
+    Args:
+        path: File to write. Its directory must exist.
+        tensors: Contiguous tensors on the CPU.
+        metadata: Text for the header's `__metadata__`.
+
+    Raises:
+        FileNotFoundError: If the directory of `path` doesn't exist.
+        OSError: If the file can't be written, for instance for want of space.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path is {str(path)!r}, but its directory doesn't exist; create the directory first.")
+    header, data = _serialize(dict(tensors), dict(metadata))
+    # The umask decides who may read it: tempfile's files are for their owner only, useless in a shared folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(header)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
+    """Read a safetensors file.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        The tensors on the CPU, which own their memory (the file may change or vanish afterwards), and whatever the
+        header has for `__metadata__`; None where it has nothing.
+
+    Raises:
+        CheckpointFormatError: If the file is damaged, no safetensors file, or holds what can't be a model's tensor.
+    """
+    # One read instead of a memory map: header and tensors come from the same moment, and a file cut short by another
+    # process meanwhile is an error, not a bus error.
+    return _deserialize(Path(path).read_bytes())
+
+
+def damaged(problem: str) -> CheckpointFormatError:
+    """The error for a file with this `problem`, with the way out."""
+    return CheckpointFormatError(f"{problem}. {_REMEDY}")
+
+
+def check_shape(name: str, shape: list[int]) -> None:
+    """Raise unless torch can hold `shape`; dimensions of 0 count as 1, since they would hide any other."""
+    if len(shape) > _MAX_DIMENSIONS or math.prod(max(size, 1) for size in shape) >= _MAX_ELEMENTS:
+        raise damaged(
+            f"tensor {name!r} has {len(shape)} dimensions, the first {shape[:8]}; allowed are at most "
+            f"{_MAX_DIMENSIONS} with a product below 2**60"
+        )
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Parse JSON of unknown origin; a name that occurs twice in an object is an error."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_members)
+    except (ValueError, RecursionError) as error:
+        raise damaged(f"{what} is no valid JSON ({error})") from error
+
+
+def _serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
+    """Return the header and the data of the safetensors file, the same bytes for the same tensors."""
+    blob = to_safetensors(tensors, metadata)
+    start = 8 + int.from_bytes(blob[:8], "little")
+    # safetensors writes the metadata in hash order, another one each time; publishing compares files by their bytes.
+    header = json.dumps(json.loads(blob[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, memoryview(blob)[start:]
+
+
+def _deserialize(blob: bytes) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors and the metadata of a safetensors file."""
+    try:
+        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # it checks the header, offsets and sizes
+    except SafetensorError as error:
+        raise damaged(f"the file is truncated or no safetensors file ({error})") from error
+    tensors: dict[str, Tensor] = {}
+    for name, fields in stored:
+        if fields["dtype"] not in DTYPES:
+            raise damaged(f"tensor {name!r} has dtype {fields['dtype']}; allowed are {', '.join(DTYPES)}")
+        check_shape(name, fields["shape"])
+        dtype, data = DTYPES[fields["dtype"]], fields["data"]
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        tensors[name] = flat.reshape(fields["shape"])
+    # safetensors lets the last of equal names win; another reader may take the first.
+    header = parse_json(blob[8 : 8 + int.from_bytes(blob[:8], "little")], "the header")
+    return tensors, header.get("__metadata__")
+
+
+def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; raise where a name occurs twice."""
+    unique = dict(members)
+    if len(unique) != len(members):
+        counts = Counter(name for name, _ in members)
+        raise ValueError(f"it has {[name for name, count in counts.most_common(5) if count > 1]} more than once")
+    return unique
