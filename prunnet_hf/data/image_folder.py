@@ -18,11 +18,13 @@ from datasets import load_dataset
 from PIL import Image as PILImage
 from tqdm import tqdm
 
+from .reading import DECODING_ERRORS
 from .splits import IMAGE
 from .splits import LABEL
 from .splits import RetrievalSplits
 from .splits import listed
 from .splits import select_classes
+from .streams import as_stream
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +33,17 @@ IMAGE_SUFFIXES = frozenset(
 )
 TEST_SHARE_OF_CLASSES = 3
 """One class in so many becomes a test class where a data set's splits share their classes."""
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-"""What Pillow raises on damaged files, found by damaging files."""
 _DECODED_AT_A_TIME = 256
 
 
-def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
+def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = False) -> RetrievalSplits:
     """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`, each test image a query against all others.
 
     Args:
         data_dir: The folder. Classes are numbered in order of name, in each split by itself. An image may lie deeper
             in its class's folder. Hidden files and folders, and files that are no images by their suffix, are passed
             over.
+        streaming: Give streams.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
@@ -54,8 +55,12 @@ def load_image_folder(data_dir: str | os.PathLike[str]) -> RetrievalSplits:
         raise FileNotFoundError(
             f"data_dir={str(data_dir)!r} is no folder. It must hold train/<class>/<image> and test/."
         )
-    test = _load_split(root / "test")
-    return RetrievalSplits(_load_split(root / "train"), test, test, "leave_one_out")
+    train, test = _load_split(root / "train"), _load_split(root / "test")
+    splits = RetrievalSplits(train, test, test, "leave_one_out")
+    if not streaming:
+        return splits
+    test_stream = as_stream(test)
+    return RetrievalSplits(as_stream(train), test_stream, test_stream, "leave_one_out")
 
 
 def load_hub_dataset(name: str) -> RetrievalSplits:
@@ -195,6 +200,6 @@ def _is_readable(stored: dict[str, Any] | None) -> bool:
         return False
     try:
         Image().decode_example(stored)
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return False
     return True

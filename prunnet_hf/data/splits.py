@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ import numpy as np
 from datasets import ClassLabel
 from datasets import Dataset
 from datasets import Image
+
+from .streams import ImageDataset
+from .streams import num_images
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +26,12 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class RetrievalSplits:
-    """Images of a retrieval task; each data set has a column `image` (Image) and a column `label` (ClassLabel).
+    """Images of a retrieval task: data sets, or streams of them, with a column `image` (Image).
 
     Attributes:
-        train: Images of the training classes, labels from 0 to `num_classes - 1`.
-        query: Images to search with.
+        train: Images of the training classes, with a column `label` (ClassLabel) from 0 to `num_classes - 1`; None for
+            sets that are for evaluation only.
+        query: Images to search with, and the columns that the protocol needs.
         gallery: Images to search among; the same object as `query` where each image is a query against all others.
         protocol: Name of the rule by which retrieval is judged; `retrieval.protocols.resolve_protocol` finds it.
 
@@ -35,23 +40,27 @@ class RetrievalSplits:
             only. Test classes that are also training classes give a warning: retrieval is meant for unseen ones.
     """
 
-    train: Dataset
-    query: Dataset
-    gallery: Dataset
+    train: ImageDataset | None
+    query: ImageDataset
+    gallery: ImageDataset
     protocol: str
 
     def __post_init__(self) -> None:
         """Check the columns, that every query can find something, and whether training saw its class."""
-        for role in ("train", "query", "gallery"):
-            _check_columns(role, getattr(self, role))
-        if self.protocol == "leave_one_out":
+        if self.train is not None:
+            _check_columns("train", self.train, {IMAGE: Image, LABEL: ClassLabel})
+        for role, images in (("query", self.query), ("gallery", self.gallery)):
+            _check_columns(role, images, {IMAGE: Image})
+        if self.protocol == "leave_one_out" and isinstance(self.query, Dataset):
+            _check_columns("query", self.query, {IMAGE: Image, LABEL: ClassLabel})
             check_pairs(self.query)
-            _warn_of_seen_classes(self.train, self.query)
+            if isinstance(self.train, Dataset):
+                _warn_of_seen_classes(self.train, self.query)
 
     @property
     def num_classes(self) -> int:
-        """Number of training classes."""
-        return int(self.train.features[LABEL].num_classes)
+        """Number of training classes; 0 where there are no training images."""
+        return 0 if self.train is None else int(self.train.features[LABEL].num_classes)
 
 
 def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -126,13 +135,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _check_columns(role: str, images: Dataset) -> None:
-    if not isinstance(images.features.get(IMAGE), Image) or not isinstance(images.features.get(LABEL), ClassLabel):
-        raise ValueError(
-            f"{role} must have the columns image (datasets.Image) and label (datasets.ClassLabel); it has "
-            f"{dict(images.features)}."
-        )
-    if not len(images):
+def _check_columns(role: str, images: ImageDataset, columns: Mapping[str, type]) -> None:
+    features = images.features or {}
+    if not all(isinstance(features.get(name), feature) for name, feature in columns.items()):
+        wanted = " and ".join(f"{name} (datasets.{feature.__name__})" for name, feature in columns.items())
+        raise ValueError(f"{role} must have the columns {wanted}; it has {dict(features)}.")
+    if not num_images(images):
         raise ValueError(f"{role} has no images.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import Literal
@@ -10,15 +11,15 @@ from typing import get_args
 
 import numpy as np
 import torch
-from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2
 
 from ..image_processing_prunnet import to_rgb
-from .splits import IMAGE
+from .reading import read_image
 from .splits import LABEL
+from .streams import ROW
 
 Augmentation = Literal["crop_flip", "crop", "affine"]
 
@@ -94,24 +95,37 @@ class _ToNormalizedTensor:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().sub_(self.mean).div_(self.std)
 
 
-def with_train_transform(images: Dataset, transform: Callable[[Image.Image], Tensor]) -> Dataset:
-    """The data set whose rows are `pixel_values` and `labels`, made when they are read."""
-    return images.with_transform(_Rows(transform))
+class TrainingCollator:
+    """Turns rows of `stored_images` into a batch; reads and augments, so that worker processes do both.
 
+    What happens to an image by chance is decided by the seed, the epoch and the image's `row`, and by nothing else:
+    not by how many processes and workers there are, nor by where a run was interrupted.
 
-class _Rows:
-    """Turns a batch of rows; a class, so that worker processes can be sent it."""
+    Args:
+        transform: From `train_transform`.
+        seed: Of the run.
+    """
 
-    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, transform: Callable[[Image.Image], Tensor], seed: int) -> None:
         self.transform = transform
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
 
-    def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {"pixel_values": [self.transform(image) for image in rows[IMAGE]], "labels": rows[LABEL]}
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew, in the workers too, from the next batch that is asked for."""
+        self._epoch.fill_(epoch)
 
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Stack rows into `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`."""
+        return {
+            "pixel_values": torch.stack([self._pixel_values(row) for row in rows]),
+            "labels": torch.tensor([row[LABEL] for row in rows]),
+        }
 
-def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack rows into `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`."""
-    return {
-        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
-        "labels": torch.tensor([row["labels"] for row in rows]),
-    }
+    def _pixel_values(self, row: Mapping[str, Any]) -> Tensor:
+        image = read_image(row)
+        # The seeds of a run, an epoch and an image are mixed, or images would share those of their neighbours.
+        draw = np.random.SeedSequence([self.seed, int(self._epoch), row[ROW]]).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(draw[0]))
+            return self.transform(image)

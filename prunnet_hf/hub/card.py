@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard
 from huggingface_hub import ModelCardData
 
+from ..masking import format_capacity
 from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import markdown_matrix
 from ..training.run_directory import write_text
@@ -75,12 +76,13 @@ def summarise(run: Path, metrics: dict[str, Any]) -> str:
     chance = metrics.get("chance", {}).get(headline)
     against = "" if chance is None else f" (chance {100 * chance:.1f})"
     value = 100 * table.self_test(headline, largest["capacity"])
-    lines = [f"capacity {largest['capacity']:g}: {headline} {value:.1f}{against}"]
+    lines = [f"capacity {format_capacity(largest['capacity'])}: {headline} {value:.1f}{against}"]
     saved = [row for row in metrics["capacities"] if row["file_bytes"] and row["capacity"] < largest["capacity"]]
     if saved:
         capacity = saved[0]["capacity"]
         lines.append(
-            f"capacity {capacity:g}: {headline} {100 * table.self_test(headline, capacity):.1f} by itself, "
+            f"capacity {format_capacity(capacity)}: {headline} "
+            f"{100 * table.self_test(headline, capacity):.1f} by itself, "
             f"{100 * table.cross_test(headline, capacity):.1f} searching the dense network's gallery; "
             f"file {saved[0]['file_bytes'] / 1e6:.2f} MB"
         )
@@ -122,8 +124,8 @@ def _card_data(metrics: dict[str, Any], results: Sequence[CompatibilityResult], 
                 dataset_name=metrics["dataset"],
                 dataset_split=metrics["split"],
                 metric_type=result.metric,
-                metric_name=f"{result.metric}, query capacity {result.query_capacity:g}, gallery "
-                f"{result.gallery_capacity:g}",
+                metric_name=f"{result.metric}, query capacity {format_capacity(result.query_capacity)}, gallery "
+                f"{format_capacity(result.gallery_capacity)}",
                 metric_value=round(result.value, 4),
             )
             for result in results

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..masking import format_capacity
 from .protocols import Columns
 from .protocols import RetrievalProtocol
 
@@ -175,12 +176,42 @@ def format_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     query_capacities, gallery_capacities, values = _as_grid(results, metric)
     lines = [
         f"{metric} (%)".ljust(16) + "gallery capacity",
-        "query capacity".ljust(16) + "".join(f"{_capacity(capacity):>7}" for capacity in gallery_capacities),
+        "query capacity".ljust(16) + "".join(f"{format_capacity(capacity):>7}" for capacity in gallery_capacities),
     ]
     lines += [
-        f"{_capacity(capacity):>14}  " + "".join(f"{_percent(value):>7}" for value in row)
+        f"{format_capacity(capacity):>14}  " + "".join(f"{_percent(value):>7}" for value in row)
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
+    return "\n".join(lines)
+
+
+def format_tests(results: Sequence[CompatibilityResult]) -> str:
+    """Lay out self-test and cross-test by every metric as a table for a terminal, in percent.
+
+    Args:
+        results: From `compatibility_matrix`.
+
+    Returns:
+        Lines: rows are query capacities, ascending; self-tests first, then cross-tests, the gallery embedded at the
+        largest capacity.
+
+    Raises:
+        ValueError: If there are no results.
+    """
+    if not results:
+        raise ValueError("results must hold at least one value")
+    metrics = list(dict.fromkeys(result.metric for result in results))
+    widths = [max(len(metric), 6) + 2 for metric in metrics]
+    header = "".join(f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True))
+    values = {(r.query_capacity, r.gallery_capacity, r.metric): r.value for r in results}
+    largest = max(result.gallery_capacity for result in results)
+    lines = [f"{'(%)':<12}{'capacity':>10}{header}"]
+    for test in ("self-test", "cross-test"):
+        for capacity in sorted({result.query_capacity for result in results}):
+            gallery = capacity if test == "self-test" else largest
+            cells = [_percent(values.get((capacity, gallery, metric), float("nan"))) for metric in metrics]
+            row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            lines.append(f"{test:<12}{format_capacity(capacity):>10}{row}")
     return "\n".join(lines)
 
 
@@ -199,11 +230,11 @@ def markdown_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     """
     query_capacities, gallery_capacities, values = _as_grid(results, metric)
     lines = [
-        f"| query \\ gallery | {' | '.join(map(_capacity, gallery_capacities))} |",
+        f"| query \\ gallery | {' | '.join(map(format_capacity, gallery_capacities))} |",
         f"|---{'|---:' * len(gallery_capacities)}|",
     ]
     lines += [
-        f"| **{_capacity(capacity)}** | {' | '.join(_percent(value) for value in row)} |"
+        f"| **{format_capacity(capacity)}** | {' | '.join(_percent(value) for value in row)} |"
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
     return "\n".join(lines)
@@ -266,8 +297,8 @@ def _draw_panel(
     axes.set_title(f"{metric} (%)", fontsize=11)
     axes.set_xlabel("gallery capacity")
     axes.set_ylabel("query capacity")
-    axes.set_xticks(range(len(gallery_capacities)), [*map(_capacity, gallery_capacities)])
-    axes.set_yticks(range(len(query_capacities)), [*map(_capacity, query_capacities)])
+    axes.set_xticks(range(len(gallery_capacities)), [*map(format_capacity, gallery_capacities)])
+    axes.set_yticks(range(len(query_capacities)), [*map(format_capacity, query_capacities)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
@@ -301,15 +332,12 @@ def _as_grid(
         cell = query_capacities.index(result.query_capacity), gallery_capacities.index(result.gallery_capacity)
         if not np.isnan(values[cell]):
             raise ValueError(
-                f"results hold {metric!r} twice for query capacity {result.query_capacity:g} and gallery capacity "
-                f"{result.gallery_capacity:g}: keep one run's results apart from another's"
+                f"results hold {metric!r} twice for query capacity {format_capacity(result.query_capacity)} and "
+                f"gallery capacity {format_capacity(result.gallery_capacity)}: keep one run's results apart from "
+                "another's"
             )
         values[cell] = result.value
     return query_capacities, gallery_capacities, values
-
-
-def _capacity(value: float) -> str:
-    return str(round(float(value), 6))
 
 
 def _percent(value: float) -> str:

@@ -5,15 +5,39 @@ gallery image, integers or strings. A gallery image is relevant to a query when 
 
 In a leave-one-out test the queries are gallery images themselves, and none may retrieve itself. Pass the same
 `exclude` here as to `search`: the image left out is then not counted among the relevant ones.
+
+Each benchmark has a rule of its own, `evaluate_<benchmark>`, which gives the numbers of its official evaluation. Where
+a rule needs full orderings, blocks of them will do, as `search_blocks` yields them: all together may be too large.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from numpy.typing import NDArray
+
+from .judgements import EASY
+from .judgements import HARD
+from .judgements import JUNK
+from .judgements import OTHER_CAMERA
+from .judgements import SAME_CAMERA
+from .judgements import Positives
+from .judgements import find_positives
+from .judgements import judge_by_camera
+from .judgements import judge_by_difficulty
+from .judgements import judge_predictions
+from .rankings import RankBlocks
+from .rankings import average_precision
+from .rankings import check_cutoffs
+from .rankings import count_relevant
+from .rankings import expected_average_precision
+from .rankings import find_hits
+
+_DIFFICULTIES = {"easy": ([EASY], [HARD, JUNK]), "medium": ([EASY, HARD], [JUNK]), "hard": ([HARD], [EASY, JUNK])}
+"""Which images are to be found and which are junk."""
 
 
 def mean_average_precision(
@@ -93,13 +117,11 @@ def recall_at_k(
         `{"recall@k": share}`, one for each of `ks`, in their order.
 
     Raises:
-        TypeError: If `ranks` or `exclude` don't hold integers.
+        TypeError: If `ranks`, `ks` or `exclude` don't hold integers.
         ValueError: If shapes disagree, ranks are repeated or out of range, or a cut-off is not between 1 and k.
     """
     hits = find_hits(ranks, query_labels, gallery_labels, exclude=exclude)
-    for k in ks:
-        if not 1 <= k <= hits.shape[1]:
-            raise ValueError(f"ks must lie between 1 and the {hits.shape[1]} ranks of each query, got {k}")
+    check_cutoffs("ks", ks, largest=hits.shape[1])
     return {f"recall@{k}": float(hits[:, :k].any(axis=1).mean()) for k in ks}
 
 
@@ -134,187 +156,182 @@ def chance_mean_average_precision(
     return float(expected_average_precision(num_relevant, retrievable).mean())
 
 
-def average_precision(hits: NDArray[np.bool_], num_relevant: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Mean precision at hits of each query, from the hits themselves.
+def evaluate_in_shop(
+    ranks: ArrayLike,
+    query_labels: ArrayLike,
+    gallery_labels: ArrayLike,
+    ks: Sequence[int] = (1, 2, 4, 8, 10, 20, 30),
+) -> dict[str, float]:
+    """Share of queries with an image of their item among the first k: the rule of In-shop Clothes Retrieval.
 
-    Edge case: a relevant image that isn't among the ranks contributes 0.
+    Definition: `recall_at_k`, the top-k accuracy of Liu et al., DeepFashion, CVPR 2016.
 
-    Example:
-        Hits at ranks 1 and 3, and a third relevant image never found: (1/1 + 2/3 + 0) / 3 = 5/9.
-
-        >>> average_precision(np.array([[True, False, True]]), np.array([3])).round(4)
-        array([0.5556])
-
-    Args:
-        hits: `(num_queries, k)`, whether the image at each rank is relevant.
-        num_relevant: `(num_queries,)`, at least 1: how many relevant images could have been found.
-
-    Returns:
-        `(num_queries,)` in [0, 1].
-    """
-    query, position = np.nonzero(hits)
-    first_of_query = np.searchsorted(query, np.arange(len(hits)))
-    hits_so_far = np.arange(len(query)) - first_of_query[query] + 1
-    precision = hits_so_far / (position + 1)
-    return np.bincount(query, weights=precision, minlength=len(hits)) / num_relevant
-
-
-def expected_average_precision(num_relevant: NDArray[np.integer], retrievable: int) -> NDArray[np.float64]:
-    """Expected AP when the ranking is a random permutation.
-
-    Definition: with R relevant among n, rank i holds a hit with probability R/n, and then (i-1)(R-1)/(n-1) of the
-    ranks above it are expected to be hits. Summing R/n * (1 + (i-1)(R-1)/(n-1)) / i over i and dividing by R gives
-    (H + (R-1) (n-H) / (n-1)) / n, H the harmonic number 1 + 1/2 + ... + 1/n.
-
-    Edge case: R = n gives 1.
+    Edge case: a query that has nothing to find is an error here; the official lists hold none.
 
     Example:
-        One relevant of two: it comes first or second, (1 + 1/2) / 2.
+        Gallery 7 8 7. Query 7 finds an image at rank 2, query 8 at rank 1.
 
-        >>> expected_average_precision(np.array([1, 2]), 2)
-        array([0.75, 1.  ])
-
-    Args:
-        num_relevant: `(num_queries,)`, R, between 1 and `retrievable`.
-        retrievable: n, how many images are ranked.
-
-    Returns:
-        `(num_queries,)` in [0, 1].
-    """
-    harmonic = float((1 / np.arange(1, retrievable + 1)).sum())
-    others = max(retrievable - 1, 1)  # with one image R - 1 is 0 and the quotient is moot
-    return (harmonic + (num_relevant - 1) * (retrievable - harmonic) / others) / retrievable
-
-
-def find_hits(
-    ranks: ArrayLike, query_labels: ArrayLike, gallery_labels: ArrayLike, *, exclude: ArrayLike | None = None
-) -> NDArray[np.bool_]:
-    """Check the ranks and say which of them are relevant.
-
-    Edge case: a label that the gallery lacks gives a row of False.
-
-    Example:
-        >>> find_hits([[2, 0, 1]], ["a"], ["a", "b", "a"])
-        array([[ True,  True, False]])
+        >>> evaluate_in_shop([[1, 0], [1, 2]], [7, 8], [7, 8, 7], ks=(1, 2))
+        {'recall@1': 0.5, 'recall@2': 1.0}
 
     Args:
-        ranks: `(num_queries, k)` gallery indices, best first.
-        query_labels: `(num_queries,)`.
-        gallery_labels: `(num_gallery,)`.
-        exclude: `(num_queries,)` gallery indices that must not be among the ranks, or None.
+        ranks: `(num_queries, k)` gallery indices, best first, with k at least the largest of `ks`.
+        query_labels: `(num_queries,)` items.
+        gallery_labels: `(num_gallery,)` items.
+        ks: The cut-offs.
 
     Returns:
-        `(num_queries, k)`.
+        `{"recall@k": share}`, one for each of `ks`, in their order.
 
     Raises:
-        TypeError: If `ranks` or `exclude` don't hold integers.
-        ValueError: If shapes disagree, or ranks are repeated, out of range, or hold the excluded image.
+        TypeError: If `ranks` or `ks` don't hold integers.
+        ValueError: If shapes disagree, ranks are repeated, out of range or too short for `ks`, or a query has no
+            relevant image.
     """
-    query_codes, gallery_codes = _label_codes(query_labels, gallery_labels)
-    checked = _checked_ranks(ranks, len(query_codes), len(gallery_codes))
-    if exclude is not None:
-        excluded = check_exclude(exclude, len(query_codes), len(gallery_codes))
-        retrieved = np.flatnonzero((checked == excluded[:, np.newaxis]).any(axis=1))
-        if retrieved.size:
-            query = retrieved[0]
-            raise ValueError(f"ranks of query {query} hold gallery image {excluded[query]}, which exclude leaves out")
-    hits: NDArray[np.bool_] = gallery_codes[checked] == query_codes[:, np.newaxis]
-    return hits
+    count_relevant(query_labels, gallery_labels)  # refuses queries without any
+    return recall_at_k(ranks, query_labels, gallery_labels, ks=ks)
 
 
-def count_relevant(
-    query_labels: ArrayLike, gallery_labels: ArrayLike, *, exclude: ArrayLike | None = None
-) -> NDArray[np.int64]:
-    """Count the gallery images that each query should find.
+def evaluate_gldv2(
+    predictions: Mapping[str, Sequence[str]], solution: Mapping[str, Sequence[str]], k: int = 100
+) -> dict[str, float]:
+    """mAP@k of Google Landmarks v2 retrieval.
 
-    Edge case: an excluded image of another label changes nothing.
+    Definition: AP@k = 1/min(R, k) * sum over hits at ranks i <= k of (hits up to and with rank i) / i, R the number of
+    relevant images; mAP@k is its mean over the queries of the solution. Weyand et al., Google Landmarks Dataset v2,
+    CVPR 2020; the numbers are those of the metrics that came with DELF.
+
+    Edge case: an image predicted again is no hit, but keeps its rank; a query without predictions counts 0.
 
     Example:
-        >>> count_relevant(["a", "b"], ["a", "b", "a", "b", "b"], exclude=[0, 1])
-        array([1, 2])
+        Query q has x and y to find. Its second x is no hit, so y at rank 3 is the second: (1/1 + 2/3) / 2 = 5/6.
+        Query r has no predictions: the mean is 5/12.
+
+        >>> found = evaluate_gldv2({"q": ["x", "x", "y"]}, {"q": ["x", "y"], "r": ["z"]})
+        >>> {name: round(value, 4) for name, value in found.items()}
+        {'mAP@100': 0.4167}
 
     Args:
-        query_labels: `(num_queries,)`.
-        gallery_labels: `(num_gallery,)`.
-        exclude: `(num_queries,)` gallery indices left out of the search, or None.
+        predictions: For each query id the ids of index images, best first; those behind rank k don't count.
+        solution: For each query id the ids of all relevant index images.
+        k: The cut-off.
 
     Returns:
-        `(num_queries,)`, each at least 1.
+        `{"mAP@k": value}`.
 
     Raises:
-        TypeError: If `exclude` doesn't hold integers.
-        ValueError: If shapes disagree or a query has no relevant image.
+        TypeError: If an id is no string, predictions aren't lists, or `k` is no integer.
+        ValueError: If `solution` is empty, holds a query with no relevant image or one image twice, predictions hold a
+            query that `solution` lacks, or `k` is below 1.
     """
-    query_codes, gallery_codes = _label_codes(query_labels, gallery_labels)
-    size = int(max(query_codes.max(), gallery_codes.max())) + 1
-    num_relevant = np.bincount(gallery_codes, minlength=size)[query_codes]
-    if exclude is not None:
-        excluded = check_exclude(exclude, len(query_codes), len(gallery_codes))
-        num_relevant = num_relevant - (gallery_codes[excluded] == query_codes)
-    without = np.flatnonzero(num_relevant == 0)
-    if without.size:
-        query = without[0]
-        raise ValueError(
-            f"query {query} (label {np.asarray(query_labels)[query].item()!r}) has no relevant image in the gallery"
-            f"{' besides itself' if exclude is not None else ''}: leave it out of the queries, or add one"
-        )
-    return num_relevant
+    check_cutoffs("k", [k])
+    hits, num_relevant = judge_predictions(predictions, solution, k)
+    return {f"mAP@{k}": float(average_precision(hits, np.minimum(num_relevant, k)).mean())}
 
 
-def _label_codes(query_labels: ArrayLike, gallery_labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number the distinct labels, so that comparing is cheap whatever they were."""
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
-    for argument, labels in (("query_labels", query_labels), ("gallery_labels", gallery_labels)):
-        if labels.ndim != 1 or not labels.size:
-            raise ValueError(f"{argument} must hold one label an image, at least one, got shape {labels.shape}")
-    if (query_labels.dtype.kind in "US") != (gallery_labels.dtype.kind in "US"):
-        raise TypeError(
-            f"query_labels are {query_labels.dtype} and gallery_labels {gallery_labels.dtype}: use one kind"
-        )
-    codes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)[1].astype(np.int64)
-    return codes[: len(query_labels)], codes[len(query_labels) :]
+def evaluate_veri(
+    ranks: ArrayLike | RankBlocks,
+    query_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_ids: ArrayLike,
+    gallery_cameras: ArrayLike,
+    ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, float]:
+    """mAP, CMC and mINP of vehicle re-identification across cameras: the rule of VeRi-776.
 
+    Definition: images of the query's vehicle by the query's camera are junk and leave the ranking first; those by
+    other cameras are positives, at ranks r_1 < ... < r_R. AP = 1/R * sum of i/r_i; CMC@k is 1 if r_1 <= k, else 0; INP
+    = R/r_R. Each is averaged over queries. Liu et al., ECCV 2016 (VeRi-776); Ye et al., TPAMI 2021 (mINP); the numbers
+    are those of FastReID.
 
-def _checked_ranks(ranks: ArrayLike, num_queries: int, num_gallery: int) -> NDArray[np.int64]:
-    ranks = np.asarray(ranks)
-    if ranks.dtype.kind not in "iu":
-        raise TypeError(f"ranks must hold gallery indices (integers), got dtype {ranks.dtype}")
-    if ranks.ndim != 2 or len(ranks) != num_queries or not ranks.size:
-        raise ValueError(f"ranks must be ({num_queries}, k), one row a query, got shape {ranks.shape}")
-    outside = np.flatnonzero(((ranks < 0) | (ranks >= num_gallery)).any(axis=1))
-    if outside.size:
-        query = outside[0]
-        raise ValueError(f"ranks of query {query} leave the gallery, whose indices are 0 to {num_gallery - 1}")
-    in_order = np.sort(ranks, axis=1)
-    repeats = np.argwhere(in_order[:, 1:] == in_order[:, :-1])
-    if repeats.size:
-        query, position = repeats[0]
-        raise ValueError(f"ranks of query {query} hold gallery image {in_order[query, position]} more than once")
-    return ranks
+    Edge case: a query without positives is left out, as it is there.
 
+    Example:
+        Vehicle 5 seen by camera 1. The gallery holds it by cameras 1, 2, 3, then another. The junk at rank 1 gone,
+        positives are at ranks 1 and 3: AP = (1/1 + 2/3) / 2 = 5/6, INP = 2/3.
 
-def check_exclude(exclude: ArrayLike, num_queries: int, num_gallery: int) -> NDArray[np.int64]:
-    """Check the gallery indices that queries leave out.
+        >>> found = evaluate_veri([[0, 1, 3, 2]], [5], [1], [5, 5, 5, 6], [1, 2, 3, 1], ks=(1,))
+        >>> {name: round(value, 4) for name, value in found.items()}
+        {'mAP': 0.8333, 'CMC@1': 1.0, 'mINP': 0.6667}
 
     Args:
-        exclude: One gallery index a query.
-        num_queries: How many there must be.
-        num_gallery: What they must stay below.
+        ranks: `(num_queries, num_gallery)`, each row the full ordering of the gallery, best first; or an iterator over
+            blocks of them.
+        query_ids: `(num_queries,)` vehicles.
+        query_cameras: `(num_queries,)`.
+        gallery_ids: `(num_gallery,)` vehicles.
+        gallery_cameras: `(num_gallery,)`.
+        ks: The cut-offs of CMC.
 
     Returns:
-        `(num_queries,)` int64.
+        `{"mAP": .., "CMC@k": .., "mINP": ..}`, a CMC for each of `ks`, in their order.
 
     Raises:
-        TypeError: If they aren't integers.
-        ValueError: If their number is wrong, or one lies outside the gallery.
+        TypeError: If `ranks` or `ks` don't hold integers, or ids and cameras neither integers nor strings.
+        ValueError: If shapes disagree, ranks don't hold every gallery image exactly once, a cut-off is below 1, or no
+            query has a positive.
     """
-    exclude = np.asarray(exclude)
-    if exclude.dtype.kind not in "iu":
-        raise TypeError(f"exclude must hold gallery indices (integers), got dtype {exclude.dtype}")
-    if exclude.shape != (num_queries,):
-        raise ValueError(f"exclude must name one gallery index a query, shape ({num_queries},), got {exclude.shape}")
-    outside = np.flatnonzero((exclude < 0) | (exclude >= num_gallery))
-    if outside.size:
-        query = outside[0]
-        raise ValueError(f"exclude[{query}] is {exclude[query]}: gallery indices are 0 to {num_gallery - 1}")
-    return exclude.astype(np.int64)
+    check_cutoffs("ks", ks)
+    judged = judge_by_camera(ranks, query_ids, query_cameras, gallery_ids, gallery_cameras)
+    positives = find_positives(judged, [OTHER_CAMERA], [SAME_CAMERA], what="an image of its vehicle by another camera")
+    precision = positives.nth / positives.rank
+    best_rank = positives.rank[positives.first]
+    return {
+        "mAP": positives.mean_of(precision, positives.nth[positives.last]),
+        **{f"CMC@{k}": float((best_rank <= k).mean()) for k in ks},
+        "mINP": float(precision[positives.last].mean()),
+    }
+
+
+def evaluate_revisited(
+    ranks: ArrayLike | RankBlocks, gnd: Sequence[Mapping[str, Any]], kappas: Sequence[int] = (1, 5, 10)
+) -> dict[str, dict[str, float]]:
+    """MAP and mean precision at k of the revisited Oxford and Paris sets, at three difficulties.
+
+    Definition: easy: easy images are positives, hard ones junk like junk; medium: easy and hard ones are positives;
+    hard: hard ones are positives, easy ones junk. Junk leaves the ranking first; positives are then at ranks r_1 < ...
+    < r_R. AP = 1/R * sum of ((i-1)/(r_i-1) + i/r_i) / 2, the first quotient 1 where r_i = 1 (trapezoids under the
+    curve). P@k is the precision of the first min(k, r_R). Each is averaged over queries. Radenovic et al., CVPR 2018;
+    the numbers are those of the authors' `compute_map`.
+
+    Edge case: a query without positives at a difficulty is left out there, as it is by the authors.
+
+    Example:
+        Image 2 is easy, 0 hard, 1 junk, 3 none of them. Easy, with 1 and 0 gone, finds 2 at rank 2, behind 3:
+        AP = (0/1 + 1/2) / 2, and of its first two one is right.
+
+        >>> gnd = [{"easy": [2], "hard": [0], "junk": [1]}]
+        >>> evaluate_revisited([[1, 0, 3, 2]], gnd, kappas=(1, 5))["easy"]
+        {'mAP': 0.25, 'mP@1': 0.0, 'mP@5': 0.5}
+
+    Args:
+        ranks: `(num_queries, num_gallery)`, each row the full ordering of the gallery, best first; or an iterator over
+            blocks of them.
+        gnd: For each query a dict of gallery indices by `easy`, `hard` and `junk`; other keys (`bbx`) don't matter.
+        kappas: The cut-offs of P@k.
+
+    Returns:
+        `{"easy": {"mAP": .., "mP@k": ..}, "medium": .., "hard": ..}`, an mP for each of `kappas`, in their order.
+
+    Raises:
+        TypeError: If `ranks`, `kappas` or the lists in `gnd` don't hold integers.
+        ValueError: If ranks don't hold every gallery image exactly once, `gnd` has another number of queries, lacks a
+            list, or names an image twice or outside the gallery, a cut-off is below 1, or no query has a positive at
+            a difficulty.
+    """
+    check_cutoffs("kappas", kappas)
+    judged = judge_by_difficulty(ranks, gnd)
+    return {
+        difficulty: _trapezoid_metrics(find_positives(judged, *judgements, what=f"a {difficulty} positive"), kappas)
+        for difficulty, judgements in _DIFFICULTIES.items()
+    }
+
+
+def _trapezoid_metrics(positives: Positives, kappas: Sequence[int]) -> dict[str, float]:
+    rank, nth = positives.rank, positives.nth
+    before = np.where(rank == 1, 1, (nth - 1) / np.maximum(rank - 1, 1))
+    metrics = {"mAP": positives.mean_of((before + nth / rank) / 2, nth[positives.last])}
+    for k in kappas:
+        depth = np.minimum(rank[positives.last], k)
+        metrics[f"mP@{k}"] = positives.mean_of(rank <= depth[positives.query], depth)
+    return metrics

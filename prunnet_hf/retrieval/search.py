@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import check_exclude
+from .rankings import check_exclude
 
 GRID = 2.0**-22
 """Unit embeddings are rounded to multiples of this."""

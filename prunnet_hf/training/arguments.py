@@ -57,13 +57,25 @@ class DataArguments:
     dataset: str = field(
         default="glyphs",
         metadata={
-            "help": "glyphs (embedded), image_folder (with data_dir), or a Hub data set with image and label columns."
+            "help": "glyphs (embedded); image_folder, gldv2, in_shop, veri776, roxford5k or rparis6k (with data_dir); "
+            "or a Hub data set with image and label columns."
         },
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "For image_folder: a folder with train/ and test/, and in each a folder a class."},
+        metadata={
+            "help": "The folder of the data set: of an image_folder train/ and test/ with a folder a class, of the "
+            "others what README's table says."
+        },
     )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read images as streams; gldv2 straight from its tar files."}
+    )
+    class_share: float | None = field(
+        default=None, metadata={"help": "For gldv2: share of the training classes to take; the paper takes 0.3."}
+    )
+    num_classes: int | None = field(default=None, metadata={"help": "For gldv2: number of training classes to take."})
+    bounding_boxes: bool = field(default=False, metadata={"help": "For in_shop: crop images to their boxes."})
     image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
     resize: int | None = field(
         default=None,
@@ -148,6 +160,9 @@ class TrainArguments:
     checkpoint_every: int = field(
         default=0, metadata={"help": "Save a checkpoint after every so many epochs; 0: never."}
     )
+    checkpoint_steps: int = field(
+        default=0, metadata={"help": "Save a checkpoint after every so many steps, also amid an epoch; 0: never."}
+    )
     keep_checkpoints: int = field(default=2, metadata={"help": "Newest checkpoints to keep."})
     calibration_images: int = field(
         default=2048, metadata={"help": "Training images that running statistics are measured on."}
@@ -167,7 +182,7 @@ class TrainArguments:
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints")
         _check_at_least(self, 1, "calibration_images", "log_every")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
-        _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every")
+        _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
         if self.max_grad_norm == 0:
             raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
         if self.batch_size < 2:

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -17,17 +18,19 @@ class Progress:
         epoch: Epochs done.
         step: Optimiser steps done.
         best_score: Of the model kept in `best/`; negative where there is none.
+        position: Of the data in the epoch that was begun (see `batches`); None between two epochs.
     """
 
     epoch: int = 0
     step: int = 0
     best_score: float = -1.0
+    position: Any = None
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return dict(self.__dict__)
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.__dict__.update(state)
 

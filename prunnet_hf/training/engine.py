@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,29 +13,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate import DistributedDataParallelKwargs
-from accelerate.utils import DataLoaderConfiguration
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
-from datasets import Dataset
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data.image_folder import check_images
-from ..data.loading import load_splits
+from ..data.splits import LABEL
 from ..data.splits import RetrievalSplits
-from ..data.splits import hold_out_classes
-from ..data.transforms import collate
+from ..data.streams import num_images
+from ..data.transforms import TrainingCollator
 from ..data.transforms import train_transform
-from ..data.transforms import with_train_transform
+from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import RunArguments
+from .batches import create_batches
 from .checkpoints import Progress
 from .checkpoints import check_output_dir
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
-from .evaluation import dataset_name
+from .description import dataset_name
 from .evaluation import evaluate_run
 from .evaluation import is_evaluated_again
 from .evaluation import measure_running_statistics
@@ -43,6 +41,8 @@ from .networks import create_model
 from .networks import create_processor
 from .networks import load_trained
 from .objectives import create_objective
+from .run_data import load_run_data
+from .run_data import set_apart
 from .run_directory import recorded_training
 from .schedules import create_optimizer
 from .schedules import create_schedule
@@ -80,16 +80,14 @@ def train(arguments: RunArguments) -> FinishedRun:
         check_output_dir(run, resume=arguments.train.resume)
     accelerator = create_accelerator(arguments)
     set_seed(arguments.train.seed)
-    splits = load_splits(arguments.data.dataset, arguments.data.data_dir)
-    check_images(splits.query, skip_corrupt=False)  # before hours of training, not after
+    splits = load_run_data(arguments)
     if arguments.train.eval_only:
         training = recorded_training(run, dataset_name(arguments)) if is_evaluated_again(arguments) else {}
         model, processor = load_trained(arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits)
         model, training, processor = trainer.run(), trainer.facts(), trainer.processor
-    if accelerator.is_main_process:
-        evaluate_run(run, model.to(accelerator.device), processor, splits, arguments, training)
+    evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, training)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)
@@ -103,7 +101,6 @@ def create_accelerator(arguments: RunArguments) -> Accelerator:
         project_config=ProjectConfiguration(
             arguments.train.output_dir, logging_dir=f"{arguments.train.output_dir}/logs"
         ),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         step_scheduler_with_optimizer=False,
         # Statistics are measured anew when training ends; sending them at every pass would be waste.
         kwargs_handlers=[
@@ -128,12 +125,8 @@ class Trainer:
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
-        train = check_images(splits.train, skip_corrupt=arguments.data.skip_corrupt_images)
-        self.validation: Dataset = splits.query
-        if arguments.data.validation_share > 0:
-            train, self.validation = hold_out_classes(train, arguments.data.validation_share, self.options.seed)
-        self.train_images = train
-        self.model = create_model(arguments, train.features["label"].names)
+        self.train_images, self.validation = set_apart(splits, arguments)
+        self.model = create_model(arguments, self.train_images.features[LABEL].names)
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.progress = Progress()
@@ -169,7 +162,7 @@ class Trainer:
             "method": self.options.method,
             "seed": self.options.seed,
             "num_train_classes": self.model.config.num_labels,
-            "num_train_images": len(self.train_images),
+            "num_train_images": num_images(self.train_images),
             "training_seconds": self.seconds,
         }
 
@@ -182,25 +175,11 @@ class Trainer:
             std=self.processor.image_std,
             augmentation=self.arguments.data.augmentation,
         )
-        num_workers = self.arguments.data.num_workers
-        loader = DataLoader(
-            with_train_transform(self.train_images, transform),
-            batch_size=options.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            collate_fn=collate,
-        )
+        collate = TrainingCollator(transform, options.seed)
+        self.batches = create_batches(self.train_images, collate, self.arguments, self.accelerator)
+        self.steps_per_epoch = self.batches.updates_per_epoch
         optimizer = create_optimizer(self.model, options)
-        self.wrapped, optimizer, self.loader = self.accelerator.prepare(self.model, optimizer, loader)
-        self.steps_per_epoch = len(self.loader) // options.gradient_accumulation_steps
-        if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"batch_size={options.batch_size} x {self.accelerator.num_processes} processes x "
-                f"gradient_accumulation_steps={options.gradient_accumulation_steps} is more than the "
-                f"{len(self.train_images)} training images: choose smaller ones."
-            )
+        self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
         self.schedule_steps = options.epochs * self.steps_per_epoch
         self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
@@ -224,22 +203,30 @@ class Trainer:
 
     def _epoch(self, bar: tqdm[None]) -> None:
         self.wrapped.train()
-        self.loader.set_epoch(self.progress.epoch)
-        accumulation = self.options.gradient_accumulation_steps
-        for index, batch in enumerate(self.loader):
-            if index >= self.steps_per_epoch * accumulation:
-                continue  # too few batches for a step are left; accelerate wants its loader run to the end
-            with self.accelerator.accumulate(self.wrapped):
-                losses = self.step.backward(batch)
-                is_update = (index + 1) % accumulation == 0
-                if is_update:
-                    self.step.update(self.progress.step)
-            if is_update:
-                if not self.accelerator.optimizer_step_was_skipped:
-                    self.schedule.step()
-                self.progress.step += 1
-                bar.update()
-                self._log(losses, bar)
+        start, self.progress.position = self.progress.position, None
+        for batch in self.batches.epoch(self.progress.epoch, start):
+            with nullcontext() if batch.is_update else self.accelerator.no_sync(self.wrapped):
+                losses = self.step.backward(batch.tensors, batch.weight)
+            if batch.is_update:
+                self.step.update(self.progress.step)
+                self._after_step(losses, bar)
+
+    def _after_step(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
+        # Uneven shards of a stream can make an epoch longer than planned; the schedule waits for the next.
+        ahead = self.schedule.last_epoch >= (self.progress.epoch + 1) * self.steps_per_epoch
+        if not (ahead or self.accelerator.optimizer_step_was_skipped):
+            self.schedule.step()
+        self.progress.step += 1
+        bar.update()
+        self._log(losses, bar)
+        every = self.options.checkpoint_steps
+        if every and self.progress.step % every == 0:
+            self.progress.position = self.batches.position()
+            self._save_checkpoint()
+            self.progress.position = None
+
+    def _save_checkpoint(self) -> None:
+        save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=self.options.keep_checkpoints)
 
     def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         if self.progress.step % self.options.log_every:
@@ -249,18 +236,18 @@ class Trainer:
         bar.set_postfix(
             epoch=self.progress.epoch, loss=f"{values[0]:.3f}", smallest=f"{values[min(1, len(values) - 1)]:.3f}"
         )
-        entries = {f"loss/capacity-{c:.2f}": value for c, value in zip(capacities, values, strict=True)}
+        entries = {f"loss/capacity-{format_capacity(c)}": value for c, value in zip(capacities, values, strict=True)}
         self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
 
     def _after_epoch(self) -> None:
         options, epoch = self.options, self.progress.epoch
         if options.eval_every and epoch % options.eval_every == 0:
             measure_running_statistics(self.model, self.processor, self.train_images, self.arguments)
-            scores = quick_score(self.model, self.processor, self.validation, self.step.objective.capacities)
+            scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
             self.accelerator.log(scores, step=self.progress.step)
             self._keep_if_best(sum(scores.values()) / len(scores))
         if options.checkpoint_every and epoch % options.checkpoint_every == 0:
-            save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=options.keep_checkpoints)
+            self._save_checkpoint()
 
     def _keep_if_best(self, score: float) -> None:
         if self.arguments.data.validation_share == 0 or score <= self.progress.best_score:
@@ -280,7 +267,8 @@ class Trainer:
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
-        measure_running_statistics(model, self.processor, self.train_images, self.arguments)
+        is_main = self.accelerator.is_main_process
+        measure_running_statistics(model, self.processor, self.train_images, self.arguments, progress=is_main)
         model.renew_embedding_space()
         model.train(False)
         return model

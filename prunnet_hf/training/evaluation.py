@@ -3,75 +3,99 @@
 from __future__ import annotations
 
 import copy
-import platform
-import shlex
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
-from datasets import Dataset
-from numpy.typing import NDArray
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import IterableDataset
 
 from ..data.splits import RetrievalSplits
+from ..data.stream_loader import SHUFFLE_BUFFER
+from ..data.streams import ImageDataset
 from ..image_processing_prunnet import PrunNetImageProcessor
-from ..masking import kept_count
+from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..modeling_prunnet import PrunNetModel
+from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import compatibility_matrix
 from ..retrieval.compatibility import format_matrix
+from ..retrieval.compatibility import format_tests
 from ..retrieval.compatibility import plot_matrix
-from ..retrieval.encoding import encode
+from ..retrieval.encoding import Encoded
+from ..retrieval.encoding import Key
 from ..retrieval.encoding import pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.protocols import leave_one_out
-from ..retrieval.protocols import read_columns
 from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
+from .description import describe_run
+from .description import describe_subnetworks
+from .description import recipe_of
+from .gathering import encode_together
 from .run_directory import TRAINING_FACTS
 from .run_directory import discard_conclusions
 from .run_directory import subnetwork_directory
 from .run_directory import write_json
 from .run_directory import write_text
 
-METRICS_FORMAT = 1
+NetworkKey = float | tuple[str, float]
+"""A capacity; or one of `interpolated_subnetworks`."""
 LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
-PER_INVOCATION = ("resume", "eval_only")
-"""Flags that say how a run is called, not what it is."""
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
+DRAWN_METRICS = 3
+"""Heat maps side by side in one picture, beginning with the headline."""
 
 
 def measure_running_statistics(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset, arguments: RunArguments
+    model: PrunNetForImageClassification,
+    processor: PrunNetImageProcessor,
+    images: ImageDataset,
+    arguments: RunArguments,
+    *,
+    progress: bool = False,
 ) -> None:
     """Calibrate `model` on a seeded sample of the training images, processed as for inference.
 
     All processes measure the same sample, so all end with the same statistics.
     """
-    sample = np.random.default_rng(arguments.train.seed).permutation(len(images))[: arguments.train.calibration_images]
-    batches = pixel_batches(
-        images.select(sample), processor, batch_size=arguments.train.batch_size, num_workers=arguments.data.num_workers
-    )
-    model.calibrate(batch for batch in batches if len(batch) > 1)
+    count, seed = arguments.train.calibration_images, arguments.train.seed
+    if isinstance(images, IterableDataset):
+        sample = images.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(count)
+    else:
+        sample = images.select(np.random.default_rng(seed).permutation(len(images))[:count])
+    # A stream's sample must not depend on the number of workers.
+    num_workers = 0 if isinstance(images, IterableDataset) else arguments.data.num_workers
+    batches = pixel_batches(sample, processor, batch_size=arguments.train.batch_size, num_workers=num_workers)
+    model.calibrate((batch for batch in batches if len(batch) > 1), progress=progress)
 
 
 def quick_score(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset, capacities: list[float]
+    accelerator: Accelerator,
+    model: PrunNetForImageClassification,
+    processor: PrunNetImageProcessor,
+    splits: RetrievalSplits,
+    arguments: RunArguments,
 ) -> dict[str, float]:
-    """Self-test mAP of the subnetworks of `capacities` (1.0: the dense network), each image against all others."""
-    models = cut_subnetworks(model, capacities)
-    embeddings = encode(models, images, processor, progress=False)
-    columns = read_columns(images)
-    return {f"mAP/capacity-{c:.2f}": leave_one_out(e, e, columns, columns)["mAP"] for c, e in embeddings.items()}
+    """Self-test of the trained subnetworks and the dense network by the headline metric of the protocol.
+
+    Called by all processes; all get the main one's figures.
+    """
+    subnetworks = cut_subnetworks(model, [*arguments.train.capacities, 1.0])
+    sides = encode_splits(accelerator, subnetworks, processor, splits, arguments.data.num_workers, progress=False)
+    scores: list[dict[str, float]] = [{}]
+    if sides is not None:
+        query, gallery = sides
+        protocol = resolve_protocol(splits.protocol)
+        for capacity in subnetworks:
+            values = protocol(query.embeddings[capacity], gallery.embeddings[capacity], query.columns, gallery.columns)
+            metric = next(iter(values))
+            scores[0][f"{metric}/capacity-{format_capacity(capacity)}"] = values[metric]
+    broadcast_object_list(scores)
+    return scores[0]
 
 
 def cut_subnetworks(model: PrunNetForImageClassification, capacities: list[float]) -> dict[float, PrunNetModel]:
@@ -82,67 +106,77 @@ def cut_subnetworks(model: PrunNetForImageClassification, capacities: list[float
 
 
 def evaluate_run(
-    run: Path,
+    accelerator: Accelerator,
     model: PrunNetForImageClassification,
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     arguments: RunArguments,
     training: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Evaluate a trained model, print the matrix, and write the run directory.
+) -> dict[str, Any] | None:
+    """Evaluate a trained model, print its figures, and write the run directory; called by all processes.
 
     A run that is only evaluated again keeps its model, its recipe and what is recorded of its training.
 
     Args:
-        run: Where to write.
-        model: Calibrated, with an embedding space.
+        accelerator: Knows the processes, which share the images.
+        model: Calibrated, with an embedding space; the same on all processes.
         processor: Saved beside every model.
         splits: Unseen classes to retrieve among.
-        arguments: Recorded as `config.yaml`.
+        arguments: Recorded as `config.yaml`; `output_dir` is where to write.
         training: `TRAINING_FACTS` by name; what is left out is recorded as unknown (None).
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds, on the main process; None elsewhere.
     """
-    options = arguments.train
+    options, run = arguments.train, Path(arguments.train.output_dir)
     if options.method == "independent" and model.config.prunable:
         model = model.prune(options.capacities[0])
     subnetworks = cut_subnetworks(model, [*options.capacities, *options.eval_capacities, 1.0])
-    if not is_evaluated_again(arguments):
+    if accelerator.is_main_process and not is_evaluated_again(arguments):
         discard_conclusions(run)
         save_models(run, model, subnetworks, processor, options.capacities)
         write_text(run / "config.yaml", yaml.safe_dump(recipe_of(arguments), sort_keys=False))
-    embeddings = encode_splits(subnetworks, processor, splits, arguments.data.num_workers)
-    columns = read_columns(splits.query), read_columns(splits.gallery)
-    protocol = resolve_protocol(splits.protocol)
-    results = compatibility_matrix(protocol, *embeddings, *columns)
+    accelerator.wait_for_everyone()
+    interpolated = interpolated_subnetworks(model) if splits.protocol == "leave_one_out" else {}
+    networks: dict[NetworkKey, PrunNetModel] = dict([*subnetworks.items(), *interpolated.items()])
+    sides = encode_splits(accelerator, networks, processor, splits, arguments.data.num_workers)
+    if sides is None:
+        return None
+    query, gallery = sides
+    results = compatibility_matrix(
+        resolve_protocol(splits.protocol),
+        {capacity: query.embeddings[capacity] for capacity in subnetworks},
+        {capacity: gallery.embeddings[capacity] for capacity in subnetworks},
+        query.columns,
+        gallery.columns,
+        progress=True,
+    )
     metrics = {
-        **describe_run(arguments, splits),
+        **describe_run(accelerator, arguments, splits),
         **{fact: training.get(fact) for fact in TRAINING_FACTS},
         "results": [asdict(result) for result in results],
         "capacities": describe_subnetworks(run, model, subnetworks),
-        "interpolation": measure_interpolation(model, processor, splits),
+        "interpolation": describe_interpolation(query, list(interpolated)),
     }
     if splits.protocol == "leave_one_out":
-        labels = columns[0]["label"]
+        labels = query.columns["label"]
         metrics["chance"] = {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}
     write_json(run / "metrics.json", metrics)
-    shown = list(dict.fromkeys(result.metric for result in results))
-    title = ", ".join(filter(None, (metrics["dataset"], metrics["method"])))
-    plot_matrix(results, run / "compatibility.png", metrics=shown, title=title)
-    for metric in shown:
-        print(f"\n{format_matrix(results, metric)}")
+    show_results(results, run / "compatibility.png", ", ".join(filter(None, (metrics["dataset"], metrics["method"]))))
     return metrics
+
+
+def show_results(results: list[CompatibilityResult], picture: Path, title: str) -> None:
+    """Draw the matrix of the first metrics, print that of the headline, and self-test and cross-test by all."""
+    names = list(dict.fromkeys(result.metric for result in results))
+    plot_matrix(results, picture, metrics=names[:DRAWN_METRICS], title=title)
+    print(f"\n{format_matrix(results, names[0])}")
+    print(f"\n{format_tests(results)}")
 
 
 def is_evaluated_again(arguments: RunArguments) -> bool:
     """Whether the model to evaluate is the one that a run left in its own directory."""
     return arguments.train.eval_only and (Path(arguments.train.output_dir) / "model").is_dir()
-
-
-def recipe_of(arguments: RunArguments) -> dict[str, Any]:
-    """The arguments with which to do the same run again."""
-    return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
 
 
 def save_models(
@@ -164,119 +198,47 @@ def save_models(
 
 
 def encode_splits(
-    subnetworks: Mapping[float, PrunNetModel],
+    accelerator: Accelerator,
+    networks: Mapping[Key, PrunNetModel],
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     num_workers: int,
-) -> tuple[dict[float, NDArray[np.float32]], dict[float, NDArray[np.float32]]]:
-    """Embed queries and gallery by every subnetwork; once where they are the same images."""
-    query = encode(subnetworks, splits.query, processor, num_workers=num_workers)
-    if splits.gallery is splits.query:
-        return query, query
-    return query, encode(subnetworks, splits.gallery, processor, num_workers=num_workers)
+    *,
+    progress: bool = True,
+) -> tuple[Encoded[Key], Encoded[Key]] | None:
+    """Queries and gallery by every network, once where they are the same images; None but on the main process."""
+    query = encode_together(accelerator, networks, splits.query, processor, num_workers=num_workers, progress=progress)
+    gallery = query
+    if splits.gallery is not splits.query:
+        gallery = encode_together(
+            accelerator, networks, splits.gallery, processor, num_workers=num_workers, progress=progress
+        )
+    return None if query is None or gallery is None else (query, gallery)
 
 
-def measure_interpolation(
-    model: PrunNetForImageClassification,
-    processor: PrunNetImageProcessor,
-    splits: RetrievalSplits,
-) -> list[dict[str, float]]:
-    """What interpolated running statistics cost: each capacity once with its own, once with its neighbours' mixture.
+def interpolated_subnetworks(model: PrunNetForImageClassification) -> dict[tuple[str, float], PrunNetModel]:
+    """Subnetworks to show what interpolated running statistics cost.
 
     Returns:
-        For each of 0.1, 0.3, 0.5 and 0.7 that the model stores: `{"capacity", "stored", "interpolated"}`, the latter
-        two self-test mAP.
+        For each of 0.1, 0.3, 0.5 and 0.7 that the model stores statistics of: one network with its own (`"stored"`),
+        and one with the mixture of its neighbours' (`"interpolated"`).
     """
-    if splits.protocol != "leave_one_out" or not model.config.prunable:
-        return []
-    base, rows = model.prunnet, []
-    columns = read_columns(splits.query)
+    if not model.config.prunable:
+        return {}
+    base, networks = model.prunnet, {}
     for capacity in (c for c in LEFT_OUT_CAPACITIES if c in base.config.stored_subnetworks):
         poorer = copy.deepcopy(base)
         poorer.keep_statistics([c for c in base.config.stored_subnetworks if c != capacity])
-        stored, interpolated = (
-            leave_one_out(embeddings, embeddings, columns, columns)["mAP"]
-            for network in (base, poorer)
-            for embeddings in encode(
-                {capacity: network.prune(capacity)}, splits.query, processor, progress=False
-            ).values()
-        )
-        rows.append({"capacity": capacity, "stored": stored, "interpolated": interpolated})
-    return rows
+        networks["stored", capacity] = base.prune(capacity)
+        networks["interpolated", capacity] = poorer.prune(capacity)
+    return networks
 
 
-def describe_run(arguments: RunArguments, splits: RetrievalSplits) -> dict[str, Any]:
-    """What a reader needs to do the evaluation again: data, command, commit, versions, device."""
-    return {
-        "format": METRICS_FORMAT,
-        "dataset": dataset_name(arguments),
-        "split": "test",
-        "protocol": splits.protocol,
-        "num_queries": len(splits.query),
-        "num_gallery": len(splits.gallery),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": source_commit(),
-        "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
-        "device": describe_device(),
+def describe_interpolation(images: Encoded[NetworkKey], keys: list[tuple[str, float]]) -> list[dict[str, float]]:
+    """Self-test mAP with a subnetwork's own running statistics and with interpolated ones: a row a capacity."""
+    maps = {
+        key: leave_one_out(images.embeddings[key], images.embeddings[key], images.columns, images.columns)["mAP"]
+        for key in keys
     }
-
-
-def dataset_name(arguments: RunArguments) -> str:
-    """Name of the data set: that of its folder where it is one."""
-    data = arguments.data
-    return Path(data.data_dir).resolve().name if data.data_dir else data.dataset
-
-
-def describe_device() -> str:
-    """The machine in a few words: the GPU's name, or the CPU's architecture and the threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def source_commit() -> str | None:
-    """Commit of the checkout this package runs from, `-dirty` with uncommitted changes; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return result.stdout.strip() or None
-
-
-def describe_subnetworks(
-    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
-) -> list[dict[str, Any]]:
-    """Per capacity: kept and prunable weights, bytes of the saved file where there is one, latency of one image."""
-    latencies = measure_latency(subnetworks, model.config.image_size)
-    pruned = next(iter(subnetworks.values()))
-    sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
-    rows = []
-    for capacity in subnetworks:
-        directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
-        files = list(directory.glob("*.safetensors"))
-        rows.append(
-            {
-                "capacity": capacity,
-                "kept_weights": sum(kept_count(capacity, size) for size in sizes),
-                "prunable_weights": sum(sizes),
-                "file_bytes": files[0].stat().st_size if files else None,
-                "latency_ms": latencies[capacity],
-            }
-        )
-    return rows
-
-
-@torch.inference_mode()
-def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
-    """Median milliseconds to embed one image, the models taking turns."""
-    device = next(iter(models.values())).device
-    image = torch.zeros(1, 3, image_size, image_size, device=device)
-    times: dict[float, list[float]] = {capacity: [] for capacity in models}
-    for _ in range(repeats + 1):
-        for capacity, model in models.items():
-            start = time.perf_counter()
-            embedding: Tensor = model(image).pooler_output
-            embedding.sum().item()  # waits for the device
-            times[capacity].append(1e3 * (time.perf_counter() - start))
-    return {capacity: statistics.median(values[1:]) for capacity, values in times.items()}
+    capacities = [capacity for kind, capacity in keys if kind == "stored"]
+    return [{"capacity": c, "stored": maps["stored", c], "interpolated": maps["interpolated", c]} for c in capacities]

@@ -11,6 +11,7 @@ from ..configuration_prunnet import STATISTICS_GRID
 from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..masking import check_capacities
+from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import DataArguments
 from .arguments import RunArguments
@@ -50,7 +51,7 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
     if not config.prunable:
         raise ValueError(
             f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
-            f"{config.capacity:g}. Fine-tune the dense checkpoint it was cut from."
+            f"{format_capacity(config.capacity)}. Fine-tune the dense checkpoint it was cut from."
         )
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]

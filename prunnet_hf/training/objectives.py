@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..layers import PrunableConv2d
 from ..layers import PrunableLayer
@@ -131,9 +131,21 @@ def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parame
     """Parameters that only the dense pass trains: classifier, projector, and the affines of normalisation layers."""
     shared = {*model.classifier.parameters(), *model.prunnet.projector.parameters()}
     for module in model.modules():
-        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+        if _normalises(module):
             shared.update(module.parameters(recurse=False))
     return shared
+
+
+def _normalises(module: nn.Module) -> bool:
+    """Whether `module` is a norm: torch's, or another's by the name of its class and vectors for parameters.
+
+    timm and others build norms from nn.Module alone (RmsNorm2d, EvoNorm2dS0, GlobalResponseNorm). The name would not
+    do: NormFreeBlock of timm has one parameter of its own, a scalar.
+    """
+    if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        return True
+    named = any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
+    return named and all(parameter.ndim == 1 for parameter in module.parameters(recurse=False))
 
 
 def create_objective(

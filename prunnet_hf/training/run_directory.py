@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..masking import format_capacity
+
 TRAINING_FACTS = ("method", "seed", "num_train_classes", "num_train_images", "training_seconds")
 """Entries of `metrics.json` that only the training itself knows."""
 CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png")
@@ -25,9 +27,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def subnetwork_directory(run: Path, capacity: float) -> Path:
-    """Where the subnetwork of a capacity is saved, with as many digits as it needs, at least two."""
-    digits = max(2, len(repr(capacity).partition(".")[2]))
-    return run / "subnetworks" / f"capacity-{capacity:.{digits}f}"
+    """Where the subnetwork of a capacity is saved."""
+    return run / "subnetworks" / f"capacity-{format_capacity(capacity)}"
 
 
 def recorded_training(run: Path, dataset: str) -> dict[str, Any]:

@@ -57,11 +57,12 @@ class TrainingStep:
         self._masks: dict[float, dict[str, Tensor]] | None = None
         self._gradients: list[Gradients] = [{} for _ in objective.capacities]
 
-    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+    def backward(self, batch: dict[str, Tensor], weight: float = 1.0) -> Tensor:
         """Run all passes on a batch and keep their gradients, added to those of earlier batches of the same step.
 
         Args:
             batch: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`.
+            weight: Of the mean loss of this batch; gradients are averaged over processes and accumulated batches.
 
         Returns:
             The loss of each pass, `(num_passes,)`, detached.
@@ -75,7 +76,7 @@ class TrainingStep:
             for parameter in self.parameters:
                 parameter.grad = self._gradients[index].get(parameter)
             loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=inputs).loss
-            self.accelerator.backward(loss)
+            self.accelerator.backward(weight * loss)
             self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
             losses.append(loss.detach())
         return torch.stack(losses)

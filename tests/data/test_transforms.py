@@ -12,11 +12,12 @@ from datasets import Image
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from prunnet_hf.data.transforms import collate
-from prunnet_hf.data.transforms import to_rgb
+from prunnet_hf.data.reading import stored_images
+from prunnet_hf.data.streams import NumberedRows
+from prunnet_hf.data.transforms import TrainingCollator
 from prunnet_hf.data.transforms import train_transform
-from prunnet_hf.data.transforms import with_train_transform
 from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
+from prunnet_hf.image_processing_prunnet import to_rgb
 
 MEAN, STD = [0.5, 0.25, 0.0], [0.5, 0.25, 1.0]
 AUGMENTATIONS = ("crop_flip", "crop", "affine")
@@ -118,14 +119,19 @@ def test_training_sees_the_colours_that_the_image_processor_shows(mode):
     torch.testing.assert_close(transform_of("crop")(image), processed, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
-def test_loader_yields_batches_of_tensors(num_workers, start):
-    images = [PILImage.new("L", (10, 10), 51 * value) for value in range(5)]
-    columns = {"image": images, "label": [0, 1, 2, 1, 0]}
+def grey_rows(size: int = 10) -> NumberedRows:
+    """Five plain images, each a fifth brighter than the one before, labelled 0, 1, 2, 1, 0."""
+    images = [PILImage.new("L", (size, size), 51 * value) for value in range(5)]
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
-    dataset = with_train_transform(Dataset.from_dict(columns, features=features), transform_of("crop"))
+    dataset = Dataset.from_dict({"image": images, "label": [0, 1, 2, 1, 0]}, features=features)
+    return NumberedRows(stored_images(dataset))
+
+
+@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
+def test_collator_makes_batches_of_tensors(num_workers, start):
+    collate = TrainingCollator(transform_of("crop"), seed=0)
     loader = DataLoader(
-        dataset, batch_size=3, num_workers=num_workers, collate_fn=collate, multiprocessing_context=start
+        grey_rows(), batch_size=3, num_workers=num_workers, collate_fn=collate, multiprocessing_context=start
     )
     batches = list(loader)
     assert [set(batch) for batch in batches] == [{"pixel_values", "labels"}] * 2
@@ -133,6 +139,54 @@ def test_loader_yields_batches_of_tensors(num_workers, start):
     assert batches[0]["labels"].dtype == torch.int64
     assert batches[0]["pixel_values"].shape == (3, 3, 8, 8)
     torch.testing.assert_close(batches[1]["pixel_values"][:, 2, 0, 0], torch.tensor([0.6, 0.8]))
+
+
+def noisy_row(row: int) -> dict[str, object]:
+    """One and the same picture of noise under another number: any 8 x 8 crop of it is like no other."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return {"image": Image().encode_example(PILImage.fromarray(pixels)), "label": 0, "row": row}
+
+
+def crop_of(collate: TrainingCollator, row: int) -> bytes:
+    return collate([noisy_row(row)])["pixel_values"].numpy().tobytes()
+
+
+def test_chance_is_decided_by_seed_epoch_and_row_and_by_nothing_else():
+    transform = transform_of("crop", resize=64)
+    collate = TrainingCollator(transform, seed=0)
+    first = crop_of(collate, 0)
+    torch.rand(7)  # nobody else's draws matter
+    assert crop_of(collate, 0) == first
+    alone, together = crop_of(collate, 3), collate([noisy_row(5), noisy_row(3)])["pixel_values"][1:]
+    assert together.numpy().tobytes() == alone
+    # 57 x 57 places for a crop: that two of so many draws agree would be bad luck, and bad mixing of the seeds.
+    assert len({crop_of(collate, row) for row in range(10)}) == 10
+    assert crop_of(TrainingCollator(transform, seed=1), 0) != first
+    collate.set_epoch(1)
+    assert crop_of(collate, 0) != first
+
+
+def test_other_draws_go_on_as_if_nothing_had_been_augmented():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    drawn = [torch.rand(1)]
+    crop_of(TrainingCollator(transform_of("crop", resize=64), seed=0), 0)
+    drawn.append(torch.rand(1))
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_new_epochs_reach_workers_that_live_on():
+    collate = TrainingCollator(transform_of("crop", resize=16), seed=0)
+    loader = DataLoader(
+        [noisy_row(row) for row in range(4)], num_workers=1, collate_fn=collate, persistent_workers=True
+    )
+    epochs = []
+    for epoch in (0, 1, 0):
+        collate.set_epoch(epoch)
+        epochs.append(torch.cat([batch["pixel_values"] for batch in loader]))
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)

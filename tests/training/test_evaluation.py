@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
 from datasets import ClassLabel
 from datasets import Dataset
 from datasets import Features
@@ -18,20 +20,17 @@ from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf import PrunNetImageProcessor
 from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.data.streams import as_stream
 from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
 from prunnet_hf.training.evaluation import cut_subnetworks
-from prunnet_hf.training.evaluation import dataset_name
-from prunnet_hf.training.evaluation import describe_run
-from prunnet_hf.training.evaluation import describe_subnetworks
+from prunnet_hf.training.evaluation import describe_interpolation
 from prunnet_hf.training.evaluation import encode_splits
-from prunnet_hf.training.evaluation import measure_interpolation
-from prunnet_hf.training.evaluation import measure_latency
+from prunnet_hf.training.evaluation import interpolated_subnetworks
 from prunnet_hf.training.evaluation import measure_running_statistics
 from prunnet_hf.training.evaluation import quick_score
-from prunnet_hf.training.evaluation import recipe_of
 
 SIZE = 32
 
@@ -49,6 +48,13 @@ def model() -> PrunNetForImageClassification:
         statistics_capacities=[0.2, 0.3, 0.5],
     )
     return PrunNetForImageClassification(config)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -119,83 +125,68 @@ def test_pruned_model_is_the_one_it_is(model: PrunNetForImageClassification) -> 
     assert cut_subnetworks(pruned, [0.2, 1.0]) == {0.5: pruned.prunnet}
 
 
-def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassification, tmp_path: Path) -> None:
-    subnetworks = cut_subnetworks(model.eval(), [0.2, 1.0])
-    rows = describe_subnetworks(tmp_path, model, subnetworks)
-    total = sum(layer.weight.numel() for layer in model.prunable_layers().values())
-    assert total > 0
-    assert [row["capacity"] for row in rows] == [0.2, 1.0]
-    assert all(row["prunable_weights"] == total for row in rows)
-    assert rows[1]["kept_weights"] == total
-    kept = sum(
-        int(subnetworks[0.2].get_parameter(name).count_nonzero()) for name in subnetworks[0.2].packable_weights()
-    )
-    assert rows[0]["kept_weights"] == kept
-
-
-def test_quick_score_is_of_the_capacities_asked_for(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
-) -> None:
-    scores = quick_score(model, processor, images, [0.2, 1.0])
-    assert list(scores) == ["mAP/capacity-0.20", "mAP/capacity-1.00"]
-    assert all(0 < score <= 1 for score in scores.values())
-
-
-def test_gallery_that_is_the_queries_is_embedded_once(
+def test_quick_score_is_of_the_headline_and_the_capacities_asked_for(
+    accelerator: Accelerator,
     model: PrunNetForImageClassification,
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
-    images: Dataset,
-    train_images: Dataset,
+) -> None:
+    scores = quick_score(accelerator, model, processor, splits, arguments(capacities=[0.2]))
+    assert list(scores) == ["mAP/capacity-0.20", "mAP/capacity-1.00"]
+    assert all(0 < score <= 1 for score in scores.values())
+    apart = RetrievalSplits(None, splits.query, splits.gallery, "in_shop")
+    scores = quick_score(accelerator, model, processor, apart, arguments(capacities=[0.2]))
+    assert list(scores) == ["recall@1/capacity-0.20", "recall@1/capacity-1.00"]
+
+
+def test_gallery_that_is_the_queries_is_embedded_once(
+    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
     subnetworks = cut_subnetworks(model, [1.0])
-    query, gallery = encode_splits(subnetworks, processor, splits, num_workers=0)
+    together = RetrievalSplits(None, images, images, "leave_one_out")
+    query, gallery = encode_splits(accelerator, subnetworks, processor, together, num_workers=0)
     assert query is gallery
-    apart = RetrievalSplits(train_images, images, images.select(range(3)), "query_gallery")
-    query, gallery = encode_splits(subnetworks, processor, apart, num_workers=0)
-    assert (query[1.0].shape, gallery[1.0].shape) == ((9, 6), (3, 6))
+    apart = RetrievalSplits(None, images, images.select(range(3)), "in_shop")
+    query, gallery = encode_splits(accelerator, subnetworks, processor, apart, num_workers=0)
+    assert (query.embeddings[1.0].shape, gallery.embeddings[1.0].shape) == ((9, 6), (3, 6))
+    assert (query.columns["label"], gallery.columns["label"]) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0])
 
 
 def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, splits: RetrievalSplits, images: Dataset
+    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
     measure_running_statistics(model, processor, images, arguments())
     before = buffers(model)
-    rows = measure_interpolation(model, processor, splits)
+    networks = interpolated_subnetworks(model)
     # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
+    assert list(networks) == [(kind, capacity) for capacity in (0.3, 0.5) for kind in ("stored", "interpolated")]
+    splits = RetrievalSplits(None, images, images, "leave_one_out")
+    encoded, _ = encode_splits(accelerator, networks, processor, splits, num_workers=0)
+    rows = describe_interpolation(encoded, list(networks))
     assert [row["capacity"] for row in rows] == [0.3, 0.5]
+    own = quick_score(accelerator, model, processor, splits, arguments(capacities=[0.3, 0.5]))
     for row in rows:
-        own = quick_score(model, processor, images, [row["capacity"]])
         assert row["stored"] == pytest.approx(own[f"mAP/capacity-{row['capacity']:.2f}"])
         assert 0 < row["interpolated"] <= 1
+    assert not np.allclose(encoded.embeddings["stored", 0.5], encoded.embeddings["interpolated", 0.5])
     assert model.config.statistics_capacities == [0.2, 0.3, 0.5, 1.0]
     assert all(torch.equal(buffer, before[name]) for name, buffer in buffers(model).items())
 
 
-def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
-    times = measure_latency(cut_subnetworks(model.eval(), [0.2, 1.0]), SIZE, repeats=2)
-    assert times.keys() == {0.2, 1.0}
-    assert all(time > 0 for time in times.values())
+def test_pruned_model_has_nothing_to_interpolate(model: PrunNetForImageClassification) -> None:
+    assert interpolated_subnetworks(model.prune(0.5)) == {}
 
 
-def test_description_of_a_run(splits: RetrievalSplits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", "--data_dir", "my photos"])
-    found = describe_run(arguments(), splits)
-    assert found["command"] == "train_accelerate.py --data_dir 'my photos'"
-    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert (found["num_queries"], found["num_gallery"]) == (9, 9)
-
-
-def test_data_set_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dataset_name(arguments()) == "glyphs"
-    (tmp_path / "photos").mkdir()
-    monkeypatch.chdir(tmp_path / "photos")
-    for data_dir in (str(tmp_path / "photos"), "."):
-        run = RunArguments(ModelArguments(), DataArguments("image_folder", data_dir), TrainArguments())
-        assert dataset_name(run) == "photos"
-
-
-def test_recipe_leaves_out_how_the_run_was_called() -> None:
-    recipe = recipe_of(arguments(resume=True, eval_only=True))
-    assert recipe["batch_size"] == 4
-    assert not {"resume", "eval_only"} & recipe.keys()
+def test_statistics_of_a_stream_are_of_its_shuffled_beginning(
+    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+) -> None:
+    measured = []
+    for workers in (0, 2):
+        run = RunArguments(
+            ModelArguments(), DataArguments(num_workers=workers), TrainArguments(batch_size=3, calibration_images=6)
+        )
+        measure_running_statistics(model, processor, as_stream(images, 3), run)
+        measured.append(buffers(model))
+    assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
+    measure_running_statistics(model, processor, images, arguments(calibration_images=4))
+    assert not all(torch.equal(buffer, measured[0][name]) for name, buffer in buffers(model).items())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor
+from torch import nn
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
@@ -123,6 +125,38 @@ def test_which_parameters_the_dense_pass_alone_trains() -> None:
     integrated = set(ConflictAwareObjective(model, CAPACITIES).integrated_parameters)
     backbone = model.prunnet.backbone
     assert {backbone.cls_token, backbone.pos_embed, backbone.blocks[0].attn.qkv.bias} <= integrated
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.BatchNorm2d(4), {"weight", "bias"}),
+        (nn.InstanceNorm2d(4, affine=True), {"weight", "bias"}),
+        (nn.RMSNorm(4), {"weight"}),
+        (nn.LayerNorm((2, 4)), {"weight", "bias"}),
+        (timm.layers.RmsNorm2d(4), {"weight"}),
+        (timm.layers.SimpleNorm(4), {"weight"}),
+        (timm.layers.GroupNormAct(4, 2), {"weight", "bias"}),
+        (timm.layers.EvoNorm2dS0(16), {"weight", "bias", "v"}),
+        (timm.layers.grn.GlobalResponseNorm(4), {"weight", "bias"}),
+        # No norms, whatever their names, sizes or places.
+        (timm.layers.LayerScale(4), set()),
+        (timm.layers.StdConv2d(4, 4, 1), set()),
+        (
+            timm.models.nfnet.NormFreeBlock(
+                8, skipinit=True, conv_layer=timm.layers.ScaledStdConv2d, act_layer=nn.ReLU
+            ),
+            set(),
+        ),
+        (nn.PReLU(4), set()),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_norms_of_every_kind_are_trained_by_the_dense_pass_alone(layer: nn.Module, expected: set[str]) -> None:
+    model = tiny_model("resnet10t")
+    model.prunnet.backbone.add_module("extra", layer)
+    dense = dense_pass_parameters(model)
+    assert {name for name, parameter in layer.named_parameters() if parameter in dense} == expected
 
 
 def test_every_parameter_gets_a_gradient() -> None:

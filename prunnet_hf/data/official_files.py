@@ -1,0 +1,160 @@
+"""The files that a data set's owners hand out: found, read and checked, with errors that name file and line."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from pathlib import PurePosixPath
+
+from .splits import listed
+
+
+def require_root(root: str | os.PathLike[str], name: str, source: str) -> Path:
+    """The folder of a data set as an absolute path: images are opened later, perhaps from another working directory.
+
+    Args:
+        root: As the user gave it.
+        name: Of the data set.
+        source: Where it is to be had, a sentence.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    folder = Path(root).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"root={os.fspath(root)!r} is no folder; it must hold {name}. {source}")
+    return folder
+
+
+def find_file(root: Path, *candidates: str, source: str) -> Path:
+    """The first of several places that exists: owners and mirrors pack the same file into different folders.
+
+    Args:
+        root: The folder of the data set.
+        *candidates: Relative paths of a file or a folder, the usual one first.
+        source: Where it is to be had, a sentence.
+
+    Raises:
+        FileNotFoundError: If none exists.
+    """
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    also = f" (nor as {', '.join(candidates[1:])})" if candidates[1:] else ""
+    raise FileNotFoundError(f"{root / candidates[0]} is missing{also}. {source}")
+
+
+def numbered_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Lines that hold anything, without surrounding blanks, each with its number from 1.
+
+    Raises:
+        ValueError: If the file is no text in this encoding.
+    """
+    with path.open(encoding=encoding) as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in {encoding}: {error}. Download it again.") from error
+
+
+def bad_line(path: Path, number: int, line: str, expected: str) -> ValueError:
+    """The error for a line that doesn't parse."""
+    return ValueError(f"{path}, line {number}: expected {expected}; got {line!r}.")
+
+
+def join_inside(root: Path, relative: str, *, where: str) -> Path:
+    """`root / relative`, which a list must not use to point anywhere else.
+
+    Args:
+        root: The folder.
+        relative: A path with forward slashes, as lists and archives write it.
+        where: What holds the path, for the error: a file and a line, or an archive.
+
+    Raises:
+        ValueError: If the path is absolute, empty, or leaves the folder.
+    """
+    path = PurePosixPath(relative)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
+        raise ValueError(f"{where}: {relative!r} is no path inside {root}. Don't use this file: it may be hostile.")
+    return root / path
+
+
+def refuse_repeats(names: Sequence[str], where: Path) -> None:
+    """Refuse a list that names an image twice: it would be trained on or counted twice.
+
+    Raises:
+        ValueError: If a name is repeated; the message shows the first few.
+    """
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise ValueError(f"{where} names {len(repeated)} images more than once: {listed(repeated)}.")
+
+
+def require_images(folder: Path, names: Sequence[str], *, where: Path, source: str) -> None:
+    """Refuse a list whose images aren't all on disk, by listing each folder once instead of asking for every file.
+
+    Args:
+        folder: The images' folder.
+        names: Their paths in it, with forward slashes.
+        where: The list, for the error.
+        source: Where the images are to be had, a sentence.
+
+    Raises:
+        FileNotFoundError: If images are missing; the message counts them and shows the first few.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        if parent not in present:
+            present[parent] = _files(folder / parent)
+        if base not in present[parent]:
+            missing.append(name)
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(names)} images that {where} names are not in {folder}: {listed(missing)}. "
+            f"{source}"
+        )
+
+
+def check_identities(
+    train: Sequence[str], query: Sequence[str], gallery: Sequence[str], *, what: str, where: Path
+) -> None:
+    """Refuse lists by which the test would be of classes that training saw, or ask for what isn't there.
+
+    Args:
+        train: The class of each training image.
+        query: Of each query.
+        gallery: Of each gallery image.
+        what: What the classes are, in the plural.
+        where: The list or the folder of the lists, for the error.
+
+    Raises:
+        ValueError: If training and test share a class, or a query's class is missing from the gallery; the message
+            shows the first few.
+    """
+    seen = sorted(set(train) & {*query, *gallery})
+    if seen:
+        raise ValueError(
+            f"{where}: {len(seen)} {what} are both trained and tested on: {listed(seen)}. The official lists share "
+            "none; download them again."
+        )
+    lost = sorted(set(query) - set(gallery))
+    if lost:
+        raise ValueError(
+            f"{where}: {len(lost)} {what} of queries are missing from the gallery: {listed(lost)}. Download the "
+            "official lists again, or take these queries out."
+        )
+
+
+def _files(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

@@ -1,0 +1,191 @@
+"""Batches of a stream: every image once an epoch, for any number of processes and workers, from any point on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from itertools import islice
+from typing import Any
+
+import torch
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import IterableDataset as TorchStream
+from torch.utils.data import get_worker_info
+
+from .reading import stored_images
+
+SHUFFLE_BUFFER = 1000
+"""Images that each worker keeps, undecoded, to draw from."""
+
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
+
+
+@dataclass
+class Position:
+    """How far a process has come in an epoch of a stream; what a checkpoint keeps of it.
+
+    Attributes:
+        images: How many images of each worker (worker 0 where there are none) went into whole batches.
+        turn: The worker whose batch comes next.
+        tail: Batches made of what the workers had left over at the end.
+    """
+
+    images: dict[int, int] = field(default_factory=dict)
+    turn: int = 0
+    tail: int = 0
+
+
+class StreamLoader:
+    """The batches of one process's share of a stream.
+
+    Shards go to processes and, within one, to workers (`datasets.distributed.split_dataset_by_node`); where there are
+    fewer shards than processes, each process reads all of them and keeps its share of the images. Each worker ends its
+    shards with a batch of what is left; these leftovers are put together here, so that batches are whole but for the
+    last ones, and none holds a single image, which batch norms refuse.
+
+    Args:
+        stream: This data set's images; see `streams`.
+        collate: Makes a batch of rows of `stored_images`; runs in the workers.
+        batch_size: Images a batch and process, at least 2.
+        num_workers: Processes that read images, for this process; 0 reads them here.
+        rank: Of this process.
+        world_size: Number of processes.
+        seed: Decides, with the epoch, the order of shards and images.
+
+    Attributes:
+        position: After which batch of the epoch this process stands.
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        collate: Collate,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        shuffled = stored_images(stream).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self.stream = split_stream(shuffled, rank, world_size)
+        self.collate = collate
+        self.batch_size = batch_size
+        shares_shards = stream.num_shards >= world_size
+        # A worker without a shard would be started for nothing, with a warning.
+        self.num_workers = min(num_workers, stream.num_shards // world_size if shares_shards else stream.num_shards)
+        self.position = Position()
+
+    def epoch(self, epoch: int, start: Position | None = None) -> Iterator[Batch]:
+        """The batches of an epoch, or what is left of it.
+
+        Args:
+            epoch: Its number.
+            start: The `position` to go on from; the loader must be made with the same arguments as then.
+        """
+        self.stream.set_epoch(epoch)
+        start = start or Position()
+        self.position = Position(dict(start.images), start.turn, start.tail)
+        loader = DataLoader(
+            _ThenNothing(self.stream, start.images),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_Tagging(self.collate),
+        )
+        held: tuple[int, Batch] | None = None
+        leftovers: dict[int, Batch] = {}
+        for worker, batch in _in_turn(loader, max(self.num_workers, 1), start.turn):
+            if len(batch["labels"]) < self.batch_size:
+                leftovers[worker] = batch
+                continue
+            # The last whole batch is held back: a single leftover image will need company.
+            if held is not None:
+                yield self._advance(*held, worker)
+            held = worker, batch
+        tail = ([held[1]] if held else []) + [leftovers[worker] for worker in sorted(leftovers)]
+        for part in islice(_evenly(tail, self.batch_size), start.tail, None):
+            self.position.tail += 1
+            yield part
+
+    def _advance(self, worker: int, batch: Batch, next_worker: int) -> Batch:
+        images = self.position.images
+        images[worker] = images.get(worker, 0) + self.batch_size
+        self.position.turn = next_worker
+        return batch
+
+
+def split_stream(stream: IterableDataset, rank: int, world_size: int) -> IterableDataset:
+    """One process's share: whole shards where there are enough, so that no file is read by two processes."""
+    strategy = "shards" if stream.num_shards >= world_size else "examples"
+    return split_dataset_by_node(stream, rank, world_size, strategy=strategy)
+
+
+class _ThenNothing(TorchStream[Mapping[str, Any] | None]):
+    """A stream without the first images of each worker, and with a None where a worker ends: it is not told else."""
+
+    def __init__(self, stream: IterableDataset, images: Mapping[int, int]) -> None:
+        self.stream = stream
+        self.images = images
+
+    def __iter__(self) -> Iterator[Mapping[str, Any] | None]:
+        yield from islice(iter(self.stream), self.images.get(_worker(), 0), None)
+        yield None
+
+
+class _Tagging:
+    """A collate function that also says which worker it ran in, and whether that has come to its end."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: Sequence[Mapping[str, Any] | None]) -> tuple[int, Batch | None, bool]:
+        images = [row for row in rows if row is not None]
+        return _worker(), self.collate(images) if images else None, len(images) < len(rows)
+
+
+def _in_turn(
+    loader: Iterable[tuple[int, Batch | None, bool]], num_workers: int, turn: int
+) -> Iterator[tuple[int, Batch]]:
+    """Batches of the workers one after another, beginning with `turn`; a loader always begins with worker 0."""
+    batches = iter(loader)
+    waiting: dict[int, deque[tuple[Batch | None, bool]]] = {worker: deque() for worker in range(num_workers)}
+    while waiting:
+        while not waiting[turn]:
+            worker, batch, is_end = next(batches)
+            waiting[worker].append((batch, is_end))
+        batch, is_end = waiting[turn].popleft()
+        if batch is not None:
+            yield turn, batch
+        following = [worker for worker in waiting if worker > turn] + list(waiting)
+        if is_end:
+            del waiting[turn]
+        turn = next((worker for worker in following if worker in waiting), turn)
+
+
+def _worker() -> int:
+    info = get_worker_info()
+    return 0 if info is None else info.id
+
+
+def _evenly(batches: Sequence[Batch], batch_size: int) -> Iterator[Batch]:
+    """Put batches together and part them again into ones of nearly equal size, none of a single image."""
+    if not batches:
+        return
+    whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    total = len(whole["labels"])
+    num_parts = -(-total // batch_size)
+    if num_parts > 1 and total // num_parts < 2:
+        num_parts -= 1
+    parts = {name: torch.tensor_split(tensor, num_parts) for name, tensor in whole.items()}
+    for index in range(num_parts):
+        yield {name: tensors[index] for name, tensors in parts.items()}

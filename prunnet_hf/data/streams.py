@@ -1,0 +1,103 @@
+"""Streams: data sets that are read from front to back, in many shards, and shared among processes and workers.
+
+Each row of a stream knows its place in the list it comes from (`row`), and each stream how many rows it has. So
+whatever order the shards are read in, by however many processes, what was read can be put back in order, and a row
+that was lost or came twice doesn't go unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+from typing import TypeAlias
+
+import numpy as np
+from datasets import Dataset
+from datasets import Features
+from datasets import IterableDataset
+from datasets import SplitDict
+from datasets import SplitInfo
+from datasets import Value
+from torch.utils.data import Dataset as TorchDataset
+
+ROW = "row"
+"""Column of a stream: the image's place in its list."""
+
+ImageDataset: TypeAlias = Dataset | IterableDataset
+_SPLIT = "all"
+
+
+def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
+    """A data set as a stream, its images read from where they lie.
+
+    Args:
+        images: Rows of any columns.
+        num_shards: Parts that processes and workers share; no more than there are images.
+
+    Returns:
+        The same rows with a column `row`.
+    """
+    numbered = images.add_column(ROW, np.arange(len(images)), feature=Value("int64"))
+    return _counted(numbered.to_iterable_dataset(num_shards=min(num_shards, len(images))), len(images))
+
+
+def stream_of(
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    arguments: Mapping[str, Any],
+    features: Features,
+    num_images: int,
+) -> IterableDataset:
+    """A stream of the rows that a generator function yields.
+
+    Args:
+        generate: Called with `arguments`; its rows hold what `features` says, `row` included.
+        arguments: Those that are lists are shards: a process or worker calls `generate` with some of their elements.
+        features: Columns of a row.
+        num_images: How many rows all shards have together.
+    """
+    stream = IterableDataset.from_generator(generate, features=features, gen_kwargs=dict(arguments))
+    return _counted(stream, num_images)
+
+
+def num_images(images: ImageDataset) -> int:
+    """How many images a data set has, or a stream, all of its shards together.
+
+    Raises:
+        TypeError: If a stream doesn't say how many it has.
+    """
+    if isinstance(images, Dataset):
+        return len(images)
+    splits = images.info.splits or {}
+    if _SPLIT not in splits:
+        raise TypeError("A stream must know how many images it has: make it by as_stream or stream_of.")
+    return int(splits[_SPLIT].num_examples)
+
+
+class NumberedRows(TorchDataset[dict[str, Any]]):
+    """Rows of a data set that know their place, as those of streams do.
+
+    A column would do the same, but copy a data set that was selected from another.
+
+    Args:
+        images: The data set.
+        places: Those rows of it that are wanted; all if not given.
+    """
+
+    def __init__(self, images: Dataset, places: range | None = None) -> None:
+        self.images = images
+        self.places = range(len(images)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """What a DataLoader calls for a batch."""
+        places = [self.places[index] for index in indices]
+        return [{**row, ROW: place} for row, place in zip(self.images.__getitems__(places), places, strict=True)]
+
+
+def _counted(stream: IterableDataset, count: int) -> IterableDataset:
+    stream.info.splits = SplitDict({_SPLIT: SplitInfo(_SPLIT, num_examples=count)})
+    return stream

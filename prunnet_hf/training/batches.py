@@ -1,0 +1,224 @@
+"""The batches of an epoch on every process, in step with each other and in groups that make one update.
+
+Data sets are dealt out evenly, and what doesn't fill a batch on every process is left out of this epoch. Streams are
+read to the end: processes may then have different numbers of batches, and of images in them. So they agree before each
+update on how many images each has, weigh every image alike, and whoever has run out goes along with weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from datasets import IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Sampler
+
+from ..data.reading import stored_images
+from ..data.stream_loader import Position
+from ..data.stream_loader import StreamLoader
+from ..data.streams import ImageDataset
+from ..data.streams import NumberedRows
+from ..data.streams import num_images
+from ..data.transforms import TrainingCollator
+from .arguments import RunArguments
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One batch of one process.
+
+    Attributes:
+        tensors: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`, on the device.
+        weight: Of this batch's mean loss: 1 where all batches of an update have as many images.
+        is_update: Whether the optimiser steps after it.
+    """
+
+    tensors: dict[str, Tensor]
+    weight: float
+    is_update: bool
+
+
+class Batches(Protocol):
+    """What the training loop asks of its data."""
+
+    updates_per_epoch: int
+    """Of a stream the fewest there can be: uneven shards may add a few."""
+
+    def epoch(self, epoch: int, start: Any = None) -> Iterator[MicroBatch]:
+        """The batches of an epoch, from its beginning or from a `position`; alike in number on all processes."""
+
+    def position(self) -> Any:
+        """Where in the epoch all processes stand, to be saved; called by all of them, after an update."""
+
+
+def create_batches(
+    images: ImageDataset, collate: TrainingCollator, arguments: RunArguments, accelerator: Accelerator
+) -> Batches:
+    """The batches of training images, as the arguments say.
+
+    Raises:
+        ValueError: If there are too few images for one update.
+    """
+    options, processes = arguments.train, accelerator.num_processes
+    total = options.batch_size * processes * options.gradient_accumulation_steps
+    if num_images(images) < total:
+        raise ValueError(
+            f"batch_size={options.batch_size} x {processes} processes x "
+            f"gradient_accumulation_steps={options.gradient_accumulation_steps} is more than the "
+            f"{num_images(images)} training images: choose smaller ones."
+        )
+    if isinstance(images, IterableDataset):
+        return StreamedBatches(images, collate, arguments, accelerator)
+    return DealtBatches(images, collate, arguments, accelerator)
+
+
+class DealtBatches:
+    """Batches of a data set, dealt out evenly.
+
+    Seed and epoch decide the order of the images, and an update takes the next ones in it, however many processes
+    share them: two processes with batches of 32 see what one sees with batches of 64.
+    """
+
+    def __init__(
+        self, images: Dataset, collate: TrainingCollator, arguments: RunArguments, accelerator: Accelerator
+    ) -> None:
+        options, num_workers = arguments.train, arguments.data.num_workers
+        self.collate = collate
+        self.device = accelerator.device
+        self.accumulation = options.gradient_accumulation_steps
+        self.sampler = _Dealer(
+            len(images), options.batch_size, accelerator.process_index, accelerator.num_processes, options.seed
+        )
+        self.loader = DataLoader(
+            NumberedRows(stored_images(images)),
+            batch_sampler=self.sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.updates_per_epoch = self.sampler.num_batches // self.accumulation
+        self._done = 0
+
+    def epoch(self, epoch: int, start: int | None = None) -> Iterator[MicroBatch]:
+        """See `Batches`."""
+        self.collate.set_epoch(epoch)
+        self._done = start or 0
+        self.sampler.epoch, self.sampler.batches = epoch, range(self._done, self.updates_per_epoch * self.accumulation)
+        for batch in self.loader:
+            self._done += 1
+            yield MicroBatch(
+                send_to_device(batch, self.device, non_blocking=True), 1.0, self._done % self.accumulation == 0
+            )
+
+    def position(self) -> int:
+        """See `Batches`."""
+        return self._done
+
+
+class _Dealer(Sampler[list[int]]):
+    """The places of the images in each batch of one process.
+
+    Attributes:
+        num_batches: How many each process can have in an epoch.
+        epoch: The one to deal.
+        batches: Those of its batches that are wanted.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+        self.num_images, self.batch_size, self.rank, self.world_size = num_images, batch_size, rank, world_size
+        self.seed = seed
+        self.num_batches = num_images // (batch_size * world_size)
+        self.epoch, self.batches = 0, range(self.num_batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_images)
+        for batch in self.batches:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield order[first : first + self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class StreamedBatches:
+    """Batches of a stream: each image once an epoch."""
+
+    def __init__(
+        self, images: IterableDataset, collate: TrainingCollator, arguments: RunArguments, accelerator: Accelerator
+    ) -> None:
+        options = arguments.train
+        self.collate = collate
+        self.accelerator = accelerator
+        self.accumulation = options.gradient_accumulation_steps
+        self.num_images = num_images(images)
+        self.loader = StreamLoader(
+            images,
+            collate,
+            batch_size=options.batch_size,
+            num_workers=arguments.data.num_workers,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            seed=options.seed,
+        )
+        self.updates_per_epoch = self.num_images // (
+            options.batch_size * accelerator.num_processes * self.accumulation
+        )
+        side = arguments.data.image_size
+        # Goes through the network with weight 0 where a process has run out; two images, for batch norms.
+        self.filler = {"pixel_values": torch.zeros(2, 3, side, side), "labels": torch.zeros(2, dtype=torch.int64)}
+        self._seen = 0
+
+    def epoch(self, epoch: int, start: Mapping[str, Any] | None = None) -> Iterator[MicroBatch]:
+        """See `Batches`.
+
+        Raises:
+            ValueError: If a process has no image at all, or the stream had another number of images than it said.
+        """
+        self.collate.set_epoch(epoch)
+        self._seen = 0 if start is None else start["seen"]
+        own = None if start is None else Position(**start["positions"][self.accelerator.process_index])
+        batches = self.loader.epoch(epoch, own)
+        while True:
+            group = list(islice(batches, self.accumulation))
+            counts = self._counts(group)
+            if not counts.any():
+                break
+            self._seen += int(counts.sum())
+            yield from self._weighed(group, counts)
+        if self._seen != self.num_images:
+            raise ValueError(
+                f"An epoch had {self._seen} images, but the lists name {self.num_images}: files are missing from the "
+                "archives, or are in them twice. Check their checksums."
+            )
+
+    def position(self) -> dict[str, Any]:
+        """See `Batches`."""
+        return {"seen": self._seen, "positions": gather_object([asdict(self.loader.position)])}
+
+    def _counts(self, group: list[dict[str, Tensor]]) -> Tensor:
+        """Images in each batch of the group on each process, `(num_processes, accumulation)`."""
+        counts = [len(batch["labels"]) for batch in group] + [0] * (self.accumulation - len(group))
+        gathered: Tensor = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
+        return gathered.cpu()
+
+    def _weighed(self, group: list[dict[str, Tensor]], counts: Tensor) -> Iterator[MicroBatch]:
+        # Losses are averaged over each batch, over the processes and over `accumulation` batches: undo all three.
+        shares = counts[self.accelerator.process_index] * (counts.numel() / counts.sum())
+        num_batches = int(counts.any(dim=0).sum())
+        for index in range(num_batches):
+            tensors = send_to_device(group[index] if index < len(group) else self.filler, self.accelerator.device)
+            yield MicroBatch(tensors, float(shares[index]), index == num_batches - 1)

@@ -1,0 +1,116 @@
+"""What a finished run says of itself besides its results: data, command, versions, machine, sizes, latencies."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.splits import RetrievalSplits
+from ..data.streams import num_images
+from ..masking import kept_count
+from ..modeling_prunnet import PrunNetForImageClassification
+from ..modeling_prunnet import PrunNetModel
+from .arguments import RunArguments
+from .run_directory import subnetwork_directory
+
+METRICS_FORMAT = 1
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
+PER_INVOCATION = ("resume", "eval_only")
+"""Flags that say how a run is called, not what it is."""
+
+
+def recipe_of(arguments: RunArguments) -> dict[str, Any]:
+    """The arguments with which to do the same run again."""
+    return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
+
+
+def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: RetrievalSplits) -> dict[str, Any]:
+    """What a reader needs to do the evaluation again: data, command, recipe, commit, versions, processes, device."""
+    return {
+        "format": METRICS_FORMAT,
+        "dataset": dataset_name(arguments),
+        "split": "test",
+        "protocol": splits.protocol,
+        "num_queries": num_images(splits.query),
+        "num_gallery": num_images(splits.gallery),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "recipe": recipe_of(arguments),
+        "commit": source_commit(),
+        "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
+        "device": describe_device(),
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def dataset_name(arguments: RunArguments) -> str:
+    """Name of the data set; of an image folder the folder's."""
+    data = arguments.data
+    return Path(data.data_dir or "").resolve().name if data.dataset == "image_folder" else data.dataset
+
+
+def describe_device() -> str:
+    """The machine in a few words: the GPU's name, or the CPU's architecture and the threads torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def source_commit() -> str | None:
+    """Commit of the checkout this package runs from, `-dirty` with uncommitted changes; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def describe_subnetworks(
+    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
+) -> list[dict[str, Any]]:
+    """Per capacity: kept and prunable weights, bytes of the saved file where there is one, latency of one image."""
+    latencies = measure_latency(subnetworks, model.config.image_size)
+    pruned = next(iter(subnetworks.values()))
+    sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
+    rows = []
+    for capacity in subnetworks:
+        directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
+        files = list(directory.glob("*.safetensors"))
+        rows.append(
+            {
+                "capacity": capacity,
+                "kept_weights": sum(kept_count(capacity, size) for size in sizes),
+                "prunable_weights": sum(sizes),
+                "file_bytes": files[0].stat().st_size if files else None,
+                "latency_ms": latencies[capacity],
+            }
+        )
+    return rows
+
+
+@torch.inference_mode()
+def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
+    """Median milliseconds to embed one image, the models taking turns."""
+    device = next(iter(models.values())).device
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
+    times: dict[float, list[float]] = {capacity: [] for capacity in models}
+    for _ in range(repeats + 1):
+        for capacity, model in models.items():
+            start = time.perf_counter()
+            embedding: Tensor = model(image).pooler_output
+            embedding.sum().item()  # waits for the device
+            times[capacity].append(1e3 * (time.perf_counter() - start))
+    return {capacity: statistics.median(values[1:]) for capacity, values in times.items()}

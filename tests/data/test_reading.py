@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from PIL import Image as PILImage
+
+from prunnet_hf.data.reading import read_image
+from prunnet_hf.data.reading import stored_images
+from prunnet_hf.data.streams import as_stream
+
+
+def png(width: int, height: int) -> bytes:
+    """Grey values count the pixels from the upper left corner."""
+    file = io.BytesIO()
+    pixels = np.arange(width * height, dtype=np.uint8).reshape(height, width)
+    PILImage.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def test_images_stay_undecoded_until_they_are_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(3, 2))
+    images = Dataset.from_dict({"image": [str(tmp_path / "a.png")]}, features=Features({"image": Image()}))
+    for stored in (stored_images(images), stored_images(as_stream(images))):
+        row = next(iter(stored))
+        assert row["image"] == {"bytes": None, "path": str(tmp_path / "a.png")}
+        assert np.asarray(read_image(row)).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_box_is_cut_out_its_lower_right_corner_left_out():
+    row = {"image": {"bytes": png(4, 3), "path": None}, "bbox": [1, 0, 3, 2]}
+    assert np.asarray(read_image(row)).tolist() == [[1, 2], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ({"bytes": png(9, 9)[:40], "path": "birds/7.png"}, "birds/7.png"),
+        ({"bytes": b"no image", "path": None}, "8 bytes without a name"),
+        ({"bytes": None, "path": "nowhere/8.png"}, "nowhere/8.png"),
+    ],
+)
+def test_an_unreadable_image_is_named(stored, named):
+    with pytest.raises(ValueError, match=f"The image {named} can't be decoded"):
+        read_image({"image": stored})
+
+
+def test_a_row_without_an_image_is_shown():
+    with pytest.raises(ValueError, match="has no image: .*'label': 3"):
+        read_image({"image": None, "label": 3})

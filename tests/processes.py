@@ -1,0 +1,55 @@
+"""Runs a function in several processes that accelerate joins by gloo, as a launcher would."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
+    """What `function(*arguments)` returns in each process, by rank.
+
+    Args:
+        world_size: Number of processes.
+        function: Of a module's top level.
+        *arguments: Picklable.
+        folder: Where results are handed over.
+    """
+    port = _free_port()
+    # Imports take longer than most of these tests: done once, in a process that has no threads yet and can be forked.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    processes = [
+        context.Process(target=_join, args=(rank, world_size, port, function, arguments, folder))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+    assert not hanging, f"ranks {hanging} hang"
+    assert [process.exitcode for process in processes] == [0] * world_size
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: Any, folder: Path) -> None:
+    torch.set_num_threads(1)
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
+    torch.save(function(*arguments), folder / f"rank-{rank}.pt")
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

@@ -1,0 +1,103 @@
+"""What a run says of itself: data, command, versions, sizes and latencies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
+from datasets import Dataset
+from datasets import Features
+from datasets import Image
+from PIL import Image as PILImage
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.training.arguments import DataArguments
+from prunnet_hf.training.arguments import ModelArguments
+from prunnet_hf.training.arguments import RunArguments
+from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.description import dataset_name
+from prunnet_hf.training.description import describe_run
+from prunnet_hf.training.description import describe_subnetworks
+from prunnet_hf.training.description import measure_latency
+from prunnet_hf.training.description import recipe_of
+
+SIZE = 32
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def model() -> PrunNetForImageClassification:
+    torch.manual_seed(0)
+    config = PrunNetConfig(
+        backbone="resnet10t",
+        backbone_kwargs={"channels": [4, 4, 8, 8], "stem_width": 4},
+        image_size=SIZE,
+        embedding_dim=6,
+        num_labels=3,
+    )
+    return PrunNetForImageClassification(config).eval()
+
+
+def arguments(**options: object) -> RunArguments:
+    return RunArguments(ModelArguments(), DataArguments(num_workers=0), TrainArguments(batch_size=4, **options))
+
+
+def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassification, tmp_path: Path) -> None:
+    subnetworks = {capacity: model.prunnet.prune(capacity) for capacity in (0.2, 1.0)}
+    rows = describe_subnetworks(tmp_path, model, subnetworks)
+    total = sum(layer.weight.numel() for layer in model.prunable_layers().values())
+    assert total > 0
+    assert [row["capacity"] for row in rows] == [0.2, 1.0]
+    assert all(row["prunable_weights"] == total for row in rows)
+    assert rows[1]["kept_weights"] == total
+    kept = sum(
+        int(subnetworks[0.2].get_parameter(name).count_nonzero()) for name in subnetworks[0.2].packable_weights()
+    )
+    assert rows[0]["kept_weights"] == kept
+
+
+def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
+    times = measure_latency({capacity: model.prunnet.prune(capacity) for capacity in (0.2, 1.0)}, SIZE, repeats=2)
+    assert times.keys() == {0.2, 1.0}
+    assert all(time > 0 for time in times.values())
+
+
+def test_description_of_a_run(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", "--data_dir", "my photos"])
+    images = Dataset.from_dict({"image": [PILImage.new("L", (2, 2))] * 5}, features=Features({"image": Image()}))
+    splits = RetrievalSplits(None, images.select(range(2)), images, "gldv2")
+    found = describe_run(accelerator, arguments(), splits)
+    assert found["command"] == "train_accelerate.py --data_dir 'my photos'"
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (found["num_queries"], found["num_gallery"], found["protocol"]) == (2, 5, "gldv2")
+    assert (found["num_processes"], found["mixed_precision"]) == (1, "no")
+    assert found["recipe"]["batch_size"] == 4
+
+
+def test_data_set_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataset_name(arguments()) == "glyphs"
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    for data_dir in (str(tmp_path / "photos"), "."):
+        run = RunArguments(ModelArguments(), DataArguments("image_folder", data_dir), TrainArguments())
+        assert dataset_name(run) == "photos"
+
+
+def test_recipe_leaves_out_how_the_run_was_called() -> None:
+    recipe = recipe_of(arguments(resume=True, eval_only=True))
+    assert recipe["batch_size"] == 4
+    assert not {"resume", "eval_only"} & recipe.keys()
