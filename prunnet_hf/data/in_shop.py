@@ -111,7 +111,9 @@ def _read_partition(path: Path, image_folder: Path) -> list[_Photo]:
 def _read_boxes(path: Path, wanted: Sequence[str]) -> dict[str, Box]:
     boxes: dict[str, Box] = {}
     for number, line in _counted_lines(path, "image_name clothes_type pose_type x_1 y_1 x_2 y_2"):
-        parsed = re.fullmatch(r"(\S+)\s+\d\s+\d\s+(-?\d{1,6})\s+(-?\d{1,6})\s+(-?\d{1,6})\s+(-?\d{1,6})", line, re.ASCII)
+        parsed = re.fullmatch(
+            r"(\S+)\s+\d\s+\d\s+(-?\d{1,6})\s+(-?\d{1,6})\s+(-?\d{1,6})\s+(-?\d{1,6})", line, re.ASCII
+        )
         if parsed is None:
             raise bad_line(
                 path, number, line, "an image name and the six integers clothes_type pose_type x_1 y_1 x_2 y_2"

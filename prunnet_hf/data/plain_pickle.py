@@ -24,15 +24,24 @@ _TYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,6}", re.ASCII)
 _REGISTERED = frozenset({"EXT1", "EXT2", "EXT4"})
 """Opcodes that ask for what this process has registered by number, past any check of names."""
 _MEMO = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError)
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+)
 """What the unpickler raises on damaged files, found by damaging files."""
 
 
 def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     """Read a pickle that holds nothing but plain data, of any protocol, written by Python 2 or 3.
 
-    Plain are None, booleans, numbers, strings, bytes, lists, tuples, dicts and sets of such, and NumPy's arrays and
-    numbers but those of Python objects and of records. Strings of Python 2 are taken to be Latin-1.
+    Plain are None, booleans, numbers, strings, bytes, lists, tuples and dicts, and NumPy's arrays and numbers but
+    those of dates, of Python objects and of records. Strings of Python 2 are taken to be Latin-1.
 
     Args:
         path: The file.
@@ -66,8 +75,8 @@ def _check_opcodes(content: bytes) -> None:
         if opcode.name in _REGISTERED:
             raise _Refused(f"the registered extension {argument}")
         # The unpickler makes room for all places before this one, which may be billions.
-        if opcode.name in _MEMO and not 0 <= argument <= len(content):
-            raise _Refused(f"place {argument} in memory")
+        if opcode.name in _MEMO and not 0 <= (place := int(argument or 0)) <= len(content):
+            raise _Refused(f"place {place} of its memory")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -102,7 +111,7 @@ class _PlainType:
 
     def __init__(self, code: Any, *flags: Any) -> None:
         if not isinstance(code, str) or not _TYPE_CODE.fullmatch(code):
-            raise _Refused(f"an array of type {code!r:.50}")
+            raise _Refused("an array of dates, Python objects or records")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -119,16 +128,17 @@ class _PlainArray(np.ndarray[Any, Any]):
         _, shape, kind, is_fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
         _check_content(shape, kind, content)
-        super().__setstate__((1, shape, kind.dtype, bool(is_fortran), content))
+        # NumPy's stub asks for a bool of NumPy, its code for one of Python.
+        super().__setstate__((1, shape, kind.dtype, bool(is_fortran), content))  # type: ignore[arg-type]
 
 
 def _check_content(shape: Any, kind: Any, content: Any) -> None:
     if not isinstance(kind, _PlainType) or not isinstance(content, bytes):
-        raise _Refused("an array of Python objects")
+        raise _Refused("an array of something else than bytes")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise _Refused(f"an array of shape {shape!r:.50}")
+        raise _Refused("an array of no shape")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
-        raise _Refused(f"an array of shape {shape!r:.50} and type {kind.dtype} in {len(content)} bytes")
+        raise _Refused(f"an array of another size than the {len(content)} bytes it comes with")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _PlainArray:
@@ -140,6 +150,8 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> _PlainArray:
 
 def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _PlainArray:
     """An array of pickle protocol 5."""
+    if not isinstance(content, bytes | bytearray):
+        raise _Refused("an array of something else than bytes")
     array = np.empty(0, np.uint8).view(_PlainArray)
     array.__setstate__((1, shape, kind, order == "F", bytes(content)))
     return array

@@ -7,12 +7,13 @@ CVPR 2018.
 from __future__ import annotations
 
 import io
-import math
 import os
-from collections.abc import Mapping
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
+from typing import TypeGuard
 
 import numpy as np
 from datasets import Dataset
@@ -31,17 +32,28 @@ from .plain_pickle import load_plain_pickle
 from .reading import DECODING_ERRORS
 from .splits import IMAGE
 from .splits import RetrievalSplits
-from .splits import listed
 from .streams import as_stream
 
 NAME = "name"
-DIFFICULTIES = ("easy", "hard", "junk")
+JUDGEMENTS = ("easy", "hard", "junk")
+_KEYS = ("imlist", "qimlist", "gnd")
+_INTEGERS = (int, np.integer)
+_NUMBERS = (int, float, np.integer, np.floating)
+_FARTHEST = 1_000_000
+"""Pixels from the corner of an image beyond which no box reaches."""
 _PAGES = {
     "roxford5k": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
     "rparis6k": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/",
 }
 
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
+
+
+class _Truth(NamedTuple):
+    gallery: list[str]
+    queries: list[str]
+    boxes: list[Box]
+    judged: dict[str, list[list[int]]]
 
 
 def load_revisited(root: str | os.PathLike[str], name: str, *, streaming: bool = False) -> RetrievalSplits:
@@ -65,17 +77,104 @@ def load_revisited(root: str | os.PathLike[str], name: str, *, streaming: bool =
     """
     if name not in _PAGES:
         raise ValueError(f"name={name!r} must be one of {', '.join(_PAGES)}.")
-    source = _source(name)
+    source = (
+        f"The ground truth is http://cmp.felk.cvut.cz/cnnimageretrieval/data/test/{name}/gnd_{name}.pkl; unpack the "
+        f"images of {_PAGES[name]} into jpg/ beside it, without subfolders."
+    )
     folder = require_root(root, f"gnd_{name}.pkl and jpg/", source)
-    truth = find_file(folder, f"gnd_{name}.pkl", f"{name}/gnd_{name}.pkl", source=source)
-    image_folder = find_file(truth.parent, "jpg", source=source)
-    gallery_names, query_names, judged = _read_truth(truth)
-    paths = {image: join_inside(image_folder, f"{image}.jpg", where=str(truth)) for image in gallery_names + query_names}
-    require_images(image_folder, [f"{image}.jpg" for image in paths], where=truth, source=source)
-    rows = [_judgements(gnd, len(gallery_names), f"{truth}, query {query}") for query, gnd in zip(query_names, judged)]
-    boxes = [_box(gnd, f"{truth}, query {query}") for query, gnd in zip(query_names, judged)]
-    gallery = _dataset([str(paths[image]) for image in gallery_names], gallery_names)
-    crops = [_crop(paths[image], box) for image, box in zip(query_names, boxes)]
-    query = _dataset([{"bytes": crop, "path": None} for crop in crops], query_names, rows)
+    path = find_file(folder, f"gnd_{name}.pkl", f"{name}/gnd_{name}.pkl", source=source)
+    image_folder = find_file(path.parent, "jpg", source=source)
+    truth = _read_truth(path)
+    files = {
+        image: join_inside(image_folder, f"{image}.jpg", where=str(path)) for image in truth.gallery + truth.queries
+    }
+    require_images(image_folder, [f"{image}.jpg" for image in files], where=path, source=source)
+    gallery = Dataset.from_dict(
+        {IMAGE: [str(files[image]) for image in truth.gallery], NAME: truth.gallery},
+        features=Features({IMAGE: Image(), NAME: Value("string")}),
+    )
+    crops = [_crop(files[image], box) for image, box in zip(truth.queries, truth.boxes, strict=True)]
+    query = Dataset.from_dict(
+        {IMAGE: [{"bytes": crop, "path": None} for crop in crops], NAME: truth.queries, **truth.judged},
+        features=Features({IMAGE: Image(), NAME: Value("string")} | dict.fromkeys(JUDGEMENTS, List(Value("int64")))),
+    )
     splits = RetrievalSplits(None, query, gallery, "revisited")
     return RetrievalSplits(None, as_stream(query), as_stream(gallery), "revisited") if streaming else splits
+
+
+def _read_truth(path: Path) -> _Truth:
+    content = load_plain_pickle(path)
+    if not isinstance(content, dict) or not all(_is_list(content.get(key)) for key in _KEYS):
+        raise ValueError(f"{path} must hold a dict with the lists {', '.join(_KEYS)}.")
+    gallery, queries, gnd = (list(content[key]) for key in _KEYS)
+    if not all(isinstance(name, str) for name in gallery + queries):
+        raise ValueError(f"imlist and qimlist of {path} must hold names of images, all strings.")
+    # A query in the gallery would find itself.
+    refuse_repeats(gallery + queries, path)
+    if len(gnd) != len(queries):
+        raise ValueError(f"{path} names {len(queries)} queries, but holds ground truth of {len(gnd)}.")
+    boxes = []
+    judged: dict[str, list[list[int]]] = {judgement: [] for judgement in JUDGEMENTS}
+    for name, of_query in zip(queries, gnd, strict=True):
+        where = f"{path}, query {name}"
+        missing = [key for key in ("bbx", *JUDGEMENTS) if not isinstance(of_query, dict) or key not in of_query]
+        if missing:
+            raise ValueError(f"{where}: its ground truth lacks {', '.join(missing)}.")
+        boxes.append(_box(of_query["bbx"], where))
+        for judgement in JUDGEMENTS:
+            judged[judgement].append(_rows(of_query[judgement], len(gallery), f"{where}, {judgement}"))
+        _refuse_contradictions([row for judgement in JUDGEMENTS for row in judged[judgement][-1]], where)
+    return _Truth(gallery, queries, boxes, judged)
+
+
+def _rows(values: Any, num_gallery: int, where: str) -> list[int]:
+    if not _is_list(values) or not all(_is_number(row, _INTEGERS) for row in values):
+        raise ValueError(f"{where}, must be a list of gallery rows, all integers.")
+    rows = [int(row) for row in values]
+    outside = [row for row in rows if not 0 <= row < num_gallery]
+    if outside:
+        raise ValueError(f"{where}, names row {outside[0]}, but the gallery has rows 0 to {num_gallery - 1}.")
+    return rows
+
+
+def _refuse_contradictions(rows: Sequence[int], where: str) -> None:
+    repeated = [row for row, count in Counter(rows).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{where} judges gallery row {repeated[0]} more than once: an image is either easy, hard or junk."
+        )
+
+
+def _box(values: Any, where: str) -> Box:
+    is_box = _is_list(values) and len(values) == 4 and all(_is_number(edge, _NUMBERS) for edge in values)
+    if not is_box or not all(abs(edge) <= _FARTHEST for edge in values):
+        raise ValueError(f"{where}: bbx must be four numbers of pixels, x1, y1, x2, y2.")
+    x1, y1, x2, y2 = (round(float(edge)) for edge in values)
+    if x1 >= x2 or y1 >= y2:
+        raise ValueError(f"{where}: bbx is {(x1, y1, x2, y2)}, rounded; x1 < x2 and y1 < y2 must hold.")
+    return x1, y1, x2, y2
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _crop(file: Path, box: Box) -> bytes:
+    try:
+        with PILImage.open(file) as image:
+            pixels = image.convert("RGB")
+        crop = pixels.crop(box)
+    except DECODING_ERRORS as error:
+        raise ValueError(f"The image {file} can't be decoded and cropped to {box} ({error}). Repair it.") from error
+    x1, y1, x2, y2 = box
+    if x1 >= pixels.width or y1 >= pixels.height or x2 <= 0 or y2 <= 0:
+        raise ValueError(f"The box {box} holds nothing of the image {file}, which is of size {pixels.size}.")
+    # What the camera noted, orientation too, isn't to be stored with the crop.
+    crop.info.clear()
+    png = io.BytesIO()
+    crop.save(png, "PNG")
+    return png.getvalue()

@@ -18,10 +18,11 @@ from huggingface_hub import ModelCardData
 from ..masking import format_capacity
 from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import markdown_matrix
+from ..training.description import OF_THIS_MACHINE
 from ..training.run_directory import write_text
 
-OF_THIS_MACHINE = ("data_dir", "output_dir")
-"""Entries of a recipe that mean nothing elsewhere."""
+DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
+"""Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
 
 
@@ -64,6 +65,8 @@ def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -
         matrices={metric: markdown_matrix(results, metric) for metric in names},
         rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],
         is_prunable=len(metrics["capacities"]) > 1,
+        disjoint_protocols=DISJOINT_PROTOCOLS,
+        format_capacity=format_capacity,
     )
     return card
 

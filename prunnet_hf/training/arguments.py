@@ -211,6 +211,14 @@ class RunArguments:
     data: DataArguments
     train: TrainArguments
 
+    def __post_init__(self) -> None:
+        """Check what only two of them together tell."""
+        if self.data.validation_share > 0 and self.train.eval_every == 0 and not self.train.eval_only:
+            raise ValueError(
+                f"validation_share={self.data.validation_share} holds classes out to choose the best model by, but "
+                "with eval_every=0 they would never be looked at: pass --eval_every, or leave validation_share out."
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """One flat mapping, as a recipe holds it."""
         return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}

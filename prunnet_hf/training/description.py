@@ -27,6 +27,8 @@ from .run_directory import subnetwork_directory
 
 METRICS_FORMAT = 1
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
+OF_THIS_MACHINE = ("data_dir", "output_dir")
+"""Arguments that mean nothing on another machine."""
 PER_INVOCATION = ("resume", "eval_only")
 """Flags that say how a run is called, not what it is."""
 
@@ -45,7 +47,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "protocol": splits.protocol,
         "num_queries": num_images(splits.query),
         "num_gallery": num_images(splits.gallery),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "recipe": recipe_of(arguments),
         "commit": source_commit(),
         "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
@@ -53,6 +55,19 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
     }
+
+
+def command_line() -> str:
+    """The command that this process was started by, without folders that mean nothing on another machine."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    for place, word in enumerate(words):
+        flag, sign, _ = word.partition("=")
+        if flag.removeprefix("--") in OF_THIS_MACHINE:
+            if sign:
+                words[place] = f"{flag}=DIR"
+            elif place + 1 < len(words):
+                words[place + 1] = "DIR"
+    return shlex.join(words)
 
 
 def dataset_name(arguments: RunArguments) -> str:

@@ -50,5 +50,5 @@ def test_an_unreadable_image_is_named(stored, named):
 
 
 def test_a_row_without_an_image_is_shown():
-    with pytest.raises(ValueError, match="has no image: .*'label': 3"):
+    with pytest.raises(ValueError, match=r"has no image: .*'label': 3"):
         read_image({"image": None, "label": 3})

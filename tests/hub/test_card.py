@@ -106,9 +106,9 @@ def test_capacities_are_those_of_the_metrics() -> None:
             "latency, 1 image",
         ],
         # 0.3 + 0.02 + 0.002, and with the dense gallery 0.01; the dense network has 0.41
-        ["0.2", "2,469", "0.91 MB", "32.2", "33.0", "-8.8", "7.2 ms"],
-        ["0.5", "6,172", "not saved", "35.5", "36.0", "-5.5", "7.5 ms"],
-        ["1", "12,345", "4.56 MB", "41.0", "41.0", "+0.0", "8.0 ms"],
+        ["0.20", "2,469", "0.91 MB", "32.2", "33.0", "-8.8", "7.2 ms"],
+        ["0.50", "6,172", "not saved", "35.5", "36.0", "-5.5", "7.5 ms"],
+        ["1.00", "12,345", "4.56 MB", "41.0", "41.0", "+0.0", "8.0 ms"],
     ]
 
 
@@ -117,14 +117,14 @@ def test_matrix_of_every_metric() -> None:
     for metric in ("mAP", "recall@1"):
         section = text[text.index(f"\n{metric} (%), rows query capacity") :]
         rows = table(section, "query")
-        assert rows[0][1:] == ["0.2", "0.5", "1.0"]
+        assert rows[0][1:] == ["0.20", "0.50", "1.00"]
         for row, query in zip(rows[1:], CAPACITIES, strict=True):
             assert row[1:] == [f"{100 * value(metric, query, gallery):.1f}" for gallery in CAPACITIES]
 
 
 def test_cost_of_interpolation() -> None:
     section = body(metrics()).split("## Running statistics")[1]
-    assert table(section, "capacity |")[1] == ["0.3", "34.5", "34.5", "+0.0"]
+    assert table(section, "capacity |")[1] == ["0.30", "34.5", "34.5", "+0.0"]
 
 
 def test_every_number_of_the_text_is_one_of_the_metrics() -> None:
@@ -153,8 +153,8 @@ def test_metadata_survive_a_round_trip() -> None:
     found = {result.metric_name: result.metric_value for result in data.eval_results}
     # Self-tests and cross-tests: three of each metric, of which the dense network's own is both.
     assert len(found) == 2 * (3 + 2)
-    assert found["mAP, query capacity 0.2, gallery 1"] == value("mAP", 0.2, 1.0)
-    assert found["recall@1, query capacity 0.5, gallery 0.5"] == value("recall@1", 0.5, 0.5)
+    assert found["mAP, query capacity 0.20, gallery 1.00"] == value("mAP", 0.2, 1.0)
+    assert found["recall@1, query capacity 0.50, gallery 0.50"] == value("recall@1", 0.5, 0.5)
     assert {result.dataset_name for result in data.eval_results} == {"photos"}
 
 
@@ -197,7 +197,7 @@ def test_independent_run_claims_no_compatibility() -> None:
     assert "prune(" not in text
     assert table(text, "capacity |") == [
         ["capacity", "kept weights", "file", "mAP (%)", "latency, 1 image"],
-        ["0.2", "2,469", "0.91 MB", "32.2", "7.2 ms"],
+        ["0.20", "2,469", "0.91 MB", "32.2", "7.2 ms"],
     ]
 
 
@@ -220,8 +220,8 @@ def test_write_card_replaces_the_readme_and_sums_up(tmp_path: Path) -> None:
     assert "# run" in text
     assert sorted(path.name for path in run.iterdir()) == ["README.md", "config.yaml", "metrics.json"]
     assert lines == [
-        "capacity 1: mAP 41.0 (chance 2.6)",
-        "capacity 0.2: mAP 32.2 by itself, 33.0 searching the dense network's gallery; file 0.91 MB",
+        "capacity 1.00: mAP 41.0 (chance 2.6)",
+        "capacity 0.20: mAP 32.2 by itself, 33.0 searching the dense network's gallery; file 0.91 MB",
         f"model, subnetworks, metrics.json, compatibility.png and the card: {run}",
     ]
 

@@ -105,27 +105,27 @@ def test_impossible_result_is_refused(changed, message):
 def test_format_matrix():
     assert format_matrix(RESULTS, "mAP").splitlines() == [
         "mAP (%)         gallery capacity",
-        "query capacity      0.2    1.0",
-        "           0.2     62.8   62.3",
-        "           1.0     63.0   63.8",
+        "query capacity     0.20   1.00",
+        "          0.20     62.8   62.3",
+        "          1.00     63.0   63.8",
     ]
 
 
 def test_format_matrix_sorts_and_marks_what_is_missing():
     results = [CompatibilityResult(1.0, 1.0, "mAP", 1.0), CompatibilityResult(0.05, 0.2, "mAP", 0.0)]
     assert format_matrix(results, "mAP").splitlines()[1:] == [
-        "query capacity      0.2    1.0",
+        "query capacity     0.20   1.00",
         "          0.05      0.0      -",
-        "           1.0        -  100.0",
+        "          1.00        -  100.0",
     ]
 
 
 def test_markdown_matrix():
     assert markdown_matrix(RESULTS, "recall@1").splitlines() == [
-        "| query \\ gallery | 0.2 | 1.0 |",
+        "| query \\ gallery | 0.20 | 1.00 |",
         "|---|---:|---:|",
-        "| **0.2** | 80.0 | 90.0 |",
-        "| **1.0** | 85.0 | 100.0 |",
+        "| **0.20** | 80.0 | 90.0 |",
+        "| **1.00** | 85.0 | 100.0 |",
     ]
 
 
@@ -135,7 +135,7 @@ def test_unknown_metric_names_the_known_ones():
 
 
 def test_two_runs_mixed_are_refused():
-    with pytest.raises(ValueError, match=r"hold 'mAP' twice for query capacity 0\.2 and gallery capacity 0\.2"):
+    with pytest.raises(ValueError, match=r"hold 'mAP' twice for query capacity 0\.20 and gallery capacity 0\.20"):
         markdown_matrix([*RESULTS, RESULTS[0]], "mAP")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 
 from prunnet_hf.training.arguments import DataArguments
@@ -74,6 +75,39 @@ def test_config_of_a_run_is_a_recipe_for_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_published_recipe_is_valid(path: Path) -> None:
     assert parse_arguments(["--config", str(path)]).train.epochs >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "rate", "decay", "epochs", "milestones"),
+    [
+        ("gldv2_resnet18", "resnet18", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnet50", "resnet50", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnext50", "resnext50_32x4d", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_mobilenetv2", "mobilenetv2_100", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_vit_small", "vit_small_patch16_224.augreg_in21k", 3e-5, 1e-3, 30, None),
+        ("gldv2_swin_tiny", "swin_tiny_patch4_window7_224", 1e-3, 1e-2, 30, None),
+        ("gldv2_convnext_tiny", "convnext_tiny.fb_in1k", 3e-5, 1e-3, 30, None),
+        ("in_shop_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
+        ("veri776_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
+    ],
+)
+def test_recipes_of_the_benchmarks(
+    name: str, backbone: str, rate: float, decay: float, epochs: int, milestones: list[int] | None
+) -> None:
+    arguments = parse_arguments(["--config", str(RECIPES[0].with_name(f"{name}.yaml"))])
+    model, data, train = arguments.model, arguments.data, arguments.train
+    assert timm.is_model(backbone)
+    assert (model.backbone, train.learning_rate, train.weight_decay, train.epochs) == (backbone, rate, decay, epochs)
+    if milestones is None:
+        assert (train.optimizer, train.lr_schedule, train.warmup_epochs) == ("adamw", "cosine", 3)
+    else:
+        assert (train.optimizer, train.momentum, train.lr_schedule) == ("sgd", 0.9, "multistep")
+        assert train.milestones == milestones
+    assert name.startswith(data.dataset)
+    assert data.class_share == (0.3 if data.dataset == "gldv2" else None)
+    assert (data.shorter_side, data.image_size, data.augmentation) == (256, 224, "crop_flip")
+    assert (train.batch_size, train.capacities, train.eval_capacities) == (64, [0.2, 0.4, 0.6, 0.8], [0.05, 0.1])
+    assert train.output_dir == f"out/{name}"
 
 
 def test_missing_recipe(tmp_path: Path) -> None:
@@ -150,6 +184,13 @@ def test_capacities_that_are_no_list() -> None:
 def test_wrong_data_values_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataArguments(**values)
+
+
+def test_classes_held_out_must_be_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"validation_share=0\.2 .* with eval_every=0 they would never be looked at"):
+        parse_arguments(["--validation_share", "0.2"])
+    assert parse_arguments(["--validation_share", "0.2", "--eval_every", "2"]).data.validation_share == 0.2
+    assert parse_arguments(["--validation_share", "0.2", "--eval_only", "true"]).train.eval_only
 
 
 @pytest.mark.parametrize("text", ["{channels: 8}", "[8, 8]", "8"])

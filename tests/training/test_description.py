@@ -23,6 +23,7 @@ from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.description import command_line
 from prunnet_hf.training.description import dataset_name
 from prunnet_hf.training.description import describe_run
 from prunnet_hf.training.description import describe_subnetworks
@@ -77,15 +78,33 @@ def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
 
 
 def test_description_of_a_run(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", "--data_dir", "my photos"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", "--data_dir", "my photos", "--epochs", "3"])
     images = Dataset.from_dict({"image": [PILImage.new("L", (2, 2))] * 5}, features=Features({"image": Image()}))
     splits = RetrievalSplits(None, images.select(range(2)), images, "gldv2")
     found = describe_run(accelerator, arguments(), splits)
-    assert found["command"] == "train_accelerate.py --data_dir 'my photos'"
+    assert found["command"] == "train_accelerate.py --data_dir DIR --epochs 3"
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert (found["num_queries"], found["num_gallery"], found["protocol"]) == (2, 5, "gldv2")
     assert (found["num_processes"], found["mixed_precision"]) == (1, "no")
     assert found["recipe"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data_dir=/home/me/photos", "--seed", "1"], "train_accelerate.py --data_dir=DIR --seed 1"),
+        (
+            ["--output_dir", "/home/me/out", "--config", "my recipe.yaml"],
+            "train_accelerate.py --output_dir DIR --config 'my recipe.yaml'",
+        ),
+        (["--seed", "1", "--data_dir"], "train_accelerate.py --seed 1 --data_dir"),
+    ],
+)
+def test_command_without_the_folders_of_this_machine(
+    words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", *words])
+    assert command_line() == expected
 
 
 def test_data_set_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,7 @@ def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tm
 def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_path: Path) -> None:
     run = trainer(arguments(photos, tmp_path, data={"validation_share": 0.4}, eval_every=1, batch_size=6))
     # 2 of 5 classes are held out.
-    assert len(run.validation) == 2 * TRAIN_IMAGES
+    assert len(run.validation.query) == 2 * TRAIN_IMAGES
     assert run.model.config.num_labels == 3
     model = run.run()
     assert 0 < run.progress.best_score <= 1
@@ -260,6 +260,34 @@ def test_batches_left_over_at_the_end_of_an_epoch_are_dropped(photos: Path, tmp_
     assert run.progress.step == run.schedule_steps == 2 * 3
     assert all(not gradients for gradients in run.step._gradients)
     assert run.schedule.get_last_lr()[0] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("streaming", "num_workers"), [(False, 0), (True, 0), (True, 2)])
+def test_run_resumed_amid_an_epoch_ends_with_the_same_weights(
+    photos: Path, tmp_path: Path, streaming: bool, num_workers: int
+) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    data = {"streaming": streaming, "num_workers": num_workers}
+    train(arguments(photos, whole, data, checkpoint_steps=1, keep_checkpoints=9))
+    # Two epochs of three steps: the fifth is the second of the second epoch.
+    shutil.copytree(whole / "checkpoints" / "step-5", interrupted / "checkpoints" / "step-5")
+    train(arguments(photos, interrupted, data, checkpoint_steps=1, resume=True))
+    assert [path.name for path in list_checkpoints(interrupted)] == ["step-5", "step-6"]
+    expected, found = weights(whole / "model"), weights(interrupted / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert metrics(interrupted)["results"] == metrics(whole)["results"]
+
+
+def test_stream_trains_on_the_same_images_as_the_data_set(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(arguments(photos, run, data={"streaming": True}))
+    found = metrics(run)
+    assert (found["num_train_images"], found["num_train_classes"]) == (TRAIN_CLASSES * TRAIN_IMAGES, TRAIN_CLASSES)
+    assert (found["num_queries"], found["protocol"]) == (TEST_CLASSES * TEST_IMAGES, "leave_one_out")
+    assert found["recipe"]["streaming"] is True
+    # The same model, its images read otherwise.
+    train(arguments(photos, tmp_path / "again", source=run / "model", eval_only=True))
+    assert metrics(tmp_path / "again")["results"] == found["results"]
 
 
 def test_too_few_images_for_a_step(photos: Path, tmp_path: Path) -> None:
