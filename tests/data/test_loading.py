@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
+from tests.miniatures.gldv2 import make_gldv2
 
+from prunnet_hf.data.loading import FOLDERS
 from prunnet_hf.data.loading import load_splits
+from tests.miniatures.in_shop import make_in_shop
 
 
 def test_image_folder_is_loaded_from_its_folder(tmp_path):
@@ -20,17 +23,37 @@ def test_glyphs_need_no_folder():
     assert (splits.num_classes, len(splits.train), len(splits.query)) == (200, 3600, 900)
 
 
-def test_image_folder_without_a_folder_is_refused():
-    with pytest.raises(ValueError, match="--dataset image_folder needs --data_dir DIR"):
-        load_splits("image_folder")
+@pytest.mark.parametrize("dataset", FOLDERS)
+def test_every_set_of_files_needs_its_folder(dataset):
+    with pytest.raises(ValueError, match=f"--dataset {dataset} needs --data_dir DIR"):
+        load_splits(dataset)
 
 
-@pytest.mark.parametrize("dataset", ["glyphs", "org/birds"])
-def test_folder_for_another_data_set_is_refused(dataset):
-    with pytest.raises(ValueError, match=f"got 'photos' with --dataset {dataset}"):
-        load_splits(dataset, "photos")
-
-
-def test_missing_folder_is_shown(tmp_path):
+@pytest.mark.parametrize("dataset", FOLDERS)
+def test_missing_folder_of_every_set_is_shown(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere' is no folder"):
-        load_splits("image_folder", str(tmp_path / "nowhere"))
+        load_splits(dataset, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given", "message"),
+    [
+        ("glyphs", {"data_dir": "photos"}, "--data_dir belongs to --dataset image_folder or .* with --dataset glyphs"),
+        ("org/birds", {"data_dir": "photos"}, "--data_dir belongs to .*; got it with --dataset org/birds"),
+        ("glyphs", {"streaming": True}, "--streaming belongs to --dataset image_folder or gldv2"),
+        ("in_shop", {"class_share": 0.3}, "--class_share belongs to --dataset gldv2; got it with --dataset in_shop"),
+        ("veri776", {"num_classes": 3}, "--num_classes belongs to --dataset gldv2"),
+        ("gldv2", {"bounding_boxes": True}, "--bounding_boxes belongs to --dataset in_shop"),
+    ],
+)
+def test_arguments_of_another_data_set_are_refused(dataset, given, message):
+    with pytest.raises(ValueError, match=message):
+        load_splits(dataset, **given)
+
+
+def test_arguments_reach_the_reader(tmp_path):
+    make_in_shop(tmp_path / "in_shop")
+    make_gldv2(tmp_path / "gldv2", layout="extracted")
+    boxed = load_splits("in_shop", str(tmp_path / "in_shop"), bounding_boxes=True, streaming=True)
+    assert "bbox" in next(iter(boxed.train))
+    assert load_splits("gldv2", str(tmp_path / "gldv2"), num_classes=2).num_classes == 2
