@@ -16,8 +16,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub import ModelCardData
 
 from ..masking import format_capacity
+from ..retrieval.compatibility import SHOWN_METRICS
 from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import markdown_matrix
+from ..retrieval.compatibility import markdown_tests
 from ..training.description import OF_THIS_MACHINE
 from ..training.run_directory import write_text
 
@@ -62,7 +64,8 @@ def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -
         metrics=metrics,
         recipe={key: value for key, value in recipe.items() if key not in OF_THIS_MACHINE},
         headline=names[0],
-        matrices={metric: markdown_matrix(results, metric) for metric in names},
+        matrices={metric: markdown_matrix(results, metric) for metric in names[:SHOWN_METRICS]},
+        tests=markdown_tests(results) if len(names) > SHOWN_METRICS else None,
         rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],
         is_prunable=len(metrics["capacities"]) > 1,
         disjoint_protocols=DISJOINT_PROTOCOLS,

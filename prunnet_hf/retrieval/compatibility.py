@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 _SMALLEST_COLOUR_SPAN = 0.05
 """Values closer than this are drawn in like colours: half a point must not look like a cliff."""
 
+SHOWN_METRICS = 3
+"""Whole matrices that a reader can take in, beginning with the headline; of further metrics the tests are told."""
 _LEGEND = (
     "outlined: query and gallery by the same subnetwork (self-test)\n"
-    "gallery capacity 1.0: gallery by the dense network (cross-test)"
+    "gallery capacity 1.00: gallery by the dense network (cross-test)"
 )
 
 
@@ -198,21 +200,49 @@ def format_tests(results: Sequence[CompatibilityResult]) -> str:
     Raises:
         ValueError: If there are no results.
     """
+    metrics, rows = _test_rows(results)
+    widths = [max(len(metric), 6) + 2 for metric in metrics]
+    lines = [f"{'(%)':<12}{'capacity':>10}" + _cells(metrics, widths)]
+    lines += [f"{test:<12}{format_capacity(capacity):>10}" + _cells(values, widths) for test, capacity, values in rows]
+    return "\n".join(lines)
+
+
+def markdown_tests(results: Sequence[CompatibilityResult]) -> str:
+    """Lay out self-test and cross-test by every metric as a Markdown table, in percent.
+
+    Args:
+        results: As in `format_tests`.
+
+    Returns:
+        The table's lines, in the order of `format_tests`.
+
+    Raises:
+        ValueError: As in `format_tests`.
+    """
+    metrics, rows = _test_rows(results)
+    lines = [f"| (%) | capacity | {' | '.join(metrics)} |", f"|---|---:|{'---:|' * len(metrics)}"]
+    lines += [f"| {test} | {format_capacity(capacity)} | {' | '.join(values)} |" for test, capacity, values in rows]
+    return "\n".join(lines)
+
+
+def _test_rows(results: Sequence[CompatibilityResult]) -> tuple[list[str], list[tuple[str, float, list[str]]]]:
+    """The metrics, and for each test and query capacity its values by these, as text."""
     if not results:
         raise ValueError("results must hold at least one value")
     metrics = list(dict.fromkeys(result.metric for result in results))
-    widths = [max(len(metric), 6) + 2 for metric in metrics]
-    header = "".join(f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True))
     values = {(r.query_capacity, r.gallery_capacity, r.metric): r.value for r in results}
     largest = max(result.gallery_capacity for result in results)
-    lines = [f"{'(%)':<12}{'capacity':>10}{header}"]
+    rows = []
     for test in ("self-test", "cross-test"):
         for capacity in sorted({result.query_capacity for result in results}):
             gallery = capacity if test == "self-test" else largest
             cells = [_percent(values.get((capacity, gallery, metric), float("nan"))) for metric in metrics]
-            row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            lines.append(f"{test:<12}{format_capacity(capacity):>10}{row}")
-    return "\n".join(lines)
+            rows.append((test, capacity, cells))
+    return metrics, rows
+
+
+def _cells(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
 
 
 def markdown_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:

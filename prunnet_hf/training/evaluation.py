@@ -21,6 +21,7 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..modeling_prunnet import PrunNetModel
+from ..retrieval.compatibility import SHOWN_METRICS
 from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import compatibility_matrix
 from ..retrieval.compatibility import format_matrix
@@ -46,8 +47,6 @@ from .run_directory import write_text
 NetworkKey = float | tuple[str, float]
 """A capacity; or one of `interpolated_subnetworks`."""
 LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
-DRAWN_METRICS = 3
-"""Heat maps side by side in one picture, beginning with the headline."""
 
 
 def measure_running_statistics(
@@ -169,7 +168,7 @@ def evaluate_run(
 def show_results(results: list[CompatibilityResult], picture: Path, title: str) -> None:
     """Draw the matrix of the first metrics, print that of the headline, and self-test and cross-test by all."""
     names = list(dict.fromkeys(result.metric for result in results))
-    plot_matrix(results, picture, metrics=names[:DRAWN_METRICS], title=title)
+    plot_matrix(results, picture, metrics=names[:SHOWN_METRICS], title=title)
     print(f"\n{format_matrix(results, names[0])}")
     print(f"\n{format_tests(results)}")
 

@@ -122,6 +122,28 @@ def test_matrix_of_every_metric() -> None:
             assert row[1:] == [f"{100 * value(metric, query, gallery):.1f}" for gallery in CAPACITIES]
 
 
+def test_of_many_metrics_only_the_tests_are_told() -> None:
+    found = metrics()
+    names = ("medium mAP", "hard mAP", "easy mAP", "medium mP@1")
+    found["results"] = [
+        {**result, "metric": name} for result in found["results"] for name in names if result["metric"] == "mAP"
+    ]
+    text = body({**found, "protocol": "revisited", "chance": None})
+    assert [f"\n{name} (%), rows" in text for name in names] == [True, True, True, False]
+    rows = table(text.split("All metrics:")[1], "(%)")
+    assert rows[0] == ["(%)", "capacity", *names]
+    assert rows[1] == ["self-test", "0.20", *["32.2"] * 4]
+    assert rows[4] == ["cross-test", "0.20", *["33.0"] * 4]
+    assert "All metrics:" not in body(metrics())
+
+
+@pytest.mark.parametrize(("protocol", "is_said"), [("in_shop", True), ("veri776", True), ("gldv2", False)])
+def test_unseen_classes_are_claimed_only_where_test_classes_are_no_training_classes(
+    protocol: str, is_said: bool
+) -> None:
+    assert ("classes never seen in training" in body({**metrics(), "protocol": protocol})) == is_said
+
+
 def test_cost_of_interpolation() -> None:
     section = body(metrics()).split("## Running statistics")[1]
     assert table(section, "capacity |")[1] == ["0.30", "34.5", "34.5", "+0.0"]

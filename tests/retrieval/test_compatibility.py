@@ -15,7 +15,9 @@ from prunnet_hf.retrieval.compatibility import CompatibilityResult
 from prunnet_hf.retrieval.compatibility import check_compatible
 from prunnet_hf.retrieval.compatibility import compatibility_matrix
 from prunnet_hf.retrieval.compatibility import format_matrix
+from prunnet_hf.retrieval.compatibility import format_tests
 from prunnet_hf.retrieval.compatibility import markdown_matrix
+from prunnet_hf.retrieval.compatibility import markdown_tests
 from prunnet_hf.retrieval.compatibility import plot_matrix
 from prunnet_hf.retrieval.protocols import leave_one_out
 
@@ -127,6 +129,34 @@ def test_markdown_matrix():
         "| **0.20** | 80.0 | 90.0 |",
         "| **1.00** | 85.0 | 100.0 |",
     ]
+
+
+def test_format_tests():
+    assert format_tests(RESULTS).splitlines() == [
+        "(%)           capacity     mAP  recall@1",
+        "self-test         0.20    62.8      80.0",
+        "self-test         1.00    63.8     100.0",
+        "cross-test        0.20    62.3      90.0",
+        "cross-test        1.00    63.8     100.0",
+    ]
+
+
+def test_markdown_tests_mark_what_is_missing():
+    results = [CompatibilityResult(0.05, 1.0, "mAP", 0.5), CompatibilityResult(0.05, 1.0, "mINP", 0.25)]
+    assert markdown_tests([*results, CompatibilityResult(1.0, 1.0, "mAP", 0.75)]).splitlines() == [
+        "| (%) | capacity | mAP | mINP |",
+        "|---|---:|---:|---:|",
+        "| self-test | 0.05 | - | - |",
+        "| self-test | 1.00 | 75.0 | - |",
+        "| cross-test | 0.05 | 50.0 | 25.0 |",
+        "| cross-test | 1.00 | 75.0 | - |",
+    ]
+
+
+@pytest.mark.parametrize("lay_out", [format_tests, markdown_tests])
+def test_tests_of_nothing_are_refused(lay_out):
+    with pytest.raises(ValueError, match="results must hold at least one value"):
+        lay_out([])
 
 
 def test_unknown_metric_names_the_known_ones():
