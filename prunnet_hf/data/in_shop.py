@@ -52,7 +52,7 @@ def load_in_shop(
 ) -> RetrievalSplits:
     """Load the official training, query and gallery images.
 
-    Both splits have the columns `image` and `label`: the item, in order of item ids whatever the order of the list.
+    All splits have the columns `image` and `label`: the item, in order of item ids whatever the order of the list.
     Training items are numbered from 0 to `num_classes - 1`; query and gallery images number the test items alike.
 
     Args:

@@ -108,7 +108,7 @@ def _check_index_files(folder: Path, queries: Sequence[_Sighting], gallery: Sequ
 
 def _check_index_file(path: Path, expected: Sequence[set[str]]) -> None:
     lines = dict(numbered_lines(path))
-    for number in range(1, max(len(expected), *lines) + 1):
+    for number in range(1, max([len(expected), *lines]) + 1):
         if number > len(expected) or set(lines.get(number, "").split()) != expected[number - 1]:
             raise ValueError(
                 f"{path}, line {number}, doesn't name the gallery images that the vehicle and camera of query "

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import builtins
+import copyreg
+import functools
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunnet_hf.data import plain_pickle
+from prunnet_hf.data.plain_pickle import load_plain_pickle
+
+PLAIN = {
+    "names": ["all_souls_000013", "Notre-Dame-de-Chaillot é"],
+    "numbers": (1, -(2**70), 0.5, True, None, b"\xff\x00"),
+    "rows": [np.arange(5), np.array([7], dtype=np.uint16), np.array([]), np.array([], dtype=np.int32)],
+    "tables": [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3)), np.array(3)],
+    "kinds": [np.array([1.5, -2.0], dtype=">f4"), np.array([True, False]), np.array([1 + 2j]), np.array(["ab", "c"])],
+    "bytes": np.array([b"ab", b"c"]),
+    "scalars": [np.float64(0.25), np.int32(-3), np.uint8(255), np.bool_(True), np.str_("é")],
+}
+
+# What Python 2 writes for {"name": "caf\xe9", "rows": np.array([1, 258], dtype="<i2")}: strings of bytes.
+BY_PYTHON_2 = (
+    b"\x80\x02}q\x01(U\x04nameq\x02U\x04caf\xe9q\x03U\x04rowsq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\n"
+    b"ndarray\nq\x06K\x00\x85q\x07U\x01bq\x08\x87q\tRq\n(K\x01K\x02\x85q\x0bcnumpy\ndtype\nq\x0cU\x02i2q\rK\x00K\x01"
+    b"\x87q\x0eRq\x0f(K\x03U\x01<q\x10NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x11b\x89U\x04\x01\x00\x02\x01q\x12"
+    b"tq\x13bu."
+)
+
+
+def load(tmp_path: Path, content: bytes):
+    (tmp_path / "gnd.pkl").write_bytes(content)
+    return load_plain_pickle(tmp_path / "gnd.pkl")
+
+
+def assert_same(found, expected):
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list | tuple):
+        assert type(found) is type(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, np.ndarray):
+        assert found.dtype == expected.dtype.newbyteorder("=")  # NumPy swaps bytes when it unpickles
+        assert found.tolist() == expected.tolist()
+    else:
+        assert type(found) is type(expected)
+        assert found == expected
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_plain_data_comes_back_by_any_protocol_and_numpy(tmp_path, protocol, module):
+    content = pickle.dumps(PLAIN, protocol=protocol)
+    if protocol < 4:  # names are written in full lines here, so that another length does no harm
+        content = content.replace(b"numpy._core", module.encode())
+    assert_same(load(tmp_path, content), PLAIN)
+
+
+def test_strings_and_arrays_of_python_2_come_back(tmp_path):
+    assert_same(load(tmp_path, BY_PYTHON_2), {"name": "café", "rows": np.array([1, 258], dtype="<i2")})
+
+
+class Exploit:
+    """Pickled as a call of a function with arguments, by any of the ways a pickle has."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def touch(path) -> None:
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    ("function", "arguments", "named"),
+    [
+        (os.system, ("touch {}",), rf"{os.system.__module__}\.system"),
+        (builtins.eval, ("open({!r}, 'w')",), r"(__builtin__|builtins)\.eval"),
+        (builtins.getattr, (os, "system"), r"(__builtin__|builtins)\.getattr"),
+        (functools.partial, (touch, "{}"), r"functools\.partial"),
+        (np.load, ("{}",), r"numpy\.load"),
+        (np.fromfile, ("{}",), r"numpy.*fromfile"),
+        (copyreg._reconstructor, (list, object, None), r"(copy_reg|copyreg)\._reconstructor"),
+        (bytearray, (10**12,), r"(__builtin__|builtins)\.bytearray"),
+    ],
+)
+def test_code_is_named_and_not_executed(tmp_path, protocol, function, arguments, named):
+    victim = tmp_path / "executed"
+    filled = tuple(part.format(str(victim)) if isinstance(part, str) else part for part in arguments)
+    filled = tuple("os" if part is os else part for part in filled)
+    exploit = pickle.dumps({"imlist": [], "gnd": Exploit(function, *filled)}, protocol=protocol)
+    with pytest.raises(ValueError, match=rf"gnd\.pkl asks for the global {named}, .*Nothing was executed"):
+        load(tmp_path, exploit)
+    assert not victim.exists()
+
+
+NDARRAY, RECONSTRUCT = b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n"
+EMPTY = RECONSTRUCT + b"(" + NDARRAY + b"(K\x00tU\x01btR"
+INT8 = b"cnumpy\ndtype\n(U\x02i8K\x00K\x01tR"
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"cposix\nsystem\n(U\x04truetR.", r"the global posix\.system"),
+        (b"(U\x04trueiposix\nsystem\n.", r"the global posix\.system"),
+        (b"(cposix\nsystem\nU\x04trueo.", r"the global posix\.system"),
+        (b"\x80\x02cbuiltins\nobject\n)\x81.", r"the global builtins\.object"),
+        (b"\x80\x04\x8c\x15numpy.core.multiarray\x94\x8c\x18_reconstruct.__globals__\x93.", r".*__globals__"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.", r"the global numpy\.ndarray\.__init__"),
+        (b"cnumpy\nload\n.", r"the global numpy\.load"),
+        (b"cos\n__builtins__\n.", r"the global os\.__builtins__"),
+        (b"Pfile\n.", "an object outside of it"),
+        (b"K\x01Q.", "an object outside of it"),
+        (b"\x80\x02\x82\x01.", "the registered extension 1"),
+        (b"\x80\x02\x83\x01\x01.", "the registered extension 257"),
+        (b"\x80\x02\x84\x01\x00\x00\x01.", "the registered extension 16777217"),
+        # A state for what stands for NumPy's functions, by which a class or a function would be altered.
+        (NDARRAY + b"}U\x01aK\x01sb.", "a change of this package"),
+        (RECONSTRUCT + b"N}U\x0c__defaults__)s\x86b.", "a change of this package"),
+        (RECONSTRUCT + b"(" + RECONSTRUCT + b"(K\x00tU\x01btR.", "an array of another class"),
+        (b"c_codecs\nencode\n(U\x01aU\x05rot13tR.", "an encoding of bytes"),
+        (b"cnumpy\ndtype\n(U\x01OK\x00K\x01tR.", "an array of dates, Python objects or records"),
+        (b"cnumpy\ndtype\n(U\x0aO,i8,(9)i8K\x00K\x01tR.", "an array of dates, Python objects or records"),
+        (b"cnumpy\ndtype\n(U\x03V16K\x00K\x01tR.", "an array of dates, Python objects or records"),
+        (INT8 + b"(K\x03U\x01<NU\x01a}K\x08K\x01K\x00tb.", "an array of records"),
+        (EMPTY + b"(K\x01(K\x02t" + INT8 + b"\x89U\x08aaaaaaaatb.", "an array of another size than the 8 bytes"),
+        (EMPTY + b"(K\x01(J\xff\xff\xff\xfft" + INT8 + b"\x89U\x00tb.", "an array of no shape"),
+        (EMPTY + b"(K\x01(K\x01t" + INT8 + b"\x89]tb.", "an array of something else than bytes"),
+        (EMPTY + b"(K\x01(K\x01tU\x02i8\x89U\x08aaaaaaaatb.", "an array of something else than bytes"),
+        (
+            b"cnumpy._core.numeric\n_frombuffer\n(J\xff\xff\xff\x7f" + INT8 + b"(K\x01tU\x01CtR.",
+            "an array of something else than bytes",
+        ),
+        (b"cnumpy.core.multiarray\nscalar\n(" + INT8 + b"U\x04aaaatR.", "an array of another size than the 4 bytes"),
+    ],
+)
+def test_what_no_plain_data_asks_for_is_refused(tmp_path, content, asked):
+    with pytest.raises(ValueError, match=rf"gnd\.pkl asks for {asked}"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize("place", [b"r\xff\xff\xff\xff", b"p99999999999\n"])
+def test_far_places_take_no_memory(tmp_path, place):
+    # The unpickler would make room for 8 bytes times 2 ** 32 or more.
+    assert load(tmp_path, b"N" + place + b".") is None
+
+
+def test_frame_that_ends_too_early_does_no_harm(tmp_path):
+    content = pickle.dumps(PLAIN, protocol=5)
+    assert content[2:3] == pickle.FRAME
+    for length in range(1, len(content) - 11, 5):
+        assert_same(
+            load(tmp_path, content[:3] + length.to_bytes(8, "little") + content[11:])["scalars"], PLAIN["scalars"]
+        )
+
+
+def test_registered_extension_is_refused_even_if_it_was_used_before(tmp_path):
+    copyreg.add_extension("posix", "getpid", 240)
+    try:
+        content = pickle.dumps(os.getpid, protocol=2)
+        assert pickle.loads(content) is os.getpid
+        with pytest.raises(ValueError, match="the registered extension 240"):
+            load(tmp_path, content)
+    finally:
+        copyreg.remove_extension("posix", "getpid", 240)
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    for content in (np.array([{}, []], dtype=object), np.zeros(2, dtype="i4,f8"), np.zeros(2, dtype="M8[s]")):
+        with pytest.raises(ValueError, match="asks for an array of dates, Python objects or records"):
+            load(tmp_path, pickle.dumps(content))
+
+
+def test_refused_files_leave_the_reader_as_it_was(tmp_path):
+    before = {name: vars(value).copy() for name, value in vars(plain_pickle).items() if isinstance(value, type)}
+    for target in (NDARRAY, RECONSTRUCT, INT8, EMPTY, b"cnumpy\ndtype\n"):
+        for name in (b"__defaults__", b"_call", b"__class__", b"dtype"):
+            with pytest.raises(ValueError, match=r"gnd\.pkl"):
+                load(tmp_path, target + b"N}U" + bytes([len(name)]) + name + b"Ns\x86b.")
+    assert {
+        name: vars(value).copy() for name, value in vars(plain_pickle).items() if isinstance(value, type)
+    } == before
+    assert_same(load(tmp_path, BY_PYTHON_2)["rows"], np.array([1, 258], dtype="<i2"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b".",
+        b"no pickle",
+        b"<html>Not Found</html>",
+        b"\x80\x63.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    ],
+)
+def test_what_is_no_pickle_is_named(tmp_path, content):
+    with pytest.raises(ValueError, match=r"gnd\.pkl is no sound pickle of plain data"):
+        load(tmp_path, content)
+
+
+def test_every_truncated_pickle_is_named(tmp_path):
+    content = pickle.dumps({"a": [1, "x"], "b": np.arange(3)}, protocol=2)
+    for length in range(len(content)):
+        with pytest.raises(ValueError, match=r"gnd\.pkl is no sound pickle of plain data .* Download it again"):
+            load(tmp_path, content[:length])
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gnd\.pkl"):
+        load_plain_pickle(tmp_path / "gnd.pkl")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("damaged")
+
+
+@given(st.data())
+def test_damaged_pickles_give_data_or_a_value_error(folder, data):
+    protocol = data.draw(st.sampled_from([0, 2, 4, 5]))
+    content = bytearray(pickle.dumps([{"a": np.arange(3), "b": (1.5, None)}, np.float32(2), "x"], protocol=protocol))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    shown = "gnd.pkl"
+    try:
+        load(folder, bytes(content))
+    except ValueError as error:
+        shown = str(error)
+    assert "gnd.pkl" in shown
