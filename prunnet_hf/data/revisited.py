@@ -176,5 +176,5 @@ def _crop(file: Path, box: Box) -> bytes:
     # What the camera noted, orientation too, isn't to be stored with the crop.
     crop.info.clear()
     png = io.BytesIO()
-    crop.save(png, "PNG")
+    crop.save(png, "PNG", compress_level=1)
     return png.getvalue()

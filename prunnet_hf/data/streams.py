@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ ROW = "row"
 
 ImageDataset: TypeAlias = Dataset | IterableDataset
 _SPLIT = "all"
+_READ_AT_A_TIME = 64
 
 
 def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
@@ -39,8 +41,19 @@ def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
     Returns:
         The same rows with a column `row`.
     """
-    numbered = images.add_column(ROW, np.arange(len(images)), feature=Value("int64"))
-    return _counted(numbered.to_iterable_dataset(num_shards=min(num_shards, len(images))), len(images))
+    edges = np.linspace(0, len(images), min(num_shards, len(images)) + 1).astype(int)
+    shards = [range(start, end) for start, end in pairwise(edges.tolist())]
+    # Not `Dataset.to_iterable_dataset`, which copies all class names many times for each shard.
+    arguments = {"shards": shards, "images": images.with_format("arrow")}
+    return stream_of(_stored_rows, arguments, Features({**images.features, ROW: Value("int64")}), len(images))
+
+
+def _stored_rows(shards: list[range], images: Dataset) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for start in range(shard.start, shard.stop, _READ_AT_A_TIME):
+            table = images[start : min(start + _READ_AT_A_TIME, shard.stop)]
+            for row, values in enumerate(table.to_pylist(), start):
+                yield {**values, ROW: row}
 
 
 def stream_of(

@@ -1,0 +1,66 @@
+"""Tar files read from front to back, without extraction, and not taken for whole when they are cut short."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .official_files import join_inside
+
+
+def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """The wanted files of an uncompressed tar, in its order; the bytes of others are jumped over.
+
+    Args:
+        path: The tar.
+        is_wanted: Says by a member's name whether to read it.
+
+    Yields:
+        Name and content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the tar is damaged or cut short, even where only the blocks that mark its end are missing, has
+            a member whose name leaves its folder, or a wanted member that is no regular file.
+    """
+    with path.open("rb") as file:
+        try:
+            # Seeking over unwanted members is faster than the pipe mode "r|", which reads them.
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if _is_file(member, path) and is_wanted(member.name):
+                        yield member.name, _content(archive, member, path)
+            _check_end(file)
+        except tarfile.TarError as error:
+            raise ValueError(
+                f"{path} is no whole, uncompressed tar ({error}). It is damaged or was cut short: compare its "
+                "checksum, and download it again."
+            ) from error
+
+
+def _is_file(member: tarfile.TarInfo, path: Path) -> bool:
+    """Whether a member is more than a folder; refuses names that lead out of the tar's folder."""
+    if member.name != ".":
+        join_inside(path.parent, member.name, where=str(path))
+    return not member.isdir()
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    reader = archive.extractfile(member) if member.isreg() else None
+    if reader is None:
+        raise ValueError(f"{path}: {member.name!r} is a link or a device, not a file. Don't use this tar.")
+    return reader.read()
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Refuse a tar that doesn't end in two blocks of zeros, the first of which has just been read.
+
+    To tarfile any header that is missing, short or invalid is the end.
+    """
+    file.seek(-tarfile.BLOCKSIZE, os.SEEK_CUR)
+    if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("the blocks that mark its end are missing")
