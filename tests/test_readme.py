@@ -14,7 +14,7 @@ def test_the_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out.splitlines()
-    assert printed == ["torch.Size([2, 256])", "True"]
+    assert printed == ["torch.Size([2, 256])", "{'recall@1': 0.5, 'recall@2': 1.0}", "True"]
     assert namespace["ranks"].shape == (2, 2)
     assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
 

@@ -1,4 +1,4 @@
-"""Google Landmarks v2: photographs of landmarks, searched in an index of 761,757; from folders or straight from tars."""
+"""Google Landmarks v2: photographs of landmarks, searched among 761,757; from folders or straight from tars."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel
 from datasets import Dataset
 from datasets import Features
 from datasets import Image
+from datasets import IterableDataset
 from datasets import List
 from datasets import Value
 from numpy.typing import NDArray
@@ -84,7 +86,7 @@ _ID_FORMAT = _Format("id", re.compile(f"(?P<ids>{_ONE_ID})"), "an id of 16 hex d
 _SOLUTION_FORMAT = _Format(
     "id,images,Usage",
     re.compile(rf"({_ONE_ID}),(None|{_IDS}),(Public|Private|Ignored)"),
-    "an id of 16 hex digits, None or such ids with spaces between, and Public, Private or Ignored, with commas between",
+    "an id of 16 hex digits, None or ids with spaces between, and Public, Private or Ignored, with commas between",
 )
 
 
@@ -123,7 +125,7 @@ def load_gldv2(
             digits of their id, or in tars: `images_000.tar`, ...
         subset: `"clean"` reads `train_clean.csv`, `"full"` reads `train.csv`.
         num_classes: How many landmarks to train on; all if neither this nor `class_share` is given.
-        class_share: Their share of all in the list, in (0, 1]; rounded down. 0.3 takes 24,393 of the 81,313 clean ones.
+        class_share: Their share of all in the list, in (0, 1], rounded down: 0.3 takes 24,393 of 81,313 clean ones.
         usage: Parts of the solution: `"Private"`, the test of 750 queries that papers report, `"Public"`, or both.
         streaming: Give streams: straight from tars where there are any, one tar a shard, else of extracted images.
 
@@ -146,9 +148,7 @@ def load_gldv2(
     )
 
 
-def _check_arguments(
-    subset: str, num_classes: int | None, class_share: float | None, usage: Sequence[str]
-) -> None:
+def _check_arguments(subset: str, num_classes: int | None, class_share: float | None, usage: Sequence[str]) -> None:
     if subset not in SUBSETS:
         raise ValueError(f"subset={subset!r} must be one of {', '.join(map(repr, SUBSETS))}.")
     if num_classes is not None and class_share is not None:
@@ -178,12 +178,14 @@ def _read_train(folder: Path, subset: str, num_classes: int | None, class_share:
 
 def _choose(landmarks: NDArray[np.int64], num_classes: int | None, class_share: float | None) -> NDArray[np.int64]:
     """Those of distinct landmarks that a class subset takes, in ascending order."""
-    if num_classes is None and class_share is None:
+    if class_share is not None:
+        # 0.29 of 100 is 28.999999999999996 in floating point, and 29 to everyone else.
+        count, given = math.floor(class_share * len(landmarks) + 1e-9), f"class_share={class_share}"
+    elif num_classes is not None:
+        count, given = num_classes, f"num_classes={num_classes}"
+    else:
         return landmarks
-    # 0.29 of 100 is 28.999999999999996 in floating point, and 29 to everyone else.
-    count = math.floor(class_share * len(landmarks) + 1e-9) if num_classes is None else num_classes
     if not 1 <= count <= len(landmarks):
-        given = f"class_share={class_share}" if num_classes is None else f"num_classes={num_classes}"
         raise ValueError(f"{given} takes {count} of {len(landmarks)} landmarks: it must take at least 1, at most all.")
     in_order = sorted(landmarks.tolist(), key=lambda landmark: sha256(str(landmark).encode()).digest())
     return np.sort(np.array(in_order[:count], dtype=np.int64))
@@ -219,7 +221,7 @@ def _read_queries(folder: Path, usage: Sequence[str], index: _ImageList, test: _
 
 def _check_listed(names: Sequence[str], images: _ImageList, where: Path) -> None:
     known = np.isin(_unpack(bytes.fromhex("".join(names))), images.ids)
-    unknown = [names[place] for place in np.flatnonzero(~known)]
+    unknown = [name for name, is_known in zip(names, known, strict=True) if not is_known]
     if unknown:
         raise ValueError(
             f"{where} names {len(unknown)} images that {images.path} doesn't list: {listed(unknown)}. The two don't "
@@ -263,7 +265,7 @@ def _refuse_repeats(ids: Ids, path: Path) -> None:
 def _images(folder: Path, images: _ImageList, streaming: bool) -> ImageDataset:
     """The images of a list, from wherever they lie."""
     find_file(folder.parent, folder.name, source=SOURCE)
-    tars = sorted(folder.glob("images_*.tar"))
+    tars = sorted(folder.glob("images_[0-9][0-9][0-9].tar"))
     if tars and streaming:
         return _from_tars(tars, images)
     if tars and not any((folder / digit).is_dir() for digit in "0123456789abcdef"):
@@ -273,3 +275,64 @@ def _images(folder: Path, images: _ImageList, streaming: bool) -> ImageDataset:
         )
     extracted = _from_folders(folder, images)
     return as_stream(extracted) if streaming else extracted
+
+
+def _from_folders(folder: Path, images: _ImageList) -> Dataset:
+    texts = _texts(images.ids)
+    first, second, third = (pc.utf8_slice_codeunits(texts, digit, digit + 1) for digit in range(3))
+    names = pc.binary_join_element_wise(first, second, third, pc.binary_join_element_wise(texts, ".jpg", ""), "/")
+    require_images(folder, names.to_pylist(), where=images.path, source=SOURCE)
+    paths = pc.binary_join_element_wise(str(folder), names, "/")
+    return Dataset.from_dict({IMAGE: paths, ID: texts, **images.columns}, features=_features(images))
+
+
+def _from_tars(tars: Sequence[Path], images: _ImageList) -> IterableDataset:
+    for number, tar in enumerate(tars):
+        find_file(tar.parent, f"images_{number:03d}.tar", source=SOURCE)
+    order = np.argsort(images.ids)
+    rows = _Rows(images.ids[order], order, images.columns)
+    features = Features({**_features(images), ROW: Value("int64")})
+    arguments = {"tars": [str(tar) for tar in tars], "rows": rows}
+    return stream_of(_read_tars, arguments, features, len(images.ids))
+
+
+def _features(images: _ImageList) -> Features:
+    return Features({IMAGE: Image(), ID: Value("string"), **images.features})
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a list by the ids of their images, as arrays: each worker of a stream has all of them.
+
+    Attributes:
+        ids: `(n,)`, ascending.
+        rows: `(n,)`, the place of each id in the list.
+        columns: What the list says besides, in its own order.
+    """
+
+    ids: Ids
+    rows: NDArray[np.int64]
+    columns: Mapping[str, pa.Array]
+
+    def find(self, name: str) -> int | None:
+        """The row of the image that a tar's member shows; None if it is none of the list."""
+        parsed = _IMAGE_NAME.fullmatch(name)
+        if parsed is None:
+            return None
+        # As NumPy's type: for a Python integer, searchsorted would convert all ids.
+        wanted = np.uint64(int(parsed[1], 16))
+        place = int(np.searchsorted(self.ids, wanted))
+        return int(self.rows[place]) if place < len(self.ids) and self.ids[place] == wanted else None
+
+
+def _read_tars(tars: Sequence[str], rows: _Rows) -> Iterator[dict[str, Any]]:
+    for tar in tars:
+        seen = set()
+        for name, content in read_members(Path(tar), lambda name: rows.find(name) is not None):
+            row = rows.find(name)
+            if row in seen:
+                raise ValueError(f"{tar} holds the image {name} twice: compare its checksum, and download it again.")
+            seen.add(row)
+            columns = {column: values[row].as_py() for column, values in rows.columns.items()}
+            image = {"bytes": content, "path": f"{tar}/{name}"}
+            yield {IMAGE: image, ID: Path(name).stem, **columns, ROW: row}

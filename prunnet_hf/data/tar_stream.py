@@ -29,7 +29,7 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
     """
     with path.open("rb") as file:
         try:
-            # Seeking over unwanted members is faster than the pipe mode "r|", which reads them.
+            # Not "r|", which reads unwanted members too, and took three to four times as long even for wanted ones.
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
                     if _is_file(member, path) and is_wanted(member.name):
