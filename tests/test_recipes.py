@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 from accelerate.state import GradientState
-from tests.miniatures.gldv2 import make_gldv2
-from tests.miniatures.revisited import make_revisited
 
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.training.arguments import parse_arguments
 from prunnet_hf.training.engine import train
+from tests.miniatures.gldv2 import make_gldv2
 from tests.miniatures.in_shop import make_in_shop
+from tests.miniatures.revisited import make_revisited
 from tests.miniatures.veri776 import make_veri776
 from tests.processes import run_processes
 

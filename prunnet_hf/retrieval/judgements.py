@@ -102,17 +102,25 @@ def judge_by_camera(
 
     Raises:
         TypeError: If ranks aren't integers, or ids or cameras neither integers nor strings.
-        ValueError: If shapes disagree, or ranks don't hold every gallery image exactly once.
+        ValueError: If shapes disagree, the gallery lacks a query's vehicle, or ranks don't hold every gallery image
+            exactly once.
     """
-    query_ids, gallery_ids = label_codes(query_ids, gallery_ids, "ids")
+    query_codes, gallery_codes = label_codes(query_ids, gallery_ids, "ids")
     query_cameras, gallery_cameras = label_codes(query_cameras, gallery_cameras, "cameras")
-    for role, ids, cameras in (("query", query_ids, query_cameras), ("gallery", gallery_ids, gallery_cameras)):
+    for role, ids, cameras in (("query", query_codes, query_cameras), ("gallery", gallery_codes, gallery_cameras)):
         if len(ids) != len(cameras):
             raise ValueError(f"{role}_ids name {len(ids)} images, but {role}_cameras {len(cameras)}")
+    absent = np.flatnonzero(~np.isin(query_codes, gallery_codes))
+    if absent.size:
+        query = absent[0]
+        raise ValueError(
+            f"the gallery has no image of vehicle {np.asarray(query_ids)[query].item()!r}, which query {query} shows "
+            f"({absent.size} such queries): pass the whole gallery, and the same ids for both"
+        )
 
     def judgements() -> Iterator[NDArray[np.int8]]:
-        for block, orders in full_orderings(ranks, len(query_ids), len(gallery_ids)):
-            same_id = gallery_ids == query_ids[block, np.newaxis]
+        for block, orders in full_orderings(ranks, len(query_codes), len(gallery_codes)):
+            same_id = gallery_codes == query_codes[block, np.newaxis]
             same_camera = gallery_cameras == query_cameras[block, np.newaxis]
             judgement = np.where(same_id, np.where(same_camera, SAME_CAMERA, OTHER_CAMERA), NEGATIVE)
             yield np.take_along_axis(judgement, orders, axis=1)

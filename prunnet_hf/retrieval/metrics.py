@@ -37,7 +37,7 @@ from .rankings import expected_average_precision
 from .rankings import find_hits
 
 _DIFFICULTIES = {"easy": ([EASY], [HARD, JUNK]), "medium": ([EASY, HARD], [JUNK]), "hard": ([HARD], [EASY, JUNK])}
-"""Which images are to be found and which are junk."""
+"""Which images are to be found, and which are junk."""
 
 
 def mean_average_precision(
@@ -222,7 +222,8 @@ def evaluate_gldv2(
     Raises:
         TypeError: If an id is no string, predictions aren't lists, or `k` is no integer.
         ValueError: If `solution` is empty, holds a query with no relevant image or one image twice, predictions hold a
-            query that `solution` lacks, or `k` is below 1.
+            query that `solution` lacks, or `k` is below 1. Which ids the index has is not known here: the protocol
+            refuses a solution with others.
     """
     check_cutoffs("k", [k])
     hits, num_relevant = judge_predictions(predictions, solution, k)
@@ -244,7 +245,9 @@ def evaluate_veri(
     = R/r_R. Each is averaged over queries. Liu et al., ECCV 2016 (VeRi-776); Ye et al., TPAMI 2021 (mINP); the numbers
     are those of FastReID.
 
-    Edge case: a query without positives is left out, as it is there.
+    Edge cases: a query whose vehicle only its own camera saw again has no positives and is left out, as it is there. A
+    vehicle that the gallery lacks altogether, left out there too, is an error here: it means that lists don't belong
+    together.
 
     Example:
         Vehicle 5 seen by camera 1. The gallery holds it by cameras 1, 2, 3, then another. The junk at rank 1 gone,
@@ -268,8 +271,8 @@ def evaluate_veri(
 
     Raises:
         TypeError: If `ranks` or `ks` don't hold integers, or ids and cameras neither integers nor strings.
-        ValueError: If shapes disagree, ranks don't hold every gallery image exactly once, a cut-off is below 1, or no
-            query has a positive.
+        ValueError: If shapes disagree, ranks don't hold every gallery image exactly once, the gallery lacks a query's
+            vehicle, a cut-off is below 1, or no query has a positive.
     """
     check_cutoffs("ks", ks)
     judged = judge_by_camera(ranks, query_ids, query_cameras, gallery_ids, gallery_cameras)
@@ -286,7 +289,7 @@ def evaluate_veri(
 def evaluate_revisited(
     ranks: ArrayLike | RankBlocks, gnd: Sequence[Mapping[str, Any]], kappas: Sequence[int] = (1, 5, 10)
 ) -> dict[str, dict[str, float]]:
-    """MAP and mean precision at k of the revisited Oxford and Paris sets, at three difficulties.
+    """Mean AP and mean precision at k of the revisited Oxford and Paris sets, at three difficulties.
 
     Definition: easy: easy images are positives, hard ones junk like junk; medium: easy and hard ones are positives;
     hard: hard ones are positives, easy ones junk. Junk leaves the ranking first; positives are then at ranks r_1 < ...
@@ -322,8 +325,10 @@ def evaluate_revisited(
     check_cutoffs("kappas", kappas)
     judged = judge_by_difficulty(ranks, gnd)
     return {
-        difficulty: _trapezoid_metrics(find_positives(judged, *judgements, what=f"a {difficulty} positive"), kappas)
-        for difficulty, judgements in _DIFFICULTIES.items()
+        difficulty: _trapezoid_metrics(
+            find_positives(judged, positive, junk, what=f"a positive at difficulty {difficulty}"), kappas
+        )
+        for difficulty, (positive, junk) in _DIFFICULTIES.items()
     }
 
 

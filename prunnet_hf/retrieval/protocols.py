@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,6 @@ from .rankings import average_precision
 from .rankings import count_relevant
 from .search import search
 from .search import search_blocks
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Columns = Mapping[str, Sequence[Any]]
 """What a data set says of its images besides their pixels: one value an image under each name."""
@@ -132,8 +128,8 @@ def veri776(
         `{"mAP": .., "CMC@1": .., ..., "mINP": ..}`, in [0, 1].
 
     Raises:
-        ValueError: If a column is missing or has another length than its embeddings, no query has anything to find, or
-            an embedding is non-finite or zero.
+        ValueError: If a column is missing or has another length than its embeddings, the gallery lacks a query's
+            vehicle, no query has anything to find, or an embedding is non-finite or zero.
     """
     return evaluate_veri(
         search_blocks(query_embeddings, gallery_embeddings, block_size=_QUERIES_AT_A_TIME),
@@ -188,7 +184,7 @@ def revisited(
     query_columns: Columns,
     gallery_columns: Columns,
 ) -> dict[str, float]:
-    """MAP and mP@1, 5, 10 of revisited Oxford or Paris at each difficulty, by `metrics.evaluate_revisited`.
+    """The mAP and mP@1, 5, 10 of revisited Oxford or Paris at each difficulty, by `metrics.evaluate_revisited`.
 
     Args:
         query_embeddings: `(num_queries, dim)` of the queries cropped to their boxes.
@@ -236,22 +232,6 @@ def resolve_protocol(name: str) -> RetrievalProtocol:
     if name not in _PROTOCOLS:
         raise ValueError(f"protocol {name!r} is unknown: choose one of {', '.join(sorted(_PROTOCOLS))}")
     return _PROTOCOLS[name]
-
-
-def read_columns(dataset: Dataset) -> Columns:
-    """Read all columns that aren't images, without decoding an image.
-
-    Args:
-        dataset: Query or gallery images with their labels and whatever else the protocol needs.
-
-    Returns:
-        The columns as lists, by name.
-    """
-    from datasets import Image  # here, because whoever only reads results needs no data sets
-
-    names = [name for name, feature in dataset.features.items() if not isinstance(feature, Image)]
-    columns: Columns = dataset.select_columns(names).with_format(None)[:]
-    return columns
 
 
 def _column(role: str, columns: Columns, name: str, num_embeddings: int) -> NDArray[Any]:

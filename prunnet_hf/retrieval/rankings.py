@@ -238,7 +238,7 @@ def check_cutoffs(name: str, ks: Sequence[int], largest: int | None = None) -> N
     if not len(ks):
         raise ValueError(f"{name} must hold at least one cut-off, got {ks!r}")
     for k in ks:
-        if not isinstance(k, int | np.integer):
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise TypeError(f"{name} must hold integers, got {k!r}")
         if k < 1 or (largest is not None and k > largest):
             allowed = "be at least 1" if largest is None else f"lie between 1 and the {largest} ranks of each query"
@@ -295,14 +295,14 @@ def full_orderings(ranks: ArrayLike | RankBlocks, num_queries: int, num_gallery:
     done = 0
     for block, rows in ranks if isinstance(ranks, Iterator) else _in_blocks(_index_rows(ranks, num_queries)):
         orders = _index_rows(rows, block.stop - block.start)
-        num_gallery = num_gallery or orders.shape[1]
-        if orders.shape[1] != num_gallery or orders.max() >= orders.shape[1]:
-            raise ValueError(
-                f"ranks must order the whole gallery, but hold {orders.shape[1]} of its images a query: search with "
-                "k=None"
-            )
         if block.start != done:
             raise ValueError(f"ranks must come in order of the queries: expected query {done}, got {block.start}")
+        num_gallery = num_gallery or max(int(orders.max()) + 1, orders.shape[1])
+        if orders.shape[1] != num_gallery:
+            raise ValueError(
+                f"ranks must order the whole gallery, its images 0 to {num_gallery - 1}, but hold {orders.shape[1]} a "
+                "query: search with k=None"
+            )
         yield block, checked_ranks(orders, len(orders), num_gallery, first_query=done)
         done = block.stop
     if done != num_queries:

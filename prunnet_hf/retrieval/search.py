@@ -27,8 +27,11 @@ GRID = 2.0**-22
 _NORMALIZED_AT_A_TIME = 8192
 _SPARE_CANDIDATES = 64
 _FETCH_GROWTH = 8
-# Beyond this share of the gallery, sorting every similarity is faster than faiss' selection.
+# Beyond this share of the gallery, or this many, comparing with every image is faster than faiss' selection.
 _LARGEST_FAISS_SHARE = 1 / 8
+_LARGEST_FAISS_FETCH = 2**11
+# Beyond this share of the columns, sorting all of them is as fast as selecting first.
+_LARGEST_SELECTED_SHARE = 1 / 8
 # 16 MiB of similarities stay in cache from product to sort; fewer rows than this would waste the product.
 _SORTED_AT_A_TIME = 2**21
 _FEWEST_ROWS = 16
@@ -162,7 +165,7 @@ def _first_fetch(k: int) -> int:
 
 
 def _faiss_serves(fetch: int, num_gallery: int) -> bool:
-    return fetch <= num_gallery * _LARGEST_FAISS_SHARE
+    return fetch <= min(num_gallery * _LARGEST_FAISS_SHARE, _LARGEST_FAISS_FETCH)
 
 
 def _rank_candidates(
@@ -218,8 +221,19 @@ def _rank_all(
         similarities = exact_cosines(queries[rows], gallery)
         with_exclusion = np.flatnonzero(excluded[rows] != _NOTHING)
         similarities[with_exclusion, excluded[rows][with_exclusion]] = _BELOW_EVERY_COSINE
-        ranks[rows] = order(similarities)[:, :k]
+        ranks[rows] = _best_columns(similarities, k)
     return ranks
+
+
+def _best_columns(similarities: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Return the first k columns of `order`; where they are few, without sorting the others."""
+    if k > similarities.shape[1] * _LARGEST_SELECTED_SHARE:
+        return order(similarities)[:, :k]
+    best = np.empty((len(similarities), k), dtype=np.int64)
+    for row, kth in enumerate(np.partition(similarities, -k, axis=1)[:, -k]):
+        candidates = np.flatnonzero(similarities[row] >= kth)  # all that equal the k-th, too
+        best[row] = candidates[order_reference(similarities[row : row + 1, candidates])[0, :k]]
+    return best
 
 
 def exact_cosines(queries: NDArray[np.float32], gallery: NDArray[np.floating]) -> NDArray[np.float64]:

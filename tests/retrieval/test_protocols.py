@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import Value
 
+from prunnet_hf.retrieval import protocols
+from prunnet_hf.retrieval.metrics import evaluate_gldv2
+from prunnet_hf.retrieval.metrics import evaluate_in_shop
+from prunnet_hf.retrieval.metrics import evaluate_revisited
+from prunnet_hf.retrieval.metrics import evaluate_veri
 from prunnet_hf.retrieval.metrics import mean_average_precision
 from prunnet_hf.retrieval.metrics import recall_at_k
+from prunnet_hf.retrieval.protocols import gldv2
+from prunnet_hf.retrieval.protocols import in_shop
 from prunnet_hf.retrieval.protocols import leave_one_out
-from prunnet_hf.retrieval.protocols import read_columns
 from prunnet_hf.retrieval.protocols import resolve_protocol
+from prunnet_hf.retrieval.protocols import revisited
+from prunnet_hf.retrieval.protocols import veri776
 from prunnet_hf.retrieval.search import search
 
 
@@ -65,7 +68,7 @@ def test_leave_one_out_equals_search_then_metrics():
             "query 3 .* no relevant image in the gallery besides itself",
         ),
         ({"camera": [0, 0, 1, 1]}, {"label": [0, 0, 1, 1]}, r"query_columns lack 'label'.*\['camera'\]"),
-        ({"label": [0, 0, 1, 1]}, {"label": [0, 0, 1]}, r"gallery_columns\['label'\] has shape \(3,\), .* 4 gallery"),
+        ({"label": [0, 0, 1, 1]}, {"label": [0, 0, 1]}, r"gallery_columns\['label'\] has 3 rows, .* 4 gallery"),
     ],
 )
 def test_bad_columns_are_refused(query_columns, gallery_columns, message):
@@ -74,19 +77,193 @@ def test_bad_columns_are_refused(query_columns, gallery_columns, message):
         leave_one_out(embeddings, embeddings, query_columns, gallery_columns)
 
 
-def test_resolve_protocol():
-    assert resolve_protocol("leave_one_out") is leave_one_out
+def test_in_shop_by_hand():
+    queries, gallery = on_circle(0, 90), on_circle(10, 20, 80)
+    # The query at 0 meets items 8 7 7 and finds its 7 at rank 2; the one at 90 meets 7 7 8 and finds its 8 at rank 3.
+    # Three images have no fourth rank: the larger cut-offs are left out.
+    found = in_shop(queries, gallery, {"label": [7, 8]}, {"label": [8, 7, 7]})
+    assert found == {"recall@1": 0, "recall@2": 1 / 2}
+
+
+def test_veri776_by_hand():
+    queries, gallery = on_circle(0), on_circle(1, 20, 30, 40)
+    query_columns = {"label": [5], "camera": [1]}
+    gallery_columns = {"label": [5, 6, 5, 5], "camera": [1, 1, 2, 3]}
+    # Gallery image 0 is junk: 6 5 5 remain, positives at ranks 2 and 3: AP = (1/2 + 2/3) / 2 = 7/12, INP = 2/3.
+    found = veri776(queries, gallery, query_columns, gallery_columns)
+    assert found == pytest.approx({"mAP": 7 / 12, "CMC@1": 0, "CMC@5": 1, "CMC@10": 1, "mINP": 2 / 3})
+
+
+def test_gldv2_by_hand():
+    queries, gallery = on_circle(0, 90), on_circle(10, 20, 80)
+    query_columns = {"id": ["q", "p"], "relevant": [["c", "a"], ["b"]]}
+    # q meets a b c: (1/1 + 2/3) / 2 = 5/6. p meets c b a: 1/2. Mean 2/3.
+    found = gldv2(queries, gallery, query_columns, {"id": ["a", "b", "c"]})
+    assert found == {"mAP@100": pytest.approx(2 / 3)}
+
+
+def test_revisited_by_hand():
+    queries, gallery = on_circle(0), on_circle(10, 20, 30, 40)
+    # Ranks 0 1 2 3. Easy, without 0 and 3: 1 2 with 2 second: AP = (0/1 + 1/2) / 2 = 1/4.
+    # Medium, without 0: 1 2 3, positives second and third: ((0/1 + 1/2) / 2 + (1/2 + 2/3) / 2) / 2 = 5/12; P@5 = 2/3.
+    # Hard, without 0 and 2: 1 3, as easy.
+    found = revisited(queries, gallery, {"easy": [[2]], "hard": [[3]], "junk": [[0]]}, {})
+    assert list(found) == [
+        f"{difficulty} {metric}"
+        for metric in ("mAP", "mP@1", "mP@5", "mP@10")
+        for difficulty in ("medium", "hard", "easy")
+    ]
+    assert found["easy mAP"] == found["hard mAP"] == 1 / 4
+    assert found["easy mP@5"] == 1 / 2
+    assert found["medium mAP"] == pytest.approx(5 / 12)
+    assert found["medium mP@1"] == 0
+    assert found["medium mP@10"] == pytest.approx(2 / 3)
+
+
+def test_equals_are_ranked_by_gallery_index():
+    queries, gallery = on_circle(0), np.tile(on_circle(30), (3, 1))
+    # All three are equally near, so the one relevant image has rank 3, wherever a sort would put it.
+    assert gldv2(queries, gallery, {"id": ["q"], "relevant": [["c"]]}, {"id": ["a", "b", "c"]}) == {
+        "mAP@100": pytest.approx(1 / 3)
+    }
+    assert in_shop(queries, gallery, {"label": [2]}, {"label": [0, 1, 2]}) == {"recall@1": 0, "recall@2": 0}
+    found = veri776(queries, gallery, {"label": [2], "camera": [0]}, {"label": [0, 1, 2], "camera": [1, 1, 1]})
+    assert found["mAP"] == pytest.approx(1 / 3)
+    # Without the hard image, the easy one has rank 2 behind image 0.
+    found = revisited(queries, gallery, {"easy": [[2]], "hard": [[1]], "junk": [[]]}, {})
+    assert found["easy mAP"] == (0 / 1 + 1 / 2) / 2
+
+
+@pytest.fixture
+def benchmark():
+    """150 queries and 400 images of 30 classes, with many equals, and columns for every protocol."""
+    rng = np.random.default_rng(0)
+    classes = np.concatenate([np.arange(30), rng.integers(30, size=370)])
+    own = rng.integers(30, size=150)
+    centers = rng.standard_normal((30, 6)).astype(np.float32)
+    # Rounded, so that many images are equally near.
+    queries, gallery = (
+        np.rint(2 * centers[labels] + rng.standard_normal((len(labels), 6))).astype(np.float32) + np.float32(0.25)
+        for labels in (own, classes)
+    )
+    kinds = rng.integers(3, size=400)
+    names = [f"image{image}" for image in range(400)]
+    query_columns = {
+        "label": own.tolist(),
+        "camera": rng.integers(3, size=150).tolist(),
+        "id": [f"query{query}" for query in range(150)],
+        "relevant": [[names[image] for image in np.flatnonzero(classes == label)] for label in own],
+        **{
+            name: [np.flatnonzero((classes == label) & (kinds == kind)).tolist() for label in own]
+            for kind, name in enumerate(("easy", "hard", "junk"))
+        },
+    }
+    gallery_columns = {"label": classes.tolist(), "camera": rng.integers(3, size=400).tolist(), "id": names}
+    return queries, gallery, query_columns, gallery_columns
+
+
+def test_protocols_equal_search_then_metrics(benchmark):
+    queries, gallery, query, images = benchmark
+    ranks = search(queries, gallery)
+    assert in_shop(*benchmark) == evaluate_in_shop(ranks, query["label"], images["label"])
+    assert veri776(*benchmark) == pytest.approx(
+        evaluate_veri(ranks, query["label"], query["camera"], images["label"], images["camera"]), abs=1e-12
+    )
+    solution = dict(zip(query["id"], query["relevant"], strict=True))
+    predictions = {name: [images["id"][image] for image in row] for name, row in zip(query["id"], ranks, strict=True)}
+    assert gldv2(*benchmark) == pytest.approx(evaluate_gldv2(predictions, solution), abs=1e-12)
+    gnd = [{name: query[name][row] for name in ("easy", "hard", "junk")} for row in range(len(queries))]
+    expected = evaluate_revisited(ranks, gnd)
+    assert revisited(*benchmark) == pytest.approx(
+        {f"{name} {metric}": value for name, values in expected.items() for metric, value in values.items()}, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("protocol", [veri776, revisited])
+def test_protocols_do_not_depend_on_block_size(benchmark, monkeypatch, protocol):
+    expected = protocol(*benchmark)
+    for block_size in (1, 7, 1000):
+        monkeypatch.setattr(protocols, "_QUERIES_AT_A_TIME", block_size)
+        assert protocol(*benchmark) == expected
+
+
+ALL = [leave_one_out, in_shop, veri776, gldv2, revisited]
+SMALL = {
+    leave_one_out: ({"label": [0, 0, 1, 1]}, {"label": [0, 0, 1, 1]}),
+    in_shop: ({"label": [0, 0, 1, 1]}, {"label": [0, 1, 0, 1]}),
+    veri776: ({"label": [0, 0, 1, 1], "camera": [1] * 4}, {"label": [0, 1, 0, 1], "camera": [2] * 4}),
+    gldv2: ({"id": list("pqrs"), "relevant": [["a"], ["b"], ["a", "c"], ["d"]]}, {"id": list("abcd")}),
+    revisited: ({"easy": [[0]] * 4, "hard": [[1]] * 4, "junk": [[2], [3], [], []]}, {}),
+}
+
+
+@pytest.mark.parametrize("protocol", ALL)
+@pytest.mark.parametrize("role", ["queries", "gallery"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0])
+def test_embeddings_without_a_direction_are_refused(protocol, role, bad):
+    queries, gallery = on_circle(0, 10, 90, 100), on_circle(5, 15, 95, 105)
+    assert all(0 <= value <= 1 for value in protocol(queries, gallery, *SMALL[protocol]).values())
+    (queries if role == "queries" else gallery)[2] = bad
+    with pytest.raises(ValueError, match=f"{role} row 2 has length .*: every embedding must be finite and not zero"):
+        protocol(queries, gallery, *SMALL[protocol])
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_a_missing_or_short_column_is_named(protocol):
+    embeddings = on_circle(0, 10, 90, 100)
+    query_columns, gallery_columns = SMALL[protocol]
+    for name in query_columns:
+        without = {other: values for other, values in query_columns.items() if other != name}
+        with pytest.raises(ValueError, match=f"query_columns lack '{name}', which the protocol needs: they hold"):
+            protocol(embeddings, embeddings, without, gallery_columns)
+        short = {**query_columns, name: query_columns[name][:3]}
+        with pytest.raises(ValueError, match=rf"query_columns\['{name}'\] has 3 rows, but there are 4 query"):
+            protocol(embeddings, embeddings, short, gallery_columns)
+    for name in gallery_columns:
+        without = {other: values for other, values in gallery_columns.items() if other != name}
+        with pytest.raises(ValueError, match=f"gallery_columns lack '{name}', which the protocol needs: they hold"):
+            protocol(embeddings, embeddings, query_columns, without)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "query_columns", "gallery_columns", "message"),
+    [
+        (in_shop, {"label": [0, 0, 1, 2]}, {}, r"query 3 \(label 2\) has no relevant image in the gallery"),
+        (in_shop, {"label": [[0], [0], [1], [1]]}, {}, r"query_columns\['label'\] must hold one value an image"),
+        (veri776, {"label": [0, 0, 1, 7]}, {}, "the gallery has no image of vehicle 7, which query 3 shows"),
+        (veri776, {}, {"camera": [1] * 4}, "nothing to find: no query has an image of its vehicle by another camera"),
+        (
+            gldv2,
+            {"relevant": [["a"], ["b", "x", "y"], ["a"], ["d"]]},
+            {},
+            r"query 'q' has 2 relevant ids that the gallery lacks, first \['x', 'y'\]",
+        ),
+        (gldv2, {"relevant": [["a"], [], ["a"], ["d"]]}, {}, "solution of query 'q' must name at least one image"),
+        (gldv2, {"id": list("pqpq")}, {}, r"query_columns\['id'\] hold 2 ids more than once, 'p' the first"),
+        (gldv2, {}, {"id": list("abcc")}, r"gallery_columns\['id'\] hold 1 ids more than once, 'c' the first"),
+        (revisited, {"junk": [[4], [], [], []]}, {}, r"gnd\[0\] names image 4, but the rankings hold 4 images"),
+        (revisited, {"junk": [[], [1], [], []]}, {}, r"gnd\[1\] names image 1 twice"),
+        (revisited, {"hard": [[]] * 4}, {}, "nothing to find: no query has a positive at difficulty hard"),
+    ],
+)
+def test_columns_that_contradict_are_refused(protocol, query_columns, gallery_columns, message):
+    embeddings = on_circle(0, 10, 90, 100)
+    good_query_columns, good_gallery_columns = SMALL[protocol]
+    with pytest.raises(ValueError, match=message):
+        protocol(
+            embeddings,
+            embeddings,
+            {**good_query_columns, **query_columns},
+            {**good_gallery_columns, **gallery_columns},
+        )
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_a_protocol_is_found_by_its_name(protocol):
+    assert resolve_protocol(protocol.__name__) is protocol
 
 
 def test_unknown_protocol_names_the_allowed_ones():
-    with pytest.raises(ValueError, match="protocol 'leave_two_out' is unknown: choose one of leave_one_out"):
+    allowed = "gldv2, in_shop, leave_one_out, revisited, veri776"
+    with pytest.raises(ValueError, match=f"protocol 'leave_two_out' is unknown: choose one of {allowed}"):
         resolve_protocol("leave_two_out")
-
-
-def test_columns_are_read_without_opening_images():
-    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"]), "camera": Value("int32")})
-    rows = {"image": ["nowhere/0.jpg", "nowhere/1.jpg"], "label": [1, 0], "camera": [4, 5]}
-    dataset = Dataset.from_dict(rows, features=features)
-    assert read_columns(dataset) == {"label": [1, 0], "camera": [4, 5]}
-    dataset.set_transform(lambda batch: {"pixel_values": batch["image"]})
-    assert read_columns(dataset) == {"label": [1, 0], "camera": [4, 5]}

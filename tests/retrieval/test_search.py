@@ -137,6 +137,16 @@ def test_order_equals_its_reference(seed, columns, distinct):
     np.testing.assert_array_equal(order(similarities), order_reference(similarities))
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), columns=st.integers(1, 300), distinct=st.integers(1, 300), data=st.data())
+def test_best_columns_are_the_first_of_the_order(seed, columns, distinct, data):
+    levels = np.random.default_rng(seed).integers(-(2**44), 2**44, size=distinct) * GRID**2
+    similarities = levels[np.random.default_rng(seed + 1).integers(distinct, size=(3, columns))]
+    k = data.draw(st.integers(1, columns))
+    found = search_module._best_columns(similarities, k)
+    np.testing.assert_array_equal(found, order_reference(similarities)[:, :k])
+
+
 def test_order_of_more_columns_than_fit_an_integer():
     columns = 2**17 + 3
     similarities = np.tile(np.array([0.25, 0.5]), columns)[np.newaxis, :columns]

@@ -30,8 +30,13 @@ Returns:
     {"mAP@100": ...}, in [0, 1].
 
 Example:
-    gldv2_map.compute(predictions=[["x", "x", "y"], []], references=[["x", "y"], ["z"]])
-    gives {"mAP@100": 0.4167}
+    >>> from importlib.resources import files
+    >>> import evaluate
+    >>> gldv2_map = evaluate.load(str(files("prunnet_hf") / "retrieval/evaluate_modules/gldv2_map"))
+    >>> gldv2_map.compute(
+    ...     predictions=[["x", "x"], []], references=[["x", "y"], ["z"]]
+    ... )
+    {'mAP@100': 0.25}
 """
 
 
@@ -40,8 +45,8 @@ class Gldv2Map(evaluate.Metric):  # type: ignore[misc]
 
     def _info(self) -> evaluate.MetricInfo:
         features = {
-            "predictions": datasets.Sequence(datasets.Value("string")),
-            "references": datasets.Sequence(datasets.Value("string")),
+            "predictions": datasets.List(datasets.Value("string")),
+            "references": datasets.List(datasets.Value("string")),
         }
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

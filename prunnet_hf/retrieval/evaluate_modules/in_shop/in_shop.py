@@ -32,8 +32,13 @@ Returns:
     {"recall@1": ..., ...}, in [0, 1].
 
 Example:
-    in_shop.compute(predictions=[[1, 0], [1, 2]], references=[7, 8], gallery_labels=[7, 8, 7], ks=[1, 2])
-    gives {"recall@1": 0.5, "recall@2": 1.0}
+    >>> from importlib.resources import files
+    >>> import evaluate
+    >>> in_shop = evaluate.load(str(files("prunnet_hf") / "retrieval/evaluate_modules/in_shop"))
+    >>> in_shop.compute(
+    ...     predictions=[[1, 0], [1, 2]], references=[7, 8], gallery_labels=[7, 8, 7], ks=[1, 2]
+    ... )
+    {'recall@1': 0.5, 'recall@2': 1.0}
 """
 
 
@@ -42,7 +47,7 @@ class InShop(evaluate.Metric):  # type: ignore[misc]
 
     def _info(self) -> evaluate.MetricInfo:
         features = {
-            "predictions": datasets.Sequence(datasets.Value("int64")),
+            "predictions": datasets.List(datasets.Value("int64")),
             "references": datasets.Value("int64"),
         }
         return evaluate.MetricInfo(

@@ -32,8 +32,15 @@ Returns:
     {"easy": {"mAP": ..., "mP@1": ..., "mP@5": ..., "mP@10": ...}, "medium": {...}, "hard": {...}}, in [0, 1].
 
 Example:
-    revisited.compute(predictions=[[1, 0, 3, 2]], references=[{"easy": [2], "hard": [0], "junk": [1]}], kappas=[1])
-    gives {"easy": {"mAP": 0.25, "mP@1": 0.0}, "medium": {"mAP": 0.7917, "mP@1": 1.0}, "hard": {"mAP": 1.0, ...}}
+    >>> from importlib.resources import files
+    >>> import evaluate
+    >>> revisited = evaluate.load(str(files("prunnet_hf") / "retrieval/evaluate_modules/revisited"))
+    >>> revisited.compute(
+    ...     predictions=[[1, 0, 3, 2]],
+    ...     references=[{"easy": [2], "hard": [0], "junk": [1]}],
+    ...     kappas=[1, 2],
+    ... )["medium"]
+    {'mAP': 0.7916666666666666, 'mP@1': 1.0, 'mP@2': 0.5}
 """
 
 
@@ -41,7 +48,7 @@ class Revisited(evaluate.Metric):  # type: ignore[misc]
     """mAP and mP@k by `prunnet_hf.retrieval.metrics.evaluate_revisited`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        indices = datasets.Sequence(datasets.Value("int64"))
+        indices = datasets.List(datasets.Value("int64"))
         features = {"predictions": indices, "references": {"easy": indices, "hard": indices, "junk": indices}}
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

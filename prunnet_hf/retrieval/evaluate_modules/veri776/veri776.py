@@ -33,9 +33,17 @@ Returns:
     {"mAP": ..., "CMC@1": ..., "CMC@5": ..., "CMC@10": ..., "mINP": ...}, in [0, 1].
 
 Example:
-    veri776.compute(predictions=[[0, 1, 3, 2]], references=[{"id": 5, "camera": 1}], gallery_ids=[5, 5, 5, 6],
-                    gallery_cameras=[1, 2, 3, 1], ks=[1])
-    gives {"mAP": 0.8333, "CMC@1": 1.0, "mINP": 0.6667}
+    >>> from importlib.resources import files
+    >>> import evaluate
+    >>> veri776 = evaluate.load(str(files("prunnet_hf") / "retrieval/evaluate_modules/veri776"))
+    >>> veri776.compute(
+    ...     predictions=[[0, 3, 1, 2]],
+    ...     references=[{"id": 5, "camera": 1}],
+    ...     gallery_ids=[5, 5, 5, 6],
+    ...     gallery_cameras=[1, 2, 2, 1],
+    ...     ks=[1, 2],
+    ... )
+    {'mAP': 0.5833333333333333, 'CMC@1': 0.0, 'CMC@2': 1.0, 'mINP': 0.6666666666666666}
 """
 
 
@@ -44,7 +52,7 @@ class Veri776(evaluate.Metric):  # type: ignore[misc]
 
     def _info(self) -> evaluate.MetricInfo:
         features = {
-            "predictions": datasets.Sequence(datasets.Value("int64")),
+            "predictions": datasets.List(datasets.Value("int64")),
             "references": {"id": datasets.Value("int64"), "camera": datasets.Value("int64")},
         }
         return evaluate.MetricInfo(
