@@ -64,12 +64,13 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
     }
     found = json.loads((run / "metrics.json").read_text())
     assert found["command"].startswith("train_accelerate.py --config")
-    # The matrices, then three lines that sum up.
-    assert "recall@1 (%)    gallery capacity" in result.stdout
+    # The matrix of the headline, self-test and cross-test by all metrics, then three lines that sum up.
+    assert "mAP (%)         gallery capacity" in result.stdout
+    assert "(%)           capacity     mAP  recall@1" in result.stdout
     last = result.stdout.strip().splitlines()[-3:]
     assert [line.split(":")[0] for line in last] == [
-        "capacity 1",
-        "capacity 0.5",
+        "capacity 1.00",
+        "capacity 0.50",
         "model, subnetworks, metrics.json, compatibility.png and the card",
     ]
     assert "Writing model shards" not in result.stderr

@@ -17,6 +17,7 @@ from prunnet_hf.data.splits import RetrievalSplits
 from prunnet_hf.data.splits import hold_out_classes
 from prunnet_hf.data.splits import listed
 from prunnet_hf.data.splits import select_classes
+from prunnet_hf.data.streams import as_stream
 
 
 def labelled(names: str, labels: list[int]) -> Dataset:
@@ -76,15 +77,31 @@ def test_empty_split_is_named(role):
         RetrievalSplits(**parts, protocol="query_gallery")
 
 
-@pytest.mark.parametrize(
-    "features",
-    [{"image": Value("string"), "label": ClassLabel(names=["a"])}, {"image": Image(), "label": Value("int64")}],
-)
-def test_column_of_another_type_is_refused(features):
-    wrong = Dataset.from_dict({"image": ["0.png"], "label": [0]}, features=Features(features))
+@pytest.mark.parametrize("role", ["train", "query", "gallery"])
+def test_images_of_another_type_are_refused(role):
+    parts = {name: labelled("a", [0, 0]) for name in ("train", "query", "gallery")}
+    features = Features({"image": Value("string"), "label": ClassLabel(names=["a"])})
+    parts[role] = Dataset.from_dict({"image": ["0.png"], "label": [0]}, features=features)
+    with pytest.raises(ValueError, match=rf"{role} must have the columns image \(datasets.Image\)"):
+        RetrievalSplits(**parts, protocol="gldv2")
+
+
+def test_labels_of_another_type_are_refused_where_the_rule_needs_them():
+    features = Features({"image": Image(), "label": Value("int64")})
+    numbered = Dataset.from_dict({"image": ["0.png", "1.png"], "label": [0, 0]}, features=features)
     right = labelled("a", [0, 0])
-    with pytest.raises(ValueError, match=r"query must have the columns image \(datasets.Image\) and label"):
-        RetrievalSplits(right, wrong, right, "query_gallery")
+    with pytest.raises(ValueError, match=r"train must have the columns .* label \(datasets.ClassLabel\)"):
+        RetrievalSplits(numbered, right, right, "gldv2")
+    with pytest.raises(ValueError, match=r"query must have the columns .* label \(datasets.ClassLabel\)"):
+        RetrievalSplits(right, numbered, numbered, "leave_one_out")
+    assert RetrievalSplits(right, numbered, numbered, "gldv2").num_classes == 1
+
+
+def test_set_for_evaluation_only_and_streams():
+    images = labelled("ab", [0, 0, 1, 1])
+    assert RetrievalSplits(None, images, images, "leave_one_out").num_classes == 0
+    stream = as_stream(images, 2)
+    assert RetrievalSplits(stream, stream, stream, "leave_one_out").num_classes == 2
 
 
 def test_selected_classes_are_renumbered_in_the_order_given():
