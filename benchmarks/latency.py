@@ -11,7 +11,7 @@ import torch
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetModel
-from prunnet_hf.training.evaluation import measure_latency
+from prunnet_hf.training.description import measure_latency
 
 
 def main() -> None:

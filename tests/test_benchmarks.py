@@ -1,0 +1,18 @@
+"""The benchmarks are not run here, as they take minutes; but what they import must still be there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_imports_what_there_is(script: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert callable(module.main)
