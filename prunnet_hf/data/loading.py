@@ -26,6 +26,7 @@ def load_splits(
     class_share: float | None = None,
     num_classes: int | None = None,
     bounding_boxes: bool = False,
+    evaluation_only: bool = False,
 ) -> RetrievalSplits:
     """Load the training, query and gallery images of a data set.
 
@@ -36,6 +37,7 @@ def load_splits(
         class_share: For `"gldv2"`: share of the training classes to take.
         num_classes: For `"gldv2"`: how many to take.
         bounding_boxes: For `"in_shop"`: crop images to their boxes.
+        evaluation_only: Leave out training images where they are a download of their own, as GLDv2's are.
 
     Raises:
         ValueError: If `data_dir` is missing where one is needed, or an argument is given that doesn't belong to the
@@ -55,7 +57,12 @@ def load_splits(
         raise ValueError(f"--dataset {dataset} needs --data_dir DIR, the folder of its files.")
     loaders: dict[str, Callable[..., RetrievalSplits]] = {
         "image_folder": load_image_folder,
-        "gldv2": partial(load_gldv2, class_share=class_share, num_classes=num_classes),
+        "gldv2": partial(
+            load_gldv2,
+            subset=None if evaluation_only else "clean",
+            class_share=class_share,
+            num_classes=num_classes,
+        ),
         "in_shop": partial(load_in_shop, bounding_boxes=bounding_boxes),
         "veri776": load_veri776,
         "roxford5k": partial(load_revisited, name="roxford5k"),

@@ -30,6 +30,7 @@ def load_run_data(arguments: RunArguments) -> RetrievalSplits:
         class_share=data.class_share,
         num_classes=data.num_classes,
         bounding_boxes=data.bounding_boxes,
+        evaluation_only=arguments.train.eval_only,
     )
     if splits.train is None and not arguments.train.eval_only:
         raise ValueError(

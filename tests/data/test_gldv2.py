@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import tarfile
 from collections.abc import Sequence
 from copy import deepcopy
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunnet_hf.data import gldv2
+from prunnet_hf.data import gldv2_lists
 from prunnet_hf.data.gldv2 import load_gldv2
 from prunnet_hf.data.reading import read_image
 from prunnet_hf.data.reading import stored_images
@@ -231,7 +233,7 @@ def test_what_a_worker_needs_of_a_stream_is_small():
 
 def test_a_share_takes_that_share_of_the_official_classes():
     # 0.3 x 81,313 = 24,393.9.
-    assert len(gldv2._choose(np.arange(81_313), None, 0.3)) == 24_393
+    assert len(gldv2_lists.choose_landmarks(np.arange(81_313), None, 0.3)) == 24_393
 
 
 @example(count=100, hundredths=29)
@@ -242,9 +244,9 @@ def test_law_of_shares(count, hundredths):
     landmarks = np.arange(count) * 7
     if expected == 0:
         with pytest.raises(ValueError, match=f"takes 0 of {count} landmarks"):
-            gldv2._choose(landmarks, None, hundredths / 100)
+            gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
     else:
-        chosen = gldv2._choose(landmarks, None, hundredths / 100)
+        chosen = gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
         assert len(chosen) == expected
         assert chosen.tolist() == sorted(set(chosen.tolist()) & set(landmarks.tolist()))
 
@@ -253,7 +255,7 @@ def test_law_of_shares(count, hundredths):
 def test_law_of_class_subsets(landmarks, data):
     count = data.draw(st.integers(1, len(landmarks) - 1))
     distinct = np.unique(np.array(landmarks))
-    chosen, more = (set(gldv2._choose(distinct, size, None).tolist()) for size in (count, count + 1))
+    chosen, more = (set(gldv2_lists.choose_landmarks(distinct, size, None).tolist()) for size in (count, count + 1))
     # A larger subset holds the smaller; the last one left out has the largest SHA-256.
     assert chosen < more
     digests = {landmark: sha256(str(landmark).encode()).digest() for landmark in landmarks}
@@ -262,7 +264,7 @@ def test_law_of_class_subsets(landmarks, data):
 
 def test_class_subsets_favour_no_part_of_the_numbers():
     # 3,000 of 10,000 classes: 1,500 are expected of the lower half; sqrt(10,000 * 0.25 * 0.3 * 0.7) = 23 is 1 sigma.
-    chosen = gldv2._choose(np.arange(10_000), 3_000, None)
+    chosen = gldv2_lists.choose_landmarks(np.arange(10_000), 3_000, None)
     assert abs(int((chosen < 5_000).sum()) - 1_500) < 4 * 23
 
 
@@ -480,3 +482,14 @@ def test_damaged_image_of_a_tar_is_named(tmp_path):
     row = next(iter(stored_images(load_gldv2(tmp_path, streaming=True).query)))
     with pytest.raises(ValueError, match=rf"images_000\.tar/{member_name(row['id'])} can't be decoded"):
         read_image(row)
+
+
+def test_whoever_only_evaluates_needs_no_training_images(tmp_path: Path) -> None:
+    make_gldv2(tmp_path, layout="tars")
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "train_clean.csv").unlink()
+    splits = load_gldv2(tmp_path, subset=None, streaming=True)
+    assert splits.train is None
+    assert len(list(splits.query)) == 8
+    with pytest.raises(FileNotFoundError, match=r"train_clean\.csv is missing"):
+        load_gldv2(tmp_path, streaming=True)
