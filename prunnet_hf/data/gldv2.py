@@ -70,7 +70,7 @@ def load_gldv2(
         root: The folder that holds the lists (also in `metadata/`, `ground_truth/`, or beside the images) and the
             folders `train/`, `index/` and `test/`. In these, images lie as `a/b/c/<id>.jpg`, by the first three
             digits of their id, or in tars: `images_000.tar`, ...
-        subset: `"clean"` reads `train_clean.csv`, `"full"` reads `train.csv`; None leaves out training images, which then
+        subset: `"clean"` reads `train_clean.csv`, `"full"` `train.csv`; None leaves out training images, which then
             needn't be there.
         num_classes: How many landmarks to train on; all if neither this nor `class_share` is given.
         class_share: Their share of all in the list, in (0, 1], rounded down: 0.3 takes 24,393 of 81,313 clean ones.
