@@ -122,7 +122,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         weights = masked_weights(self, find_masks(self, capacity))
         layers = self.prunable_layers()
         # Layers already in the memo are not copied: the copy holds the plain layers instead.
-        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"]) for name, layer in layers.items()}
+        # Adding 0.0 makes zeros of the -0.0 that masking leaves of negative weights.
+        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in layers.items()}
         pruned = copy.deepcopy(self, plain)
         drop_statistics(pruned)
         pruned.config.capacity = capacity

@@ -127,6 +127,8 @@ class Trainer:
         self.processor = create_processor(arguments.data)
         self.train_images, self.validation = set_apart(splits, arguments)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
+        # Weights as images: convolutions run faster where the channels of a pixel lie side by side.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # its decorator hides it
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.progress = Progress()
@@ -265,6 +267,7 @@ class Trainer:
         best = self.directory / "best"
         if self.progress.best_score >= 0 and best.is_dir():
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-arg]  # as above
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
         is_main = self.accelerator.is_main_process

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Literal
 from typing import get_args
 
@@ -96,7 +97,7 @@ def integration_coefficients(
 
 @torch.no_grad()
 def integrate(
-    gradients: Tensor,
+    gradients: Sequence[Tensor],
     orders: Tensor,
     *,
     per_row: bool,
@@ -110,7 +111,7 @@ def integrate(
     A non-finite gradient gives a non-finite result.
 
     Args:
-        gradients: `(N+1, *shape)`, of any floating dtype.
+        gradients: N+1 tensors `(*shape)` of any floating dtype, or one `(N+1, *shape)`.
         orders: `(N+1, N+1)`, from `projection_orders`.
         per_row: whether each slice along the first dimension of `shape` is projected by itself.
         alpha: see `integration_coefficients`.
@@ -123,18 +124,19 @@ def integrate(
     Raises:
         ValueError: see `integration_coefficients`.
     """
-    rows = _as_rows(gradients)
-    with torch.autocast(rows.device.type, enabled=False):
+    like = gradients[0]
+    rows = [_as_rows(gradient, like) for gradient in gradients]
+    with torch.autocast(like.device.type, enabled=False):
         gram = torch.cat([_gram(block, scale) for _, block, scale in _scaled_blocks(rows)])
         coefficients = integration_coefficients(
             _of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps
         )
-        return _combine(rows, coefficients).reshape(gradients.shape[1:]).to(gradients.dtype)
+        return _from_rows(_combine(rows, [coefficients])[0], like).to(like.dtype)
 
 
 @torch.no_grad()
 def integrate_weight_and_scores(
-    gradients: Tensor,
+    gradients: Sequence[Tensor],
     weight: Tensor,
     scores: Tensor,
     weight_orders: Tensor,
@@ -152,7 +154,8 @@ def integrate_weight_and_scores(
     weight's gradients times the same factor. A score of exactly 0 gets a gradient of exactly 0.
 
     Args:
-        gradients: `(N+1, *shape)`, `mask_c * dL/dV` for each capacity, V being the effective weight.
+        gradients: `mask_c * dL/dV` for each capacity, V being the effective weight: N+1 tensors `(*shape)`, or one
+            `(N+1, *shape)`.
         weight: `(*shape)`.
         scores: `(*shape)`. Scores of another shape have gradients of their own: see `integrate`.
         weight_orders: `(N+1, N+1)`, from `projection_orders`.
@@ -169,18 +172,18 @@ def integrate_weight_and_scores(
         ValueError: if the shapes disagree; otherwise see `integration_coefficients`.
     """
     _check_same_shape(gradients, weight, scores)
-    rows = _as_rows(gradients)
-    factor = scores.float().sign().mul_(weight).reshape(rows.shape[1:])
-    with torch.autocast(rows.device.type, enabled=False):
+    rows = [_as_rows(gradient, weight) for gradient in gradients]
+    factor = _as_rows(scores.float().sign().mul_(weight), weight)
+    with torch.autocast(weight.device.type, enabled=False):
         weight_gram, score_gram = _weight_and_score_grams(rows, factor)
         coefficients = [
             integration_coefficients(_of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps)
             for gram, orders in ((weight_gram, weight_orders), (score_gram, score_orders))
         ]
-        weight_gradient, score_gradient = (_combine(rows, row_coefficients) for row_coefficients in coefficients)
+        weight_gradient, score_gradient = _combine(rows, coefficients)
     score_gradient.mul_(factor)
-    weight_gradient, score_gradient = weight_gradient.reshape(weight.shape), score_gradient.reshape(scores.shape)
-    return weight_gradient.to(gradients.dtype), score_gradient.to(scores.dtype)
+    weight_gradient, score_gradient = _from_rows(weight_gradient, weight), _from_rows(score_gradient, weight)
+    return weight_gradient.to(gradients[0].dtype), score_gradient.to(scores.dtype)
 
 
 def _project_last(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
@@ -224,25 +227,49 @@ def _identity(gram: Tensor) -> Tensor:
     return torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
-def _as_rows(gradients: Tensor) -> Tensor:
-    """View `(N+1, *shape)` as `(N+1, rows, k)` float32; a vector is a single row."""
-    num_rows = gradients.shape[1] if gradients.ndim > 2 else 1
-    return gradients.reshape(len(gradients), num_rows, -1).float()
+def _as_rows(tensor: Tensor, like: Tensor) -> Tensor:
+    """View `(*shape)` as `(rows, k)` float32, a vector as one row; within rows in the order of `like` in memory.
 
-
-def _scaled_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield where a block of rows lies, a scaled copy of it `(block, N+1, k)`, and its scales `(block, N+1, 1)`.
-
-    Other devices than the CPU get everything as one block: there a small kernel costs more than a pass over memory.
+    Dot products don't care for that order, but copying into another would cost as much as all the rest.
     """
-    num_gradients, num_rows, length = rows.shape
-    on_cpu = rows.device.type == "cpu"
-    step = max(1, _CPU_BLOCK_NUMEL // (num_gradients * length)) if on_cpu else num_rows
+    if tensor.ndim < 2:
+        return tensor.reshape(1, -1).float()
+    return tensor.permute(_row_order(like)).reshape(len(tensor), -1).float()
+
+
+def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Undo `_as_rows`."""
+    if like.ndim < 2:
+        return rows.reshape(like.shape)
+    order = _row_order(like)
+    ordered = rows.reshape([like.shape[dimension] for dimension in order])
+    return ordered.permute(sorted(range(like.ndim), key=order.__getitem__))
+
+
+def _row_order(like: Tensor) -> list[int]:
+    """The first dimension, then the others from the widest stride to the narrowest."""
+    return [0, *sorted(range(1, like.ndim), key=lambda dimension: -like.stride()[dimension])]
+
+
+def _blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield where a block of rows lies, and a copy of it, `(block, N+1, k)`.
+
+    So all N+1 vectors never stand in memory once more. Other devices than the CPU get everything as one block: there a
+    small kernel costs more than a pass over memory.
+    """
+    num_rows, length = rows[0].shape
+    on_cpu = rows[0].device.type == "cpu"
+    step = max(1, _CPU_BLOCK_NUMEL // (len(rows) * length)) if on_cpu else num_rows
     for start in range(0, num_rows, step):
         where = slice(start, start + step)
-        block = rows[:, where].transpose(0, 1)
+        yield where, torch.stack([vectors[where] for vectors in rows], dim=1)
+
+
+def _scaled_blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield blocks multiplied by scales `(block, N+1, 1)`, and these scales."""
+    for where, block in _blocks(rows):
         scale = _scale(block)
-        yield where, block * scale, scale
+        yield where, block.mul_(scale), scale
 
 
 def _scale(vectors: Tensor) -> Tensor:
@@ -257,7 +284,7 @@ def _gram(block: Tensor, scale: Tensor) -> Tensor:
     return torch.bmm(block, block.transpose(1, 2)).double() / (scale * scale.transpose(1, 2))
 
 
-def _weight_and_score_grams(rows: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _weight_and_score_grams(rows: Sequence[Tensor], factor: Tensor) -> tuple[Tensor, Tensor]:
     """Gram matrices `(rows, N+1, N+1)` of the rows, and of the rows times `factor` `(rows, k)`."""
     factor_scale = _scale(factor)
     weight_grams, score_grams = [], []
@@ -273,12 +300,17 @@ def _of_unit(gram: Tensor, per_row: bool) -> Tensor:
     return gram if per_row else gram.sum(dim=0, keepdim=True)
 
 
-def _combine(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """Combine `(N+1, rows, k)` by `(rows or 1, N+1)` coefficients into `(rows, k)`."""
+def _combine(rows: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """Combine N+1 tensors `(rows, k)` by each of some coefficients `(rows or 1, N+1)`: `(combinations, rows, k)`."""
     # A coefficient beyond float32 belongs to a vanishingly small vector; infinity times its zeros would be NaN.
     largest = torch.finfo(torch.float32).max
-    per_row = coefficients.clamp(-largest, largest).float().expand(rows.shape[1], -1)
-    return torch.bmm(per_row[:, None], rows.transpose(0, 1))[:, 0]
+    num_rows, length = rows[0].shape
+    expanded = [each.clamp(-largest, largest).float().expand(num_rows, -1) for each in coefficients]
+    per_row = torch.stack(expanded, dim=1)
+    combined = torch.empty(len(coefficients), num_rows, length, device=rows[0].device)
+    for where, block in _blocks(rows):
+        combined[:, where] = torch.bmm(per_row[where], block).transpose(0, 1)
+    return combined
 
 
 def _check_arguments(gram: Tensor, orders: Tensor, alpha: float, projection: str, eps: float) -> None:
@@ -294,7 +326,7 @@ def _check_arguments(gram: Tensor, orders: Tensor, alpha: float, projection: str
             raise ValueError(f"{name} is {value}; it must be a finite number of at least 0.")
 
 
-def _check_same_shape(gradients: Tensor, weight: Tensor, scores: Tensor) -> None:
-    for name, shape in (("scores", scores.shape), ("gradients[0]", gradients.shape[1:])):
+def _check_same_shape(gradients: Sequence[Tensor], weight: Tensor, scores: Tensor) -> None:
+    for name, shape in (("scores", scores.shape), ("gradients[0]", gradients[0].shape)):
         if shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(shape)}; it must be the weight's, {tuple(weight.shape)}.")

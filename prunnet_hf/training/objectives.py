@@ -102,15 +102,15 @@ class ConflictAwareObjective(Objective):
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
         """Integrate the gradients layer by layer."""
         for layer in self.layers:
-            self._merge_layer(layer, torch.stack([gradients[layer.weight] for gradients in passes]), generator)
+            self._merge_layer(layer, [gradients[layer.weight] for gradients in passes], generator)
         for parameter in self.integrated_parameters:
-            gradients = torch.stack([gradients[parameter] for gradients in passes])
+            gradients = [gradients[parameter] for gradients in passes]
             orders = projection_orders(len(passes), per_row=False, generator=generator)
             parameter.grad = integrate(gradients, orders, per_row=False, alpha=self.alpha, projection=self.projection)
         for parameter in self.dense_parameters:
             parameter.grad = self.dense_scale * passes[0][parameter]
 
-    def _merge_layer(self, layer: PrunableLayer, gradients: Tensor, generator: torch.Generator) -> None:
+    def _merge_layer(self, layer: PrunableLayer, gradients: list[Tensor], generator: torch.Generator) -> None:
         per_row = isinstance(layer, PrunableConv2d)
         weight_orders, score_orders = (
             projection_orders(len(gradients), per_row=per_row, generator=generator) for _ in range(2)

@@ -69,7 +69,7 @@ class TrainingStep:
         """
         if self._masks is None:
             self._masks = self._find_masks()
-        # Convolutions run faster on both CPUs and GPUs when the channels of a pixel lie side by side.
+        # As the weights are: see the engine.
         inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=torch.channels_last)}
         losses = []
         for index, capacity in enumerate(self.objective.capacities):

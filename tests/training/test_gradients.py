@@ -40,6 +40,32 @@ def random_gradients(num_subnetworks: int, shape: tuple[int, ...], seed: int = 0
     return torch.randn(num_subnetworks + 1, *shape, generator=generator(seed))
 
 
+@pytest.mark.parametrize("per_row", [True, False])
+def test_layout_does_not_matter_and_is_kept(per_row: bool) -> None:
+    gradients, (weight, scores) = random_gradients(4, (6, 5, 3, 3)), random_gradients(1, (6, 5, 3, 3), seed=1)
+    orders = [projection_orders(5, per_row=per_row, generator=generator(seed)) for seed in (0, 1)]
+    expected = integrate_weight_and_scores(gradients, weight, scores, *orders, per_row=per_row)
+    alone = integrate(gradients, orders[0], per_row=per_row)
+    last = {"memory_format": torch.channels_last}
+    of_weight, of_scores = integrate_weight_and_scores(
+        [gradient.contiguous(**last) for gradient in gradients],
+        weight.contiguous(**last),
+        scores.contiguous(**last),
+        *orders,
+        per_row=per_row,
+    )
+    torch.testing.assert_close(of_weight, expected[0])
+    torch.testing.assert_close(of_scores, expected[1])
+    assert of_weight.is_contiguous(**last)
+    assert of_scores.is_contiguous(**last)
+    torch.testing.assert_close(integrate([g.contiguous(**last) for g in gradients], orders[0], per_row=per_row), alone)
+    # One gradient in another layout than the weight is put into its order.
+    mixed = [gradients[0].contiguous(**last), *gradients[1:]]
+    torch.testing.assert_close(
+        integrate_weight_and_scores(mixed, weight, scores, *orders, per_row=per_row)[0], expected[0]
+    )
+
+
 @st.composite
 def integer_problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, bool, Projection]:
     """Gradients of small integers: their dot products are exact, and zeros, duplicates and ties are common."""
