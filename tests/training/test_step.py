@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
+from tests.processes import run_processes
 
 WITHOUT_BATCH_STATISTICS = ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 2})
 WITH_BATCH_STATISTICS = ("resnet10t", {"channels": [4, 4, 8, 8], "stem_width": 4})
@@ -202,64 +202,29 @@ def test_other_wrappers_are_refused() -> None:
         TrainingStep(model, nn.Sequential(model), objective, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
 
-# Forked before any backward pass, so that the heavy imports are paid once and autograd has no threads to lose.
-PROCESSES = """
-import importlib.util, multiprocessing, os, socket, sys
-from pathlib import Path
-import torch
-from accelerate import Accelerator
-
-specification = importlib.util.spec_from_file_location("test_step", sys.argv[1])
-tests = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(tests)
-
-def train(rank, num_processes, port, out):
-    if num_processes > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-    torch.set_num_threads(1)
+def several_updates() -> dict[str, Tensor]:
+    """The state after three updates of two batches each, which all processes share."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    assert accelerator.num_processes == num_processes, accelerator.state
-    model = tests.tiny_model(tests.WITHOUT_BATCH_STATISTICS)
+    model = tiny_model(WITHOUT_BATCH_STATISTICS)
     model.prunnet.projector.eval()
-    step = tests.training_step(model, accelerator)
+    step = training_step(model, accelerator)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
     for number in range(6):
-        whole = tests.batch(8, seed=number)
-        with accelerator.accumulate(step.wrapped):
-            step.backward(tests.halves(whole)[rank] if num_processes > 1 else whole)
-            if number % 2:
-                step.update(number)
-    torch.save(model.state_dict(), Path(out) / f"{num_processes}-{rank}.pt")
-
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-fork = multiprocessing.get_context("fork")
-workers = [fork.Process(target=train, args=(*of, port, sys.argv[2])) for of in ((0, 2), (1, 2), (0, 1))]
-for worker in workers:
-    worker.start()
-for worker in workers:
-    worker.join(120)
-sys.exit(max(abs(worker.exitcode) if worker.exitcode is not None else 1 for worker in workers))
-"""
+        share = {name: tensor[rank::world_size] for name, tensor in batch(12, seed=number).items()}
+        is_update = number % 2 == 1
+        with nullcontext() if is_update else accelerator.no_sync(step.wrapped):
+            step.backward(share)
+        if is_update:
+            step.update(number)
+    return state(model)
 
 
-def test_two_processes_agree_bit_by_bit_and_make_the_steps_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "processes.py"
-    script.write_text(PROCESSES, encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, str(script), __file__, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    first, second, alone = (torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0"))
-    start = state(tiny_model(WITHOUT_BATCH_STATISTICS))
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(world_size: int, tmp_path: Path) -> None:
+    first, *others = run_processes(world_size, several_updates, folder=tmp_path)
+    alone, start = several_updates(), state(tiny_model(WITHOUT_BATCH_STATISTICS))
     for name, value in alone.items():
-        assert torch.equal(first[name], second[name]), name
+        assert all(torch.equal(first[name], other[name]) for other in others), name
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
     moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
     assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
