@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 
 from .gldv2 import load_gldv2
@@ -25,6 +26,7 @@ def load_splits(
     streaming: bool = False,
     class_share: float | None = None,
     num_classes: int | None = None,
+    subset: str = "clean",
     bounding_boxes: bool = False,
     evaluation_only: bool = False,
 ) -> RetrievalSplits:
@@ -36,6 +38,7 @@ def load_splits(
         streaming: Read as streams; for one of `FOLDERS`. GLDv2 then comes straight from its tar files.
         class_share: For `"gldv2"`: share of the training classes to take.
         num_classes: For `"gldv2"`: how many to take.
+        subset: For `"gldv2"`: `"clean"` or `"full"`, the training images of which list.
         bounding_boxes: For `"in_shop"`: crop images to their boxes.
         evaluation_only: Leave out training images where they are a download of their own, as GLDv2's are.
 
@@ -44,8 +47,10 @@ def load_splits(
             data set.
         FileNotFoundError: If a folder or file is missing.
     """
-    _check_belongs("class_share", class_share is not None, dataset, ("gldv2",))
-    _check_belongs("num_classes", num_classes is not None, dataset, ("gldv2",))
+    if not evaluation_only:  # else a recipe's choice of training classes does no harm
+        _check_belongs("class_share", class_share is not None, dataset, ("gldv2",))
+        _check_belongs("num_classes", num_classes is not None, dataset, ("gldv2",))
+        _check_belongs("subset", subset != "clean", dataset, ("gldv2",))
     _check_belongs("bounding_boxes", bounding_boxes, dataset, ("in_shop",))
     _check_belongs("streaming", streaming, dataset, FOLDERS)
     _check_belongs("data_dir", data_dir is not None, dataset, FOLDERS)
@@ -59,7 +64,7 @@ def load_splits(
         "image_folder": load_image_folder,
         "gldv2": partial(
             load_gldv2,
-            subset=None if evaluation_only else "clean",
+            subset=None if evaluation_only else subset,
             class_share=class_share,
             num_classes=num_classes,
         ),
@@ -73,4 +78,8 @@ def load_splits(
 
 def _check_belongs(argument: str, is_given: bool, dataset: str, owners: tuple[str, ...]) -> None:
     if is_given and dataset not in owners:
-        raise ValueError(f"--{argument} belongs to --dataset {' or '.join(owners)}; got it with --dataset {dataset}.")
+        alike = get_close_matches(dataset, FOLDERS, n=1)
+        hint = f" Did you mean {alike[0]}?" if alike and dataset not in FOLDERS else ""
+        raise ValueError(
+            f"--{argument} belongs to --dataset {' or '.join(owners)}; got it with --dataset {dataset}.{hint}"
+        )

@@ -26,7 +26,7 @@ def read_image(row: Mapping[str, Any]) -> PILImage.Image:
     """Decode the image of a row of `stored_images`, and crop it where the row has a `bbox`.
 
     Raises:
-        ValueError: If the image is missing or can't be decoded; the message names its file.
+        ValueError: If the image is missing, can't be decoded or lies outside its box; the message names its file.
     """
     stored = row[IMAGE]
     if stored is None:
@@ -36,4 +36,14 @@ def read_image(row: Mapping[str, Any]) -> PILImage.Image:
     except DECODING_ERRORS as error:
         name = stored.get("path") or f"{len(stored['bytes'] or b'')} bytes without a name"
         raise ValueError(f"The image {name} can't be decoded ({error}). Repair it, or take it out.") from error
-    return image.crop(tuple(row[BOX])) if BOX in row else image
+    return _cropped(image, row) if BOX in row else image
+
+
+def _cropped(image: PILImage.Image, row: Mapping[str, Any]) -> PILImage.Image:
+    left, upper, right, lower = row[BOX]
+    if left >= image.width or upper >= image.height or right <= 0 or lower <= 0:
+        raise ValueError(
+            f"The box {row[BOX]} holds nothing of the image {row[IMAGE].get('path')}, which is of size {image.size}. "
+            "Correct the list of boxes."
+        )
+    return image.crop((left, upper, right, lower))

@@ -91,7 +91,7 @@ def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, 
             "two images that retrieval needs: choose a smaller share."
         )
     held_out = sorted(np.random.default_rng(seed).permutation(with_pairs)[:num_held_out].tolist())
-    kept = [label for label in range(len(names)) if label not in held_out]
+    kept = sorted(set(range(len(names))) - set(held_out))
     return select_classes(train, kept), select_classes(train, held_out)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 from typing import TypeAlias
 
@@ -21,6 +20,7 @@ from datasets import IterableDataset
 from datasets import SplitDict
 from datasets import SplitInfo
 from datasets import Value
+from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
 ROW = "row"
@@ -34,6 +34,9 @@ _READ_AT_A_TIME = 64
 def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
     """A data set as a stream, its images read from where they lie.
 
+    Lists are in order of classes, and a stream is shuffled within a buffer only. So the rows are dealt to the shards
+    at random, always in the same way.
+
     Args:
         images: Rows of any columns.
         num_shards: Parts that processes and workers share; no more than there are images.
@@ -41,18 +44,18 @@ def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
     Returns:
         The same rows with a column `row`.
     """
-    edges = np.linspace(0, len(images), min(num_shards, len(images)) + 1).astype(int)
-    shards = [range(start, end) for start, end in pairwise(edges.tolist())]
+    dealt = np.random.default_rng(0).permutation(len(images))
+    shards = np.array_split(dealt, min(num_shards, len(images)))
     # Not `Dataset.to_iterable_dataset`, which copies all class names many times for each shard.
     arguments = {"shards": shards, "images": images.with_format("arrow")}
     return stream_of(_stored_rows, arguments, Features({**images.features, ROW: Value("int64")}), len(images))
 
 
-def _stored_rows(shards: list[range], images: Dataset) -> Iterator[dict[str, Any]]:
+def _stored_rows(shards: list[NDArray[np.int64]], images: Dataset) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        for start in range(shard.start, shard.stop, _READ_AT_A_TIME):
-            table = images[start : min(start + _READ_AT_A_TIME, shard.stop)]
-            for row, values in enumerate(table.to_pylist(), start):
+        for start in range(0, len(shard), _READ_AT_A_TIME):
+            rows = shard[start : start + _READ_AT_A_TIME].tolist()
+            for row, values in zip(rows, images[rows].to_pylist(), strict=True):
                 yield {**values, ROW: row}
 
 

@@ -116,16 +116,22 @@ class TrainingCollator:
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Stack rows into `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`."""
+        """Stack rows into `pixel_values` `(batch, 3, height, width)`, `labels` and `row`, both `(batch,)`."""
         return {
             "pixel_values": torch.stack([self._pixel_values(row) for row in rows]),
             "labels": torch.tensor([row[LABEL] for row in rows]),
+            ROW: torch.tensor([row[ROW] for row in rows]),
         }
 
     def _pixel_values(self, row: Mapping[str, Any]) -> Tensor:
         image = read_image(row)
         # The seeds of a run, an epoch and an image are mixed, or images would share those of their neighbours.
         draw = np.random.SeedSequence([self.seed, int(self._epoch), row[ROW]]).generate_state(1, np.uint64)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(draw[0]))
+        # Not torch.manual_seed, which takes 50 times as long and reseeds the GPUs too.
+        generator = torch.default_generator
+        before = generator.get_state()
+        try:
+            generator.manual_seed(int(draw[0]))
             return self.transform(image)
+        finally:
+            generator.set_state(before)

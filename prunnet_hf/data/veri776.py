@@ -112,7 +112,8 @@ def _check_index_file(path: Path, expected: Sequence[set[str]]) -> None:
         if number > len(expected) or set(lines.get(number, "").split()) != expected[number - 1]:
             raise ValueError(
                 f"{path}, line {number}, doesn't name the gallery images that the vehicle and camera of query "
-                f"{number} say: name_query.txt, name_test.txt and {path.name} don't belong together. {SOURCE}"
+                f"{number} say: name_query.txt, name_test.txt and {path.name} don't belong together. "
+                f"Nothing else needs {path.name}: remove it if the lists are right. {SOURCE}"
             )
 
 

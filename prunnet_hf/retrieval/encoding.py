@@ -64,6 +64,8 @@ class Encoded(Generic[Key]):
                 f"once (first: row {int(np.argmax(times != 1))} of the list). Files are missing from the data set's "
                 "archives, or are in them twice: check their checksums."
             )
+        if (np.diff(self.rows) > 0).all():
+            return self
         order = np.argsort(self.rows)
         columns = {name: [values[place] for place in order] for name, values in self.columns.items()}
         return Encoded(self.rows[order], columns, {key: array[order] for key, array in self.embeddings.items()})

@@ -75,6 +75,9 @@ class DataArguments:
         default=None, metadata={"help": "For gldv2: share of the training classes to take; the paper takes 0.3."}
     )
     num_classes: int | None = field(default=None, metadata={"help": "For gldv2: number of training classes to take."})
+    subset: Literal["clean", "full"] = field(
+        default="clean", metadata={"help": "For gldv2: train on the images of train_clean.csv or of train.csv."}
+    )
     bounding_boxes: bool = field(default=False, metadata={"help": "For in_shop: crop images to their boxes."})
     image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
     resize: int | None = field(
@@ -94,6 +97,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check_choices(self)
         _check_at_least(self, 1, "image_size")
         _check_at_least(self, 0, "num_workers")
         if self.shorter_side < self.image_size:
@@ -129,6 +133,7 @@ class TrainArguments:
     )
     epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
     batch_size: int = field(default=64, metadata={"help": "Images a step and process."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Images a batch and process when evaluating."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
     optimizer: Literal["sgd", "adamw"] = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
     learning_rate: float = field(default=0.1, metadata={"help": "Highest learning rate."})
@@ -179,7 +184,7 @@ class TrainArguments:
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         _check_choices(self)
-        _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints")
+        _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
         _check_at_least(self, 1, "calibration_images", "log_every")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
@@ -283,7 +288,7 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
     return recipe
 
 
-def _check_choices(arguments: ModelArguments | TrainArguments) -> None:
+def _check_choices(arguments: ModelArguments | DataArguments | TrainArguments) -> None:
     for name, hint in get_type_hints(type(arguments)).items():
         value, choices = getattr(arguments, name), get_args(hint)
         if get_origin(hint) is Literal and value not in choices:

@@ -29,6 +29,7 @@ from torch.utils.data import Sampler
 from ..data.reading import stored_images
 from ..data.stream_loader import Position
 from ..data.stream_loader import StreamLoader
+from ..data.streams import ROW
 from ..data.streams import ImageDataset
 from ..data.streams import NumberedRows
 from ..data.streams import num_images
@@ -111,22 +112,26 @@ class DealtBatches:
             pin_memory=self.device.type == "cuda",
         )
         self.updates_per_epoch = self.sampler.num_batches // self.accumulation
+        # How many workers read them makes no difference here.
+        self.settings = {**_settings(images, arguments, accelerator), "num_workers": None}
         self._done = 0
 
-    def epoch(self, epoch: int, start: int | None = None) -> Iterator[MicroBatch]:
+    def epoch(self, epoch: int, start: Mapping[str, Any] | None = None) -> Iterator[MicroBatch]:
         """See `Batches`."""
         self.collate.set_epoch(epoch)
-        self._done = start or 0
+        _check_same_settings(start, self.settings)
+        self._done = 0 if start is None else start["done"]
         self.sampler.epoch, self.sampler.batches = epoch, range(self._done, self.updates_per_epoch * self.accumulation)
         for batch in self.loader:
             self._done += 1
+            del batch[ROW]
             yield MicroBatch(
                 send_to_device(batch, self.device, non_blocking=True), 1.0, self._done % self.accumulation == 0
             )
 
-    def position(self) -> int:
+    def position(self) -> dict[str, Any]:
         """See `Batches`."""
-        return self._done
+        return {"settings": self.settings, "done": self._done}
 
 
 class _Dealer(Sampler[list[int]]):
@@ -165,6 +170,7 @@ class StreamedBatches:
         self.accelerator = accelerator
         self.accumulation = options.gradient_accumulation_steps
         self.num_images = num_images(images)
+        self.settings = _settings(images, arguments, accelerator)
         self.loader = StreamLoader(
             images,
             collate,
@@ -180,34 +186,50 @@ class StreamedBatches:
         side = arguments.data.image_size
         # Goes through the network with weight 0 where a process has run out; two images, for batch norms.
         self.filler = {"pixel_values": torch.zeros(2, 3, side, side), "labels": torch.zeros(2, dtype=torch.int64)}
-        self._seen = 0
+        self._times_seen = np.zeros(self.num_images, dtype=np.uint8)
 
     def epoch(self, epoch: int, start: Mapping[str, Any] | None = None) -> Iterator[MicroBatch]:
         """See `Batches`.
 
         Raises:
-            ValueError: If a process has no image at all, or the stream had another number of images than it said.
+            ValueError: If images of the stream were missing or came twice, or `start` is of other settings.
         """
         self.collate.set_epoch(epoch)
-        self._seen = 0 if start is None else start["seen"]
-        own = None if start is None else Position(**start["positions"][self.accelerator.process_index])
+        _check_same_settings(start, self.settings)
+        self._times_seen[:] = 0
+        own = None
+        if start is not None:
+            own = Position(**start["positions"][self.accelerator.process_index])
+            self._times_seen[start["seen"][self.accelerator.process_index]] = 1
         batches = self.loader.epoch(epoch, own)
         while True:
             group = list(islice(batches, self.accumulation))
+            for batch in group:
+                np.add.at(self._times_seen, batch.pop(ROW).numpy(), 1)
             counts = self._counts(group)
             if not counts.any():
                 break
-            self._seen += int(counts.sum())
             yield from self._weighed(group, counts)
-        if self._seen != self.num_images:
-            raise ValueError(
-                f"An epoch had {self._seen} images, but the lists name {self.num_images}: files are missing from the "
-                "archives, or are in them twice. Check their checksums."
-            )
+        self._check_seen()
 
     def position(self) -> dict[str, Any]:
         """See `Batches`."""
-        return {"seen": self._seen, "positions": gather_object([asdict(self.loader.position)])}
+        return {
+            "settings": self.settings,
+            "seen": gather_object([torch.from_numpy(self._times_seen).nonzero().flatten()]),
+            "positions": gather_object([asdict(self.loader.position)]),
+        }
+
+    def _check_seen(self) -> None:
+        times = torch.from_numpy(self._times_seen).int().to(self.accelerator.device)
+        together: Tensor = self.accelerator.reduce(times, reduction="sum")
+        wrong = (together != 1).nonzero().flatten()
+        if len(wrong):
+            raise ValueError(
+                f"Of {self.num_images} images {int((together == 0).sum())} were missing in an epoch and "
+                f"{int((together > 1).sum())} came more than once (first: row {int(wrong[0])} of the list, counted "
+                "from 0). Files are missing from the archives, or are in them twice: check their checksums."
+            )
 
     def _counts(self, group: list[dict[str, Tensor]]) -> Tensor:
         """Images in each batch of the group on each process, `(num_processes, accumulation)`."""
@@ -220,5 +242,33 @@ class StreamedBatches:
         shares = counts[self.accelerator.process_index] * (counts.numel() / counts.sum())
         num_batches = int(counts.any(dim=0).sum())
         for index in range(num_batches):
-            tensors = send_to_device(group[index] if index < len(group) else self.filler, self.accelerator.device)
+            batch = group[index] if index < len(group) else self.filler
+            if len(batch["labels"]) == 1:  # all that this process has: batch norms want company, the loss stays
+                batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
+            tensors = send_to_device(batch, self.accelerator.device)
             yield MicroBatch(tensors, float(shares[index]), index == num_batches - 1)
+
+
+def _settings(images: ImageDataset, arguments: RunArguments, accelerator: Accelerator) -> dict[str, Any]:
+    """What decides which images come when."""
+    return {
+        "num_images": num_images(images),
+        "num_processes": accelerator.num_processes,
+        "num_workers": arguments.data.num_workers,
+        "batch_size": arguments.train.batch_size,
+        "gradient_accumulation_steps": arguments.train.gradient_accumulation_steps,
+        "seed": arguments.train.seed,
+    }
+
+
+def _check_same_settings(start: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on amid an epoch where images would be lost and repeated."""
+    if start is None:
+        return
+    was = start["settings"]
+    changed = [f"{name}={was[name]} became {settings[name]}" for name in settings if was[name] != settings[name]]
+    if changed:
+        raise ValueError(
+            f"The checkpoint lies amid an epoch, and since then {', '.join(changed)}: images of this epoch would be "
+            "lost and repeated. Resume with what it was, or from a checkpoint between two epochs."
+        )

@@ -54,8 +54,8 @@ def check_output_dir(run: Path, *, resume: bool) -> None:
     checkpoints = list_checkpoints(run)
     if resume and not checkpoints:
         raise FileNotFoundError(
-            f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every, or start "
-            "without --resume."
+            f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every or "
+            "--checkpoint_steps, or start without --resume."
         )
     if checkpoints and not resume:
         raise FileExistsError(

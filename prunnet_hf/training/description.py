@@ -48,7 +48,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "num_queries": num_images(splits.query),
         "num_gallery": num_images(splits.gallery),
         "command": command_line(),
-        "recipe": recipe_of(arguments),
+        "recipe": {name: value for name, value in recipe_of(arguments).items() if name not in OF_THIS_MACHINE},
         "commit": source_commit(),
         "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
         "device": describe_device(),

@@ -80,7 +80,7 @@ def train(arguments: RunArguments) -> FinishedRun:
         check_output_dir(run, resume=arguments.train.resume)
     accelerator = create_accelerator(arguments)
     set_seed(arguments.train.seed)
-    splits = load_run_data(arguments)
+    splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if arguments.train.eval_only:
         training = recorded_training(run, dataset_name(arguments)) if is_evaluated_again(arguments) else {}
         model, processor = load_trained(arguments)
@@ -125,7 +125,7 @@ class Trainer:
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
-        self.train_images, self.validation = set_apart(splits, arguments)
+        self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
         # Weights as images: convolutions run faster where the channels of a pixel lie side by side.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # its decorator hides it

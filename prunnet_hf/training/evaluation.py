@@ -84,7 +84,7 @@ def quick_score(
     Called by all processes; all get the main one's figures.
     """
     subnetworks = cut_subnetworks(model, [*arguments.train.capacities, 1.0])
-    sides = encode_splits(accelerator, subnetworks, processor, splits, arguments.data.num_workers, progress=False)
+    sides = encode_splits(accelerator, subnetworks, processor, splits, arguments, progress=False)
     scores: list[dict[str, float]] = [{}]
     if sides is not None:
         query, gallery = sides
@@ -138,7 +138,7 @@ def evaluate_run(
     accelerator.wait_for_everyone()
     interpolated = interpolated_subnetworks(model) if splits.protocol == "leave_one_out" else {}
     networks: dict[NetworkKey, PrunNetModel] = dict([*subnetworks.items(), *interpolated.items()])
-    sides = encode_splits(accelerator, networks, processor, splits, arguments.data.num_workers)
+    sides = encode_splits(accelerator, networks, processor, splits, arguments)
     if sides is None:
         return None
     query, gallery = sides
@@ -201,17 +201,25 @@ def encode_splits(
     networks: Mapping[Key, PrunNetModel],
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
-    num_workers: int,
+    arguments: RunArguments,
     *,
     progress: bool = True,
 ) -> tuple[Encoded[Key], Encoded[Key]] | None:
     """Queries and gallery by every network, once where they are the same images; None but on the main process."""
-    query = encode_together(accelerator, networks, splits.query, processor, num_workers=num_workers, progress=progress)
-    gallery = query
-    if splits.gallery is not splits.query:
-        gallery = encode_together(
-            accelerator, networks, splits.gallery, processor, num_workers=num_workers, progress=progress
+
+    def encode(images: ImageDataset) -> Encoded[Key] | None:
+        return encode_together(
+            accelerator,
+            networks,
+            images,
+            processor,
+            batch_size=arguments.train.eval_batch_size,
+            num_workers=arguments.data.num_workers,
+            progress=progress,
         )
+
+    query = encode(splits.query)
+    gallery = query if splits.gallery is splits.query else encode(splits.gallery)
     return None if query is None or gallery is None else (query, gallery)
 
 

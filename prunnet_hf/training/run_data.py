@@ -16,8 +16,12 @@ CHECKED_BEFOREHAND = 100_000
 """Sets of up to so many images are decoded once before training; larger ones, and streams, only as they are read."""
 
 
-def load_run_data(arguments: RunArguments) -> RetrievalSplits:
+def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> RetrievalSplits:
     """The images of a run: listed, and the test images decoded once, before hours of training and not after.
+
+    Args:
+        arguments: See `parse_arguments`.
+        is_main_process: Whether this process is the one that decodes them.
 
     Raises:
         ValueError: If a test image can't be decoded, or there is nothing to train on.
@@ -29,6 +33,7 @@ def load_run_data(arguments: RunArguments) -> RetrievalSplits:
         streaming=data.streaming,
         class_share=data.class_share,
         num_classes=data.num_classes,
+        subset=data.subset,
         bounding_boxes=data.bounding_boxes,
         evaluation_only=arguments.train.eval_only,
     )
@@ -37,8 +42,9 @@ def load_run_data(arguments: RunArguments) -> RetrievalSplits:
             f"--dataset {data.dataset} has no training images: evaluate a trained model on it, with --eval_only "
             "--model_name_or_path DIR."
         )
-    for images in {id(images): images for images in (splits.query, splits.gallery)}.values():
-        check_beforehand(images, skip_corrupt=False)
+    if is_main_process:
+        for images in {id(images): images for images in (splits.query, splits.gallery)}.values():
+            check_beforehand(images, skip_corrupt=False)
     return splits
 
 
@@ -58,7 +64,9 @@ def check_beforehand(images: ImageDataset, *, skip_corrupt: bool) -> ImageDatase
     return images
 
 
-def set_apart(splits: RetrievalSplits, arguments: RunArguments) -> tuple[ImageDataset, RetrievalSplits]:
+def set_apart(
+    splits: RetrievalSplits, arguments: RunArguments, *, is_main_process: bool = True
+) -> tuple[ImageDataset, RetrievalSplits]:
     """Training images, and what `eval_every` looks at: training classes held out, else the test classes.
 
     Raises:
@@ -66,7 +74,9 @@ def set_apart(splits: RetrievalSplits, arguments: RunArguments) -> tuple[ImageDa
     """
     if splits.train is None:
         raise ValueError("splits.train is None: this data set is for evaluation only.")
-    train = check_beforehand(splits.train, skip_corrupt=arguments.data.skip_corrupt_images)
+    train, skip_corrupt = splits.train, arguments.data.skip_corrupt_images
+    if is_main_process or skip_corrupt:  # what is left out, all processes must know
+        train = check_beforehand(train, skip_corrupt=skip_corrupt)
     if arguments.data.validation_share == 0:
         return train, splits
     if not isinstance(train, Dataset):

@@ -25,9 +25,11 @@ def shards(numbers, tenfold):
             yield {"row": 2 * number + index, "value": tenfold * number}
 
 
-def test_a_stream_has_the_rows_in_order_and_their_places():
-    stream = as_stream(LETTERS)
-    assert list(stream) == [{"label": label, "row": row} for row, label in enumerate([2, 0, 1, 0, 2])]
+@pytest.mark.parametrize("num_shards", [1, 2, 64])
+def test_a_stream_has_the_rows_with_their_places(num_shards):
+    stream = as_stream(LETTERS, num_shards)
+    found = sorted(stream, key=lambda row: row["row"])
+    assert found == [{"label": label, "row": row} for row, label in enumerate([2, 0, 1, 0, 2])]
     assert stream.features["label"].names == ["a", "b", "c"]
 
 
@@ -37,7 +39,19 @@ def test_shards_are_as_many_as_asked_for_but_no_more_than_images(asked, given):
 
 
 def test_rows_of_a_selection_are_numbered_in_it():
-    assert [row["row"] for row in as_stream(LETTERS.select([4, 0]))] == [0, 1]
+    found = {row["row"]: row["label"] for row in as_stream(LETTERS.select([4, 0, 1]))}
+    assert found == {0: 2, 1: 2, 2: 0}
+
+
+def test_lists_in_order_of_classes_are_dealt_at_random_and_always_alike():
+    # 100 classes of 50 images each: a shard of neighbours would hold one or two classes.
+    images = Dataset.from_dict(
+        {"label": np.repeat(np.arange(100), 50).tolist()}, features=Features({"label": ClassLabel(num_classes=100)})
+    )
+    first = [row["label"] for row in as_stream(images, 50).take(100)]
+    # Of 100 drawn at random about 64 classes are expected, 100 (1 - 0.99 ** 100).
+    assert len(set(first)) > 45
+    assert [row["label"] for row in as_stream(images, 50).take(100)] == first
 
 
 def test_lists_are_shards_and_other_arguments_are_handed_on():

@@ -134,8 +134,9 @@ def test_collator_makes_batches_of_tensors(num_workers, start):
         grey_rows(), batch_size=3, num_workers=num_workers, collate_fn=collate, multiprocessing_context=start
     )
     batches = list(loader)
-    assert [set(batch) for batch in batches] == [{"pixel_values", "labels"}] * 2
+    assert [set(batch) for batch in batches] == [{"pixel_values", "labels", "row"}] * 2
     assert [batch["labels"].tolist() for batch in batches] == [[0, 1, 2], [1, 0]]
+    assert [batch["row"].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
     assert batches[0]["labels"].dtype == torch.int64
     assert batches[0]["pixel_values"].shape == (3, 3, 8, 8)
     torch.testing.assert_close(batches[1]["pixel_values"][:, 2, 0, 0], torch.tensor([0.6, 0.8]))
@@ -164,6 +165,15 @@ def test_chance_is_decided_by_seed_epoch_and_row_and_by_nothing_else():
     assert crop_of(TrainingCollator(transform, seed=1), 0) != first
     collate.set_epoch(1)
     assert crop_of(collate, 0) != first
+
+
+def test_generators_of_accelerators_are_left_alone(monkeypatch):
+    def fail(seed):
+        raise AssertionError("reseeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", fail)
+    monkeypatch.setattr(torch.cuda, "manual_seed", fail)
+    crop_of(TrainingCollator(transform_of("crop", resize=64), seed=0), 0)
 
 
 def test_other_draws_go_on_as_if_nothing_had_been_augmented():

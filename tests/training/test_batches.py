@@ -164,7 +164,9 @@ def test_whole_batches_weigh_one_and_the_last_weigh_what_they_hold() -> None:
 
 
 def test_a_stream_with_other_images_than_its_list_is_refused() -> None:
-    with pytest.raises(ValueError, match="An epoch had 35 images, but the lists name 36"):
+    with pytest.raises(
+        ValueError, match=r"Of 36 images 1 were missing in an epoch and 0 came more than once \(first: row 35"
+    ):
         told(batches_of(stream(claimed=36)))
 
 
@@ -189,6 +191,59 @@ def test_data_sets_resume_amid_an_epoch(workers: int) -> None:
         before = told(interrupted, 1, most=done)
         after = told(batches_of(dataset(), workers=workers), 1, interrupted.position())
         assert before + after == whole
+
+
+def swapped(sizes: list[tuple[int, int]]):
+    """As `shard`, but the first image again in place of the second."""
+    for row in shard(sizes):
+        yield {**row, "row": 0} if row["row"] == 1 else row
+
+
+def test_a_stream_with_one_image_twice_in_place_of_another_is_refused() -> None:
+    features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
+    images = stream_of(swapped, {"sizes": [(0, 20), (20, 15)]}, features, TOTAL)
+    with pytest.raises(ValueError, match=r"Of 35 images 1 were missing in an epoch and 1 came more than once"):
+        told(batches_of(images))
+
+
+@pytest.mark.parametrize("kind", ["data set", "stream"])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"batch_size": 6}, "batch_size=4 became 6"), ({"accumulation": 2}, "=1 became 2")]
+)
+def test_resuming_amid_an_epoch_with_other_settings_is_refused(
+    kind: str, change: dict[str, int], message: str
+) -> None:
+    images = dataset() if kind == "data set" else stream()
+    begun = batches_of(images)
+    told(begun, most=2)
+    position = begun.position()
+    with pytest.raises(ValueError, match=f"lies amid an epoch, and since then .*{message}"):
+        told(batches_of(images, **change), 0, position)
+
+
+def test_other_workers_are_refused_for_streams_alone() -> None:
+    begun, streamed = batches_of(dataset()), batches_of(stream())
+    whole = told(batches_of(dataset()))
+    before = told(begun, most=2)
+    told(streamed, most=2)
+    assert before + told(batches_of(dataset(), workers=2), 0, begun.position()) == whole
+    with pytest.raises(ValueError, match="num_workers=0 became 2"):
+        told(batches_of(stream(), workers=2), 0, streamed.position())
+
+
+def with_a_lonely_image() -> list[Told]:
+    features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
+    return told(batches_of(stream_of(shard, {"sizes": [(0, 1), (1, 4)]}, features, 5), batch_size=2))
+
+
+def test_a_single_image_is_given_company_and_no_more_weight(tmp_path: Path) -> None:
+    ranks = run_processes(2, with_a_lonely_image, folder=tmp_path)
+    (lonely,) = [rank for rank in ranks if rank[0][0] == [0, 0]]
+    (other,) = [rank for rank in ranks if rank is not lonely]
+    # One of three images on one of two processes, then none, as the other still has two.
+    assert [weight for _, weight, _ in lonely] == pytest.approx([2 * 1 / 3, 0])
+    assert [weight for _, weight, _ in other] == pytest.approx([2 * 2 / 3, 2])
+    assert sorted(label for labels, _, _ in other for label in labels) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("images", [dataset(7), stream()])

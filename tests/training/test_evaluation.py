@@ -144,10 +144,10 @@ def test_gallery_that_is_the_queries_is_embedded_once(
 ) -> None:
     subnetworks = cut_subnetworks(model, [1.0])
     together = RetrievalSplits(None, images, images, "leave_one_out")
-    query, gallery = encode_splits(accelerator, subnetworks, processor, together, num_workers=0)
+    query, gallery = encode_splits(accelerator, subnetworks, processor, together, arguments())
     assert query is gallery
     apart = RetrievalSplits(None, images, images.select(range(3)), "in_shop")
-    query, gallery = encode_splits(accelerator, subnetworks, processor, apart, num_workers=0)
+    query, gallery = encode_splits(accelerator, subnetworks, processor, apart, arguments())
     assert (query.embeddings[1.0].shape, gallery.embeddings[1.0].shape) == ((9, 6), (3, 6))
     assert (query.columns["label"], gallery.columns["label"]) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0])
 
@@ -161,7 +161,7 @@ def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
     # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
     assert list(networks) == [(kind, capacity) for capacity in (0.3, 0.5) for kind in ("stored", "interpolated")]
     splits = RetrievalSplits(None, images, images, "leave_one_out")
-    encoded, _ = encode_splits(accelerator, networks, processor, splits, num_workers=0)
+    encoded, _ = encode_splits(accelerator, networks, processor, splits, arguments())
     rows = describe_interpolation(encoded, list(networks))
     assert [row["capacity"] for row in rows] == [0.3, 0.5]
     own = quick_score(accelerator, model, processor, splits, arguments(capacities=[0.3, 0.5]))
