@@ -23,3 +23,7 @@ def test_every_file_that_the_readme_names_exists():
     named = re.findall(r"\b(?:recipes|model_cards|benchmarks)/[\w./-]+\.\w+", README.read_text(encoding="utf-8"))
     assert named
     assert [name for name in named if not (README.parent / name).exists()] == []
+
+
+def test_no_figure_was_left_to_be_filled_in():
+    assert re.findall(r"\b(?:[A-Z]+_SECONDS|TBD|TODO|XXX)\b|\b[A-Z]{3,} s\b", README.read_text(encoding="utf-8")) == []

@@ -43,6 +43,7 @@ def test_missing_folder_of_every_set_is_shown(dataset, tmp_path):
         ("glyphs", {"streaming": True}, "--streaming belongs to --dataset image_folder or gldv2"),
         ("in_shop", {"class_share": 0.3}, "--class_share belongs to --dataset gldv2; got it with --dataset in_shop"),
         ("veri776", {"num_classes": 3}, "--num_classes belongs to --dataset gldv2"),
+        ("in_shop", {"subset": "full"}, "--subset belongs to --dataset gldv2"),
         ("gldv2", {"bounding_boxes": True}, "--bounding_boxes belongs to --dataset in_shop"),
     ],
 )
@@ -51,9 +52,23 @@ def test_arguments_of_another_data_set_are_refused(dataset, given, message):
         load_splits(dataset, **given)
 
 
+def test_training_classes_do_not_matter_to_whoever_only_evaluates(tmp_path):
+    make_in_shop(tmp_path)
+    splits = load_splits("in_shop", str(tmp_path), class_share=0.3, num_classes=3, subset="full", evaluation_only=True)
+    assert splits.num_classes == 6
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"got it with --dataset in-shop\. Did you mean in_shop\?"):
+        load_splits("in-shop", "folder")
+
+
 def test_arguments_reach_the_reader(tmp_path):
     make_in_shop(tmp_path / "in_shop")
     make_gldv2(tmp_path / "gldv2", layout="extracted")
     boxed = load_splits("in_shop", str(tmp_path / "in_shop"), bounding_boxes=True, streaming=True)
     assert "bbox" in next(iter(boxed.train))
     assert load_splits("gldv2", str(tmp_path / "gldv2"), num_classes=2).num_classes == 2
+    # One landmark of the full list isn't in the clean one.
+    assert load_splits("gldv2", str(tmp_path / "gldv2"), subset="full").num_classes == 9
+    assert load_splits("gldv2", str(tmp_path / "gldv2"), evaluation_only=True).train is None
