@@ -16,6 +16,7 @@ from accelerate import DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
@@ -127,8 +128,7 @@ class Trainer:
         self.processor = create_processor(arguments.data)
         self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
-        # Weights as images: convolutions run faster where the channels of a pixel lie side by side.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # its decorator hides it
+        _lay_out(self.model, torch.channels_last)
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.progress = Progress()
@@ -267,7 +267,7 @@ class Trainer:
         best = self.directory / "best"
         if self.progress.best_score >= 0 and best.is_dir():
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-arg]  # as above
+        _lay_out(model, torch.contiguous_format)
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
         is_main = self.accelerator.is_main_process
@@ -275,6 +275,13 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
+
+
+def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the weights of convolutions; they run faster as images do, the channels of a pixel side by side."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:
