@@ -147,6 +147,10 @@ class TrainArguments:
         default_factory=lambda: [5, 10, 20],
         metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
     )
+    skip_nonfinite_steps: bool = field(
+        default=False,
+        metadata={"help": "Leave out steps with a loss or gradient that is no finite number, instead of stopping."},
+    )
     max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient, above 0."})
     projection: Literal["last", "sequential"] = field(
         default="last",

@@ -1,11 +1,16 @@
 """Checkpoints to resume from: written beside their place, then renamed into it, so that each is whole or absent."""
 
+import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 
@@ -19,12 +24,18 @@ class Progress:
         step: Optimiser steps done.
         best_score: Of the model kept in `best/`; negative where there is none.
         position: Of the data in the epoch that was begun (see `batches`); None between two epochs.
+        seconds: Spent in training so far.
+        skipped: Steps left out so far, as their loss or gradient wasn't finite.
+        recipe: The arguments of the run.
     """
 
     epoch: int = 0
     step: int = 0
     best_score: float = -1.0
     position: Any = None
+    seconds: float = 0.0
+    skipped: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -98,3 +109,10 @@ def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [path for path in (run / "checkpoints").glob("step-*") if path.suffix != PARTIAL]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say which arguments of a resumed run are others than those it was begun with."""
+    changes = [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]]
+    if changes:
+        logger.warning("The run goes on with other arguments than it was begun with: %s.", ", ".join(changes))

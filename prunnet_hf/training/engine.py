@@ -16,7 +16,6 @@ from accelerate import DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
-from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
@@ -33,13 +32,18 @@ from .checkpoints import Progress
 from .checkpoints import check_output_dir
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
+from .checkpoints import warn_of_changes
 from .description import dataset_name
+from .description import recipe_of
 from .evaluation import evaluate_run
 from .evaluation import is_evaluated_again
 from .evaluation import measure_running_statistics
 from .evaluation import quick_score
+from .interruption import EXIT_STATUS
+from .interruption import Interruption
 from .networks import create_model
 from .networks import create_processor
+from .networks import lay_out
 from .networks import load_trained
 from .objectives import create_objective
 from .run_data import load_run_data
@@ -128,19 +132,28 @@ class Trainer:
         self.processor = create_processor(arguments.data)
         self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
-        _lay_out(self.model, torch.channels_last)
+        lay_out(self.model, torch.channels_last)
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.progress = Progress()
+        self.interruption = Interruption(accelerator)
         self._prepare()
 
     def run(self) -> PrunNetForImageClassification:
-        """Train to the end; returns the calibrated model with a new embedding space."""
-        start = time.perf_counter()
+        """Train to the end; returns the calibrated model with a new embedding space.
+
+        Raises:
+            FloatingPointError: If a loss or gradient was no finite number any more.
+            SystemExit: If the run was asked to stop by SIGTERM, after saving a checkpoint.
+        """
         if self.options.resume:
             load_checkpoint(self.accelerator, self.directory)
+            self.step.skipped = self.progress.skipped
+            warn_of_changes(self.progress.recipe, recipe_of(self.arguments))
         elif self.accelerator.is_main_process:
             shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
+        self.progress.recipe = recipe_of(self.arguments)
+        self._begun = time.perf_counter() - self.progress.seconds
         self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
         bar = tqdm(
             total=self.schedule_steps,
@@ -149,13 +162,14 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with bar:
+        with bar, self.interruption:
             while self.progress.epoch < self.options.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
                 self._after_epoch()
+        self.step.watch.check()
         model = self._finish()
-        self.seconds = time.perf_counter() - start
+        self.seconds = time.perf_counter() - self._begun
         return model
 
     def facts(self) -> dict[str, Any]:
@@ -166,6 +180,7 @@ class Trainer:
             "num_train_classes": self.model.config.num_labels,
             "num_train_images": num_images(self.train_images),
             "training_seconds": self.seconds,
+            "skipped_steps": self.step.skipped,
         }
 
     def _prepare(self) -> None:
@@ -201,6 +216,7 @@ class Trainer:
             self.accelerator,
             max_grad_norm=options.max_grad_norm,
             seed=options.seed,
+            skip_nonfinite=options.skip_nonfinite_steps,
         )
 
     def _epoch(self, bar: tqdm[None]) -> None:
@@ -222,17 +238,28 @@ class Trainer:
         bar.update()
         self._log(losses, bar)
         every = self.options.checkpoint_steps
-        if every and self.progress.step % every == 0:
+        is_asked_to_stop = self.interruption.is_due(self.progress.step)
+        if is_asked_to_stop or (every and self.progress.step % every == 0):
             self.progress.position = self.batches.position()
             self._save_checkpoint()
             self.progress.position = None
+        if is_asked_to_stop:
+            if self.accelerator.is_main_process:
+                tqdm.write(
+                    f"Stopped by SIGTERM after step {self.progress.step}, which was saved: go on with --resume."
+                )
+            raise SystemExit(EXIT_STATUS)
 
     def _save_checkpoint(self) -> None:
+        self.step.watch.check()
+        self.progress.seconds = time.perf_counter() - self._begun
+        self.progress.skipped = self.step.skipped
         save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=self.options.keep_checkpoints)
 
     def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         if self.progress.step % self.options.log_every:
             return
+        self.step.watch.check()
         values = losses.tolist()
         capacities = self.step.objective.capacities
         bar.set_postfix(
@@ -252,6 +279,7 @@ class Trainer:
             self._save_checkpoint()
 
     def _keep_if_best(self, score: float) -> None:
+        self.step.watch.check()
         if self.arguments.data.validation_share == 0 or score <= self.progress.best_score:
             return
         self.progress.best_score = score
@@ -267,7 +295,7 @@ class Trainer:
         best = self.directory / "best"
         if self.progress.best_score >= 0 and best.is_dir():
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
-        _lay_out(model, torch.contiguous_format)
+        lay_out(model, torch.contiguous_format)
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
         is_main = self.accelerator.is_main_process
@@ -275,13 +303,6 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
-
-
-def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay out the weights of convolutions; they run faster as images do, the channels of a pixel side by side."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:

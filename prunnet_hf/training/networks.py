@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from ..calibration import add_statistics
 from ..configuration_prunnet import STATISTICS_GRID
 from ..configuration_prunnet import PrunNetConfig
@@ -70,3 +73,10 @@ def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification
         )
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
     return model, PrunNetImageProcessor.from_pretrained(source)
+
+
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the weights of convolutions; they run faster as images do, the channels of a pixel side by side."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)

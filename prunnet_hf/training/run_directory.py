@@ -8,7 +8,14 @@ from typing import Any
 
 from ..masking import format_capacity
 
-TRAINING_FACTS = ("method", "seed", "num_train_classes", "num_train_images", "training_seconds")
+TRAINING_FACTS = (
+    "method",
+    "seed",
+    "num_train_classes",
+    "num_train_images",
+    "training_seconds",
+    "skipped_steps",
+)
 """Entries of `metrics.json` that only the training itself knows."""
 CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png")
 

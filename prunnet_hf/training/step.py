@@ -11,6 +11,7 @@ from ..calibration import scratch_statistics
 from ..layers import masked_weights
 from ..masking import kept_masks
 from ..modeling_prunnet import PrunNetForImageClassification
+from .finite import FiniteWatch
 from .objectives import Gradients
 from .objectives import Objective
 
@@ -29,6 +30,11 @@ class TrainingStep:
         accelerator: Whose mixed precision, accumulation and processes are used.
         max_grad_norm: Largest norm of the merged gradient of all parameters.
         seed: Together with the step's number it decides the random orders of projection, alike on all processes.
+        skip_nonfinite: Leave out steps whose loss or gradient isn't finite; a GPU waits in each step to know.
+
+    Attributes:
+        watch: Knows whether losses and gradients have been finite so far.
+        skipped: How many steps were left out.
 
     Raises:
         ValueError: If `wrapped` is anything but the network or its data-parallel wrapper.
@@ -44,6 +50,7 @@ class TrainingStep:
         *,
         max_grad_norm: float,
         seed: int,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.model = model
         self.wrapped = wrapped
@@ -52,6 +59,10 @@ class TrainingStep:
         self.accelerator = accelerator
         self.max_grad_norm = max_grad_norm
         self.seed = seed
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped = 0
+        self.watch = FiniteWatch(objective.capacities, accelerator.device)
+        self._losses = torch.zeros(len(objective.capacities), device=accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._prefix = _prefix(model, wrapped)
         self._masks: dict[float, dict[str, Tensor]] | None = None
@@ -79,15 +90,23 @@ class TrainingStep:
             self.accelerator.backward(weight * loss)
             self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
             losses.append(loss.detach())
-        return torch.stack(losses)
+        stacked = torch.stack(losses)
+        self._losses += stacked
+        return stacked
 
     def update(self, step: int) -> None:
         """Merge the gradients, clip them and step the optimiser; the next batch starts afresh."""
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         self.objective.merge(self._gradients, generator)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        self.optimizer.step()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        if self.skip_nonfinite and not bool(torch.isfinite(norm)):
+            self.skipped += 1
+        else:
+            # Loss scaling makes gradients overflow at times, and then leaves the step out itself.
+            self.watch.note(step, self._losses, torch.zeros_like(norm) if self.accelerator.scaler else norm)
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._losses = torch.zeros_like(self._losses)
         self._gradients = [{} for _ in self.objective.capacities]
         self._masks = None
 

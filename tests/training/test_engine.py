@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,6 +20,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from accelerate.state import GradientState
+from accelerate.utils import set_seed
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -276,6 +284,101 @@ def test_run_resumed_amid_an_epoch_ends_with_the_same_weights(
     expected, found = weights(whole / "model"), weights(interrupted / "model")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert metrics(interrupted)["results"] == metrics(whole)["results"]
+
+
+def test_run_asked_to_stop_saves_first_and_goes_on_later(photos: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(arguments(photos, whole))
+    set_seed(0)  # as `train` does
+    run = trainer(arguments(photos, stopped))
+    update = run.step.update
+
+    def update_and_be_asked(step: int) -> None:
+        update(step)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run.step.update = update_and_be_asked
+    with pytest.raises(SystemExit) as stop:
+        run.run()
+    assert stop.value.code == 128 + 15
+    assert [path.name for path in list_checkpoints(stopped)] == ["step-2"]
+    train(arguments(photos, stopped, resume=True))
+    expected, found = weights(whole / "model"), weights(stopped / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def train_quietly(run: RunArguments) -> None:
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        train(run)
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(arguments(photos, whole, epochs=4, checkpoint_steps=1))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    delays = Random(0)
+    kills = 0
+    for _ in range(40):
+        has_begun = bool(list_checkpoints(killed))
+        run = arguments(photos, killed, epochs=4, checkpoint_steps=1, resume=has_begun)
+        process = context.Process(target=train_quietly, args=(run,))
+        process.start()
+        process.join(delays.uniform(0.2, 2.5) if kills < 6 else 300)
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    assert process.exitcode == 0
+    assert kills >= 2
+    expected, found = weights(whole / "model"), weights(killed / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert metrics(killed)["results"] == metrics(whole)["results"]
+
+
+def spoil(run: Trainer, step_to_spoil: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the images of one step infinite, so that losses are no numbers."""
+    backward = run.step.backward
+
+    def spoilt(batch: dict[str, torch.Tensor], weight: float = 1.0) -> torch.Tensor:
+        if run.progress.step == step_to_spoil:
+            batch = {**batch, "pixel_values": batch["pixel_values"] * math.inf}
+        return backward(batch, weight)
+
+    monkeypatch.setattr(run.step, "backward", spoilt)
+
+
+def test_diverged_run_stops_before_anything_bad_is_saved(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(arguments(photos, tmp_path, checkpoint_steps=1, log_every=100))
+    spoil(run, 2, monkeypatch)
+    with pytest.raises(FloatingPointError, match=r"The loss of capacity 1\.00, 0\.20, 0\.50 .* in step 2"):
+        run.run()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-1", "step-2"]
+
+
+def test_nonfinite_steps_are_left_out_and_counted_if_asked(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True))
+    spoil(run, 2, monkeypatch)
+    model = run.run()
+    assert run.facts()["skipped_steps"] == 1
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+def test_resuming_with_other_arguments_is_told(
+    photos: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(finished / "checkpoints" / "step-6", tmp_path / "checkpoints" / "step-6")
+    trainer(arguments(photos, tmp_path, checkpoint_every=1, resume=True, learning_rate=0.02)).run()
+    assert "goes on with other arguments than it was begun with" in caplog.text
+    assert "learning_rate 0.1 -> 0.02" in caplog.text
 
 
 def test_stream_trains_on_the_same_images_as_the_data_set(photos: Path, tmp_path: Path) -> None:
