@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
         run: The run directory.
         step: Optimiser steps done.
         keep: Older checkpoints beyond this number are removed, after the new one is in place.
+
+    Raises:
+        OSError: If it can't be written, for want of space, say; those before it stay.
     """
     final = run / "checkpoints" / f"step-{step}"
     partial = final.with_name(final.name + PARTIAL)
@@ -90,7 +94,13 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
         for leftover in (final, partial):
             shutil.rmtree(leftover, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors raise on full disks
+        raise OSError(
+            f"The checkpoint {final} could not be written ({error}). The ones before it are whole: make room, and go "
+            "on with --resume."
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         partial.rename(final)

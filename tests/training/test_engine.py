@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -337,6 +338,32 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp
     expected, found = weights(whole / "model"), weights(killed / "model")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert metrics(killed)["results"] == metrics(whole)["results"]
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    train(arguments(photos, whole, checkpoint_steps=1))
+    set_seed(0)
+    run = trainer(arguments(photos, full, checkpoint_steps=1))
+    update, (soft, hard) = run.step.update, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def update_and_fill_the_disk(step: int) -> None:
+        update(step)
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # longer files can't be written
+
+    monkeypatch.setattr(run.step, "update", update_and_fill_the_disk)
+    try:
+        with pytest.raises(OSError, match=r"step-4 could not be written .* make room, and go on with --resume"):
+            run.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in list_checkpoints(full)] == ["step-2", "step-3"]
+    train(arguments(photos, full, checkpoint_steps=1, resume=True))
+    expected, found = weights(whole / "model"), weights(full / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def spoil(run: Trainer, step_to_spoil: int, monkeypatch: pytest.MonkeyPatch) -> None:
