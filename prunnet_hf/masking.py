@@ -154,7 +154,7 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return `weight` where `mask` is true, zero elsewhere; all three have the same shape."""
-        # A product of floats takes a tenth of the time of torch.where.
+        # A product of floats is far faster than torch.where on a CPU.
         factor = mask.to(weight.dtype)
         ctx.save_for_backward(weight, scores, factor)
         return weight * factor

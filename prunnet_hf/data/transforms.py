@@ -127,7 +127,7 @@ class TrainingCollator:
         image = read_image(row)
         # The seeds of a run, an epoch and an image are mixed, or images would share those of their neighbours.
         draw = np.random.SeedSequence([self.seed, int(self._epoch), row[ROW]]).generate_state(1, np.uint64)
-        # Not torch.manual_seed, which takes 50 times as long and reseeds the GPUs too.
+        # Not torch.manual_seed, which is slower and reseeds the GPUs too.
         generator = torch.default_generator
         before = generator.get_state()
         try:

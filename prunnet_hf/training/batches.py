@@ -112,8 +112,7 @@ class DealtBatches:
             pin_memory=self.device.type == "cuda",
         )
         self.updates_per_epoch = self.sampler.num_batches // self.accumulation
-        # How many workers read them makes no difference here.
-        self.settings = {**_settings(images, arguments, accelerator), "num_workers": None}
+        self.settings = _settings(images, arguments, accelerator)
         self._done = 0
 
     def epoch(self, epoch: int, start: Mapping[str, Any] | None = None) -> Iterator[MicroBatch]:
@@ -170,7 +169,8 @@ class StreamedBatches:
         self.accelerator = accelerator
         self.accumulation = options.gradient_accumulation_steps
         self.num_images = num_images(images)
-        self.settings = _settings(images, arguments, accelerator)
+        # Each worker has shards of its own; how many read a data set makes no difference.
+        self.settings = {**_settings(images, arguments, accelerator), "num_workers": arguments.data.num_workers}
         self.loader = StreamLoader(
             images,
             collate,
@@ -200,7 +200,7 @@ class StreamedBatches:
         own = None
         if start is not None:
             own = Position(**start["positions"][self.accelerator.process_index])
-            self._times_seen[start["seen"][self.accelerator.process_index]] = 1
+            self._times_seen[:] = start["times_seen"][self.accelerator.process_index].numpy()
         batches = self.loader.epoch(epoch, own)
         while True:
             group = list(islice(batches, self.accumulation))
@@ -216,7 +216,7 @@ class StreamedBatches:
         """See `Batches`."""
         return {
             "settings": self.settings,
-            "seen": gather_object([torch.from_numpy(self._times_seen).nonzero().flatten()]),
+            "times_seen": gather_object([torch.tensor(self._times_seen)]),
             "positions": gather_object([asdict(self.loader.position)]),
         }
 
@@ -254,7 +254,6 @@ def _settings(images: ImageDataset, arguments: RunArguments, accelerator: Accele
     return {
         "num_images": num_images(images),
         "num_processes": accelerator.num_processes,
-        "num_workers": arguments.data.num_workers,
         "batch_size": arguments.train.batch_size,
         "gradient_accumulation_steps": arguments.train.gradient_accumulation_steps,
         "seed": arguments.train.seed,

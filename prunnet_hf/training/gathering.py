@@ -60,6 +60,8 @@ def encode_together(
         num_workers=num_workers,
         progress=progress and accelerator.is_main_process,
     )
+    if accelerator.num_processes == 1:  # nothing to gather, which would copy everything
+        return share.in_order(num_images(images))
     rows = _gathered(accelerator, share.rows, _NO_ROW)
     # One network at a time: together they may be larger than a device's memory.
     embeddings = {key: _gathered(accelerator, array, 0)[rows != _NO_ROW] for key, array in share.embeddings.items()}

@@ -99,11 +99,13 @@ class TrainingStep:
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         self.objective.merge(self._gradients, generator)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        if self.skip_nonfinite and not bool(torch.isfinite(norm)):
-            self.skipped += 1
-        else:
-            # Loss scaling makes gradients overflow at times, and then leaves the step out itself.
-            self.watch.note(step, self._losses, torch.zeros_like(norm) if self.accelerator.scaler else norm)
+        # Loss scaling makes gradients overflow at times; it then leaves the step out itself, and lowers the scale.
+        scaler = self.accelerator.scaler
+        is_left_out = self.skip_nonfinite and not bool(torch.isfinite(norm))
+        self.skipped += is_left_out
+        if not is_left_out:
+            self.watch.note(step, self._losses, torch.zeros_like(norm) if scaler else norm)
+        if scaler or not is_left_out:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._losses = torch.zeros_like(self._losses)
@@ -111,7 +113,7 @@ class TrainingStep:
         self._masks = None
 
     def _find_masks(self) -> dict[float, dict[str, Tensor]]:
-        # Scores don't change within a step: one sort a layer serves all passes.
+        # Scores don't change within a step: the masks of a layer serve all passes and accumulated batches.
         below = [capacity for capacity in self.objective.capacities if capacity < 1.0]
         masks: dict[float, dict[str, Tensor]] = {capacity: {} for capacity in below}
         for name, layer in self.model.prunable_layers().items():

@@ -170,6 +170,20 @@ def test_overflow_skips_the_step_and_says_so() -> None:
         assert torch.equal(parameter, before[name]), name
 
 
+def test_overflow_under_loss_scaling_is_left_out_by_the_scaler_if_nonfinite_steps_are_skipped() -> None:
+    model, step = with_loss_scale(2.0**120)
+    step.skip_nonfinite = True
+    before, scale = state(model), step.accelerator.scaler.get_scale()
+    step.backward({**batch(), "pixel_values": batch()["pixel_values"] * 1e30})
+    step.update(0)
+    assert step.skipped == 1
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert step.accelerator.scaler.get_scale() < scale
+    step.backward(batch())
+    step.update(1)  # the scaler has to be told of the step it left out, or this one fails
+    step.watch.check()
+
+
 def test_gradients_of_one_step_do_not_reach_the_next() -> None:
     model = tiny_model(WITHOUT_BATCH_STATISTICS)
     model.prunnet.projector.eval()
