@@ -23,6 +23,7 @@ from torch import nn
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
 
@@ -129,14 +130,15 @@ def prunnet_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Te
         layer.scores.requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    objective = create_objective("prunnet", model, CAPACITIES)
-    training = TrainingStep(model, wrapped, objective, prepared, accelerator, max_grad_norm=100.0, seed=0)
+    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", CAPACITIES)
+    training = TrainingStep(model, wrapped, objective, passes, prepared, accelerator, max_grad_norm=100.0, seed=0)
     steps = iter(range(10**9))
     wrapped.train()
 
     def step() -> None:
-        training.backward(batch)
-        training.update(next(steps))
+        number = next(steps)
+        training.backward(batch, number)
+        training.update(number)
 
     return step
 

@@ -128,6 +128,16 @@ class TrainArguments:
     capacities: list[float] = field(
         default_factory=lambda: list(TRAINED_CAPACITIES), metadata={"help": "Capacities to train, each in (0, 1]."}
     )
+    capacity_sampling: Literal["fixed", "sandwich"] = field(
+        default="fixed",
+        metadata={
+            "help": "Capacities of a step's passes: those of `capacities`; or the smallest of them and "
+            "`capacity_draws` random ones from there to 1, drawn anew for each step."
+        },
+    )
+    capacity_draws: int = field(
+        default=2, metadata={"help": "For sandwich: capacities to draw, one from each of so many parts of the range."}
+    )
     eval_capacities: list[float] = field(
         default_factory=lambda: [0.1, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
     )
@@ -189,7 +199,7 @@ class TrainArguments:
         """Check what can be checked without data."""
         _check_choices(self)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
-        _check_at_least(self, 1, "calibration_images", "log_every")
+        _check_at_least(self, 1, "calibration_images", "log_every", "capacity_draws")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
         if self.max_grad_norm == 0:

@@ -24,10 +24,10 @@ from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
 from ..data.transforms import TrainingCollator
 from ..data.transforms import train_transform
-from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import RunArguments
 from .batches import create_batches
+from .capacities import pass_capacities
 from .checkpoints import Progress
 from .checkpoints import check_output_dir
 from .checkpoints import load_checkpoint
@@ -203,15 +203,22 @@ class Trainer:
         objective = create_objective(
             options.method,
             self.model,
-            options.capacities,
             alpha=options.alpha,
             projection=options.projection,
             scale_dense_gradients=options.scale_dense_gradients,
+        )
+        capacities = pass_capacities(
+            options.method,
+            options.capacities,
+            sampling=options.capacity_sampling,
+            num_draws=options.capacity_draws,
+            seed=options.seed,
         )
         self.step = TrainingStep(
             self.model,
             self.wrapped,
             objective,
+            capacities,
             optimizer,
             self.accelerator,
             max_grad_norm=options.max_grad_norm,
@@ -224,7 +231,7 @@ class Trainer:
         start, self.progress.position = self.progress.position, None
         for batch in self.batches.epoch(self.progress.epoch, start):
             with nullcontext() if batch.is_update else self.accelerator.no_sync(self.wrapped):
-                losses = self.step.backward(batch.tensors, batch.weight)
+                losses = self.step.backward(batch.tensors, self.progress.step, batch.weight)
             if batch.is_update:
                 self.step.update(self.progress.step)
                 self._after_step(losses, bar)
@@ -261,11 +268,10 @@ class Trainer:
             return
         self.step.watch.check()
         values = losses.tolist()
-        capacities = self.step.objective.capacities
         bar.set_postfix(
             epoch=self.progress.epoch, loss=f"{values[0]:.3f}", smallest=f"{values[min(1, len(values) - 1)]:.3f}"
         )
-        entries = {f"loss/capacity-{format_capacity(c)}": value for c, value in zip(capacities, values, strict=True)}
+        entries = {f"loss/{name}": value for name, value in zip(self.step.capacities.names, values, strict=True)}
         self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
 
     def _after_epoch(self) -> None:

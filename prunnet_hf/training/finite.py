@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..masking import format_capacity
+from .capacities import PassCapacities
 
 _NEVER = -1
 
@@ -18,12 +17,12 @@ class FiniteWatch:
     What it remembers stays on the device until somebody asks, so that a GPU never waits for it.
 
     Args:
-        capacities: Of the passes of a step.
+        capacities: Of the passes of each step.
         device: Where losses are.
     """
 
-    def __init__(self, capacities: Sequence[float], device: torch.device) -> None:
-        self.capacities = list(capacities)
+    def __init__(self, capacities: PassCapacities, device: torch.device) -> None:
+        self.capacities = capacities
         self._step = torch.tensor(_NEVER, device=device)
         self._is_bad = torch.zeros(len(self.capacities) + 1, dtype=torch.bool, device=device)
 
@@ -49,7 +48,8 @@ class FiniteWatch:
         step = int(self._step)
         if step == _NEVER:
             return
-        bad = [format_capacity(c) for c, is_bad in zip(self.capacities, self._is_bad.tolist(), strict=False) if is_bad]
+        capacities = self.capacities.at(step)
+        bad = [format_capacity(c) for c, is_bad in zip(capacities, self._is_bad.tolist(), strict=False) if is_bad]
         what = f"The loss of capacity {', '.join(bad)}" if bad else "The merged gradient"
         raise FloatingPointError(
             f"{what} is no finite number in step {step}: the run has diverged, and nothing was saved since. Lower "

@@ -31,15 +31,13 @@ Gradients = dict[Tensor, Tensor]
 
 
 class Objective(ABC):
-    """The passes of a step, and the merging of their gradients.
+    """The merging of the gradients of a step's passes.
 
     Args:
         model: The network in training; its scores get their gradients here, not from autograd.
-        capacities: Capacity of each pass; 1.0 is the dense network.
     """
 
-    def __init__(self, model: PrunNetForImageClassification, capacities: Sequence[float]) -> None:
-        self.capacities = list(capacities)
+    def __init__(self, model: PrunNetForImageClassification) -> None:
         self.layers: list[PrunableLayer] = list(model.prunable_layers().values())
         of_layers = {parameter for layer in self.layers for parameter in (layer.weight, layer.scores)}
         self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in of_layers]
@@ -49,7 +47,7 @@ class Objective(ABC):
         """Set `.grad` of every parameter from the gradients of each pass.
 
         Args:
-            passes: For each of `capacities` the gradients that its pass left, without those of scores.
+            passes: The gradients that each pass left, without those of scores.
             generator: Source of random orders, in the same state on all processes.
         """
 
@@ -74,7 +72,6 @@ class ConflictAwareObjective(Objective):
 
     Args:
         model: The network in training.
-        capacities: Capacity of each pass, the dense network's (1.0) first.
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
         scale_dense_gradients: Multiply what the dense pass alone trains by the number of passes, as integration does
@@ -84,14 +81,13 @@ class ConflictAwareObjective(Objective):
     def __init__(
         self,
         model: PrunNetForImageClassification,
-        capacities: Sequence[float],
         *,
         alpha: float = 0.5,
         projection: Literal["last", "sequential"] = "last",
         scale_dense_gradients: bool = False,
     ) -> None:
-        super().__init__(model, capacities)
-        self.dense_scale = len(self.capacities) if scale_dense_gradients else 1
+        super().__init__(model)
+        self.scale_dense_gradients = scale_dense_gradients
         self.alpha = alpha
         self.projection = projection
         dense_only = dense_pass_parameters(model)
@@ -107,8 +103,9 @@ class ConflictAwareObjective(Objective):
             gradients = [gradients[parameter] for gradients in passes]
             orders = projection_orders(len(passes), per_row=False, generator=generator)
             parameter.grad = integrate(gradients, orders, per_row=False, alpha=self.alpha, projection=self.projection)
+        dense_scale = len(passes) if self.scale_dense_gradients else 1
         for parameter in self.dense_parameters:
-            parameter.grad = self.dense_scale * passes[0][parameter]
+            parameter.grad = dense_scale * passes[0][parameter]
 
     def _merge_layer(self, layer: PrunableLayer, gradients: list[Tensor], generator: torch.Generator) -> None:
         per_row = isinstance(layer, PrunableConv2d)
@@ -151,7 +148,6 @@ def _normalises(module: nn.Module) -> bool:
 def create_objective(
     method: Method,
     model: PrunNetForImageClassification,
-    capacities: Sequence[float],
     *,
     alpha: float = 0.5,
     projection: Literal["last", "sequential"] = "last",
@@ -162,7 +158,6 @@ def create_objective(
     Args:
         method: `"prunnet"`, `"joint"` (the plain sum of the same N+1 losses) or `"independent"` (one network alone).
         model: The network in training.
-        capacities: Trained capacities; exactly one for `"independent"`. The dense network is always among the others.
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
         scale_dense_gradients: See `ConflictAwareObjective`.
@@ -172,14 +167,11 @@ def create_objective(
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
-    if method == "independent":
-        return SumObjective(model, capacities)
-    passes = [1.0, *(capacity for capacity in capacities if capacity < 1.0)]
-    if method == "joint":
-        return SumObjective(model, passes)
-    return ConflictAwareObjective(
-        model, passes, alpha=alpha, projection=projection, scale_dense_gradients=scale_dense_gradients
-    )
+    if method == "prunnet":
+        return ConflictAwareObjective(
+            model, alpha=alpha, projection=projection, scale_dense_gradients=scale_dense_gradients
+        )
+    return SumObjective(model)
 
 
 def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:

@@ -11,13 +11,14 @@ from ..calibration import scratch_statistics
 from ..layers import masked_weights
 from ..masking import kept_masks
 from ..modeling_prunnet import PrunNetForImageClassification
+from .capacities import PassCapacities
 from .finite import FiniteWatch
 from .objectives import Gradients
 from .objectives import Objective
 
 
 class TrainingStep:
-    """Runs the passes of an objective on batches, and steps the optimiser on their merged gradients.
+    """Runs the network at several capacities on batches, and steps the optimiser on the merged gradients.
 
     The wrapped module's forward is what runs, so data parallelism and mixed precision work as accelerate sets them up,
     and each pass's gradients are averaged over the processes before they are merged. Scores never enter the graph.
@@ -25,7 +26,8 @@ class TrainingStep:
     Args:
         model: The network itself.
         wrapped: What `accelerator.prepare` made of it.
-        objective: Passes and merging.
+        objective: Merges the gradients.
+        capacities: Of the passes.
         optimizer: Prepared by `accelerator`.
         accelerator: Whose mixed precision, accumulation and processes are used.
         max_grad_norm: Largest norm of the merged gradient of all parameters.
@@ -45,6 +47,7 @@ class TrainingStep:
         model: PrunNetForImageClassification,
         wrapped: nn.Module,
         objective: Objective,
+        capacities: PassCapacities,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
         *,
@@ -55,35 +58,38 @@ class TrainingStep:
         self.model = model
         self.wrapped = wrapped
         self.objective = objective
+        self.capacities = capacities
         self.optimizer = optimizer
         self.accelerator = accelerator
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.skip_nonfinite = skip_nonfinite
         self.skipped = 0
-        self.watch = FiniteWatch(objective.capacities, accelerator.device)
-        self._losses = torch.zeros(len(objective.capacities), device=accelerator.device)
+        self.watch = FiniteWatch(capacities, accelerator.device)
+        self._losses = torch.zeros(len(capacities), device=accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._prefix = _prefix(model, wrapped)
         self._masks: dict[float, dict[str, Tensor]] | None = None
-        self._gradients: list[Gradients] = [{} for _ in objective.capacities]
+        self._gradients: list[Gradients] = [{} for _ in range(len(capacities))]
 
-    def backward(self, batch: dict[str, Tensor], weight: float = 1.0) -> Tensor:
+    def backward(self, batch: dict[str, Tensor], step: int, weight: float = 1.0) -> Tensor:
         """Run all passes on a batch and keep their gradients, added to those of earlier batches of the same step.
 
         Args:
             batch: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`.
+            step: Number of the step, as `update` will be told.
             weight: Of the mean loss of this batch; gradients are averaged over processes and accumulated batches.
 
         Returns:
             The loss of each pass, `(num_passes,)`, detached.
         """
+        capacities = self.capacities.at(step)
         if self._masks is None:
-            self._masks = self._find_masks()
+            self._masks = self._find_masks(capacities)
         # As the weights are: see the engine.
         inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=torch.channels_last)}
         losses = []
-        for index, capacity in enumerate(self.objective.capacities):
+        for index, capacity in enumerate(capacities):
             for parameter in self.parameters:
                 parameter.grad = self._gradients[index].get(parameter)
             loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=inputs).loss
@@ -109,12 +115,12 @@ class TrainingStep:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._losses = torch.zeros_like(self._losses)
-        self._gradients = [{} for _ in self.objective.capacities]
+        self._gradients = [{} for _ in range(len(self.capacities))]
         self._masks = None
 
-    def _find_masks(self) -> dict[float, dict[str, Tensor]]:
+    def _find_masks(self, capacities: list[float]) -> dict[float, dict[str, Tensor]]:
         # Scores don't change within a step: the masks of a layer serve all passes and accumulated batches.
-        below = [capacity for capacity in self.objective.capacities if capacity < 1.0]
+        below = [capacity for capacity in capacities if capacity < 1.0]
         masks: dict[float, dict[str, Tensor]] = {capacity: {} for capacity in below}
         for name, layer in self.model.prunable_layers().items():
             for capacity, mask in zip(below, kept_masks(layer.scores, below), strict=True):

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from contextlib import redirect_stdout
@@ -243,7 +244,7 @@ def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tm
     ends = {}
     for method in ("joint", "prunnet"):
         run = trainer(arguments(photos, tmp_path / method, method=method, epochs=1))
-        assert run.step.objective.capacities == [1.0, 0.2, 0.5]
+        assert run.step.capacities.at(0) == [1.0, 0.2, 0.5]
         ends[method] = run.run().state_dict()["prunnet.backbone.conv1.0.weight"]
     assert not torch.equal(ends["joint"], ends["prunnet"])
 
@@ -317,7 +318,9 @@ def train_quietly(run: RunArguments) -> None:
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start = time.perf_counter()
     train(arguments(photos, whole, epochs=4, checkpoint_steps=1))
+    duration = time.perf_counter() - start
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     delays = Random(0)
@@ -327,7 +330,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp
         run = arguments(photos, killed, epochs=4, checkpoint_steps=1, resume=has_begun)
         process = context.Process(target=train_quietly, args=(run,))
         process.start()
-        process.join(delays.uniform(0.2, 2.5) if kills < 6 else 300)
+        process.join(delays.uniform(0.1, 0.7) * duration if kills < 6 else 300)
         if process.exitcode is not None:
             break
         process.kill()
@@ -370,10 +373,10 @@ def spoil(run: Trainer, step_to_spoil: int, monkeypatch: pytest.MonkeyPatch) -> 
     """Make the images of one step infinite, so that losses are no numbers."""
     backward = run.step.backward
 
-    def spoilt(batch: dict[str, torch.Tensor], weight: float = 1.0) -> torch.Tensor:
-        if run.progress.step == step_to_spoil:
+    def spoilt(batch: dict[str, torch.Tensor], step: int, weight: float) -> torch.Tensor:
+        if step == step_to_spoil:
             batch = {**batch, "pixel_values": batch["pixel_values"] * math.inf}
-        return backward(batch, weight)
+        return backward(batch, step, weight)
 
     monkeypatch.setattr(run.step, "backward", spoilt)
 

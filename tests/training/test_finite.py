@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
+from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.finite import FiniteWatch
 
 ONE = torch.tensor(1.0)
 
 
 def watch() -> FiniteWatch:
-    return FiniteWatch([1.0, 0.2, 0.5], torch.device("cpu"))
+    return FiniteWatch(pass_capacities("prunnet", [0.2, 0.5]), torch.device("cpu"))
 
 
 def test_finite_steps_pass() -> None:

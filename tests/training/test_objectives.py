@@ -59,7 +59,7 @@ def test_sum_is_what_autograd_makes_of_the_sum_of_losses(backbone: str) -> None:
     model.zero_grad()
 
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    SumObjective(model, CAPACITIES).merge(passes, torch.Generator())
+    SumObjective(model).merge(passes, torch.Generator())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
         assert not parameter.grad.requires_grad, f"{name} would carry a graph into the optimiser"
@@ -68,7 +68,7 @@ def test_sum_is_what_autograd_makes_of_the_sum_of_losses(backbone: str) -> None:
 def test_sum_of_a_single_pass_is_that_pass() -> None:
     model = tiny_model("resnet10t")
     gradients = pass_gradients(model, 0.5)
-    SumObjective(model, [0.5]).merge([gradients], torch.Generator())
+    SumObjective(model).merge([gradients], torch.Generator())
     assert all(parameter.grad is gradient for parameter, gradient in gradients.items())
 
 
@@ -77,7 +77,7 @@ def test_sum_of_a_single_pass_is_that_pass() -> None:
 def test_conflict_aware_gradients_are_the_references(backbone: str, projection: str) -> None:
     model = tiny_model(backbone)
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    objective = ConflictAwareObjective(model, CAPACITIES, alpha=0.7, projection=projection)
+    objective = ConflictAwareObjective(model, alpha=0.7, projection=projection)
     objective.merge(passes, torch.Generator().manual_seed(3))
 
     # The same orders again: for each layer those of its weight, then of its scores; then those of the other tensors.
@@ -103,7 +103,7 @@ def test_conflict_aware_gradients_are_the_references(backbone: str, projection: 
 def test_dense_pass_alone_trains_classifier_projector_and_norms(backbone: str) -> None:
     model = tiny_model(backbone)
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    ConflictAwareObjective(model, CAPACITIES).merge(passes, torch.Generator().manual_seed(0))
+    ConflictAwareObjective(model).merge(passes, torch.Generator().manual_seed(0))
     dense = dense_pass_parameters(model)
     assert {model.classifier.weight, model.classifier.bias, *model.prunnet.projector.parameters()} < dense
     for parameter in dense:
@@ -122,7 +122,7 @@ def test_which_parameters_the_dense_pass_alone_trains() -> None:
         *("backbone.norm.weight", "backbone.norm.bias"),
     }
     # A bias, a token and a position embedding are dense in every subnetwork, yet all passes train them.
-    integrated = set(ConflictAwareObjective(model, CAPACITIES).integrated_parameters)
+    integrated = set(ConflictAwareObjective(model).integrated_parameters)
     backbone = model.prunnet.backbone
     assert {backbone.cls_token, backbone.pos_embed, backbone.blocks[0].attn.qkv.bias} <= integrated
 
@@ -162,25 +162,15 @@ def test_norms_of_every_kind_are_trained_by_the_dense_pass_alone(layer: nn.Modul
 def test_every_parameter_gets_a_gradient() -> None:
     model = tiny_model("vit_tiny_patch16_224")
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    ConflictAwareObjective(model, CAPACITIES).merge(passes, torch.Generator().manual_seed(0))
+    ConflictAwareObjective(model).merge(passes, torch.Generator().manual_seed(0))
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize(
-    ("method", "capacities", "passes"),
-    [
-        ("prunnet", [0.2, 0.5, 1.0], [1.0, 0.2, 0.5]),
-        ("joint", [0.2, 0.5], [1.0, 0.2, 0.5]),
-        ("independent", [0.2], [0.2]),
-        ("independent", [1.0], [1.0]),
-    ],
-)
-def test_passes_of_each_method(method: str, capacities: list[float], passes: list[float]) -> None:
-    objective = create_objective(method, tiny_model("resnet10t"), capacities)
-    assert objective.capacities == passes
-    assert isinstance(objective, ConflictAwareObjective) == (method == "prunnet")
+@pytest.mark.parametrize(("method", "merges"), [("prunnet", True), ("joint", False), ("independent", False)])
+def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
+    assert isinstance(create_objective(method, tiny_model("resnet10t")), ConflictAwareObjective) == merges
 
 
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match=r"method must be one of prunnet, joint, independent; got 'sfsc'"):
-        create_objective("sfsc", tiny_model("resnet10t"), [0.2])
+        create_objective("sfsc", tiny_model("resnet10t"))

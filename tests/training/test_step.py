@@ -17,6 +17,7 @@ from torch import nn
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
 from tests.processes import run_processes
@@ -50,8 +51,10 @@ def training_step(
 ) -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    objective = create_objective(method, model, list(capacities) or [0.2, 0.5])
-    return TrainingStep(model, wrapped, objective, optimizer, accelerator, max_grad_norm=100.0, seed=0)
+    passes = pass_capacities(method, list(capacities) or [0.2, 0.5])
+    return TrainingStep(
+        model, wrapped, create_objective(method, model), passes, optimizer, accelerator, max_grad_norm=100.0, seed=0
+    )
 
 
 def batch(size: int = 8, seed: int = 1) -> dict[str, Tensor]:
@@ -72,7 +75,7 @@ def test_a_step_moves_weights_and_scores_and_returns_the_loss_of_each_pass() -> 
     model = tiny_model()
     step = training_step(model, Accelerator(cpu=True))
     before = state(model)
-    losses = step.backward(batch())
+    losses = step.backward(batch(), 0)
     step.update(0)
     assert losses.shape == (3,)
     assert losses.isfinite().all()
@@ -91,7 +94,7 @@ def test_two_half_batches_make_the_step_of_the_whole() -> None:
         step = training_step(model, accelerator)
         for part in batches:
             with accelerator.accumulate(step.wrapped):
-                step.backward(part)
+                step.backward(part, 0)
         step.update(0)
         ends.append(dict(model.named_parameters()))
     start = dict(tiny_model(WITHOUT_BATCH_STATISTICS).named_parameters())
@@ -102,8 +105,8 @@ def test_two_half_batches_make_the_step_of_the_whole() -> None:
 
 def test_subnetworks_leave_the_dense_statistics_as_a_dense_pass_alone_leaves_them() -> None:
     models = tiny_model(), tiny_model()
-    training_step(models[0], Accelerator(cpu=True)).backward(batch())
-    training_step(models[1], Accelerator(cpu=True), "independent", 1.0).backward(batch())
+    training_step(models[0], Accelerator(cpu=True)).backward(batch(), 0)
+    training_step(models[1], Accelerator(cpu=True), "independent", 1.0).backward(batch(), 0)
     buffers = [dict(model.named_buffers()) for model in models]
     assert any(name.endswith("running_mean") and value.any() for name, value in buffers[0].items())
     for name, value in buffers[0].items():
@@ -113,13 +116,13 @@ def test_subnetworks_leave_the_dense_statistics_as_a_dense_pass_alone_leaves_the
 def test_masks_are_those_of_the_scores_when_the_step_began() -> None:
     model = tiny_model()
     step = training_step(model, Accelerator(cpu=True))
-    first = step.backward(batch())
+    first = step.backward(batch(), 0)
     with torch.no_grad():
         for layer in model.prunable_layers().values():
             layer.scores.copy_(1 / layer.scores)  # the opposite ranking
-    assert torch.equal(step.backward(batch()), first)
+    assert torch.equal(step.backward(batch(), 0), first)
     step.update(0)
-    assert not torch.equal(step.backward(batch())[1:], first[1:])
+    assert not torch.equal(step.backward(batch(), 0)[1:], first[1:])
 
 
 def test_same_seed_gives_the_same_bits() -> None:
@@ -128,7 +131,7 @@ def test_same_seed_gives_the_same_bits() -> None:
         model = tiny_model()
         step = training_step(model, Accelerator(cpu=True))
         for number in range(3):
-            step.backward(batch(seed=number))
+            step.backward(batch(seed=number), number)
             step.update(number)
         ends.append(state(model))
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -139,7 +142,7 @@ def test_orders_of_projection_change_from_step_to_step() -> None:
     for number in (0, 1):
         model = tiny_model()
         step = training_step(model, Accelerator(cpu=True))
-        step.backward(batch())
+        step.backward(batch(), number)
         step.update(number)
         ends.append(state(model))
     assert not all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -151,7 +154,7 @@ def with_loss_scale(scale: float) -> tuple[PrunNetForImageClassification, Traini
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     step = training_step(model, accelerator)
     step.max_grad_norm = float("inf")
-    step.backward(batch())
+    step.backward(batch(), 0)
     step.update(0)
     return model, step
 
@@ -174,12 +177,12 @@ def test_overflow_under_loss_scaling_is_left_out_by_the_scaler_if_nonfinite_step
     model, step = with_loss_scale(2.0**120)
     step.skip_nonfinite = True
     before, scale = state(model), step.accelerator.scaler.get_scale()
-    step.backward({**batch(), "pixel_values": batch()["pixel_values"] * 1e30})
+    step.backward({**batch(), "pixel_values": batch()["pixel_values"] * 1e30}, 0)
     step.update(0)
     assert step.skipped == 1
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert step.accelerator.scaler.get_scale() < scale
-    step.backward(batch())
+    step.backward(batch(), 1)
     step.update(1)  # the scaler has to be told of the step it left out, or this one fails
     step.watch.check()
 
@@ -189,15 +192,15 @@ def test_gradients_of_one_step_do_not_reach_the_next() -> None:
     model.prunnet.projector.eval()
     start = copy.deepcopy(model)
     step = training_step(model, Accelerator(cpu=True))
-    step.backward(batch(seed=5))
+    step.backward(batch(seed=5), 0)
     step.update(0)
     model.load_state_dict(start.state_dict())
     step.optimizer.state.clear()
-    step.backward(batch(seed=6))
+    step.backward(batch(seed=6), 1)
     step.update(1)
 
     afresh = training_step(start, Accelerator(cpu=True))
-    afresh.backward(batch(seed=6))
+    afresh.backward(batch(seed=6), 1)
     afresh.update(1)
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in model.state_dict().items())
 
@@ -205,15 +208,15 @@ def test_gradients_of_one_step_do_not_reach_the_next() -> None:
 def test_label_beyond_the_classes_is_named() -> None:
     step = training_step(tiny_model(), Accelerator(cpu=True))
     with pytest.raises(ValueError, match=r"labels must be from 0 to 3 \(num_labels=4\); got 1 to 4"):
-        step.backward({**batch(4), "labels": torch.tensor([1, 2, 3, 4])})
+        step.backward({**batch(4), "labels": torch.tensor([1, 2, 3, 4])}, 0)
 
 
 def test_other_wrappers_are_refused() -> None:
     model, accelerator = tiny_model(), Accelerator(cpu=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = create_objective("prunnet", model, [0.2])
+    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", [0.2])
     with pytest.raises(ValueError, match=r"wrapped it in Sequential.*--dynamo_backend"):
-        TrainingStep(model, nn.Sequential(model), objective, optimizer, accelerator, max_grad_norm=1.0, seed=0)
+        TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
 
 def several_updates() -> dict[str, Tensor]:
@@ -227,9 +230,9 @@ def several_updates() -> dict[str, Tensor]:
         share = {name: tensor[rank::world_size] for name, tensor in batch(12, seed=number).items()}
         is_update = number % 2 == 1
         with nullcontext() if is_update else accelerator.no_sync(step.wrapped):
-            step.backward(share)
+            step.backward(share, number // 2)
         if is_update:
-            step.update(number)
+            step.update(number // 2)
     return state(model)
 
 

@@ -1,0 +1,74 @@
+"""Capacities of the passes of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunnet_hf.training.capacities import pass_capacities
+
+
+@pytest.mark.parametrize(
+    ("method", "capacities", "passes"),
+    [
+        ("prunnet", [0.2, 0.5, 1.0], [1.0, 0.2, 0.5]),
+        ("joint", [0.2, 0.5], [1.0, 0.2, 0.5]),
+        ("independent", [0.2], [0.2]),
+        ("independent", [1.0], [1.0]),
+    ],
+)
+def test_fixed_passes_of_each_method(method: str, capacities: list[float], passes: list[float]) -> None:
+    found = pass_capacities(method, capacities)
+    assert found.at(0) == found.at(17) == passes
+    assert len(found) == len(passes)
+    assert found.names[-1] == {0.5: "capacity-0.50", 0.2: "capacity-0.20", 1.0: "capacity-1.00"}[passes[-1]]
+
+
+def test_sandwich_has_dense_and_smallest_and_a_draw_from_each_part_of_the_range() -> None:
+    found = pass_capacities("prunnet", [0.2, 0.5], sampling="sandwich", num_draws=2)
+    assert found.names == ["capacity-1.00", "capacity-0.20", "capacity-0.20-0.60", "capacity-0.60-1.00"]
+    drawn = np.array([found.at(step) for step in range(2000)])
+    assert (drawn[:, 0] == 1.0).all()
+    assert (drawn[:, 1] == 0.2).all()
+    # Uniform over a range of width 0.4: a mean in its middle, a standard deviation of 0.4 / sqrt(12) = 0.1155.
+    assert np.allclose(drawn[:, 2:].mean(axis=0), [0.4, 0.8], atol=0.01)
+    assert np.allclose(drawn[:, 2:].std(axis=0), 0.1155, atol=0.005)
+    assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 0.1
+
+
+@given(
+    st.lists(st.floats(0.01, 0.99), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+)
+def test_draws_depend_on_seed_and_step_alone_and_stay_in_their_ranges(
+    capacities: list[float], num_draws: int, seed: int, step: int
+) -> None:
+    found, again = (
+        pass_capacities("prunnet", capacities, sampling="sandwich", num_draws=num_draws, seed=seed) for _ in range(2)
+    )
+    drawn = found.at(step)
+    assert drawn == again.at(step)
+    assert drawn[:2] == [1.0, min(capacities)]
+    assert len(drawn) == len(found) == num_draws + 2
+    assert all(low <= capacity <= high for capacity, (low, high) in zip(drawn, found.ranges, strict=True))
+    assert drawn[2:] != found.at(step + 1)[2:]
+
+
+def test_independent_training_has_one_pass_however_capacities_are_drawn() -> None:
+    assert pass_capacities("independent", [0.3], sampling="sandwich").at(4) == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
+        ({"sampling": "sandwich", "num_draws": 0}, r"capacity_draws must be at least 1; got 0"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pass_capacities("prunnet", [0.2], **arguments)
