@@ -10,6 +10,7 @@ interpolated linearly, so that pruning needs no data; the dense network's own st
 import logging
 import warnings
 from bisect import bisect_left
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -149,6 +150,7 @@ def measure_statistics(
     images: Iterable[Tensor],
     *,
     progress: bool = False,
+    add_up: Callable[[Tensor], Tensor] | None = None,
 ) -> list[dict[str, Tensor]]:
     """Measure running statistics: weights frozen, statistics reset, a cumulative average over `images`.
 
@@ -160,6 +162,8 @@ def measure_statistics(
         subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: none).
         images: Batches of pixel values `(batch, channels, height, width)`, read once; more than one image each.
         progress: Show a bar once the work has taken some seconds.
+        add_up: Where several processes share the batches: returns the sum of their tensors, called once by each. All
+            get the statistics of all batches, then.
 
     Returns:
         For each subnetwork its running statistics, named as the batch norms' own buffers. Those of a half-precision
@@ -184,11 +188,28 @@ def measure_statistics(
             placed = pixel_values.to(parameter.device, parameter.dtype)
             for tensors, statistics in zip(subnetworks, measured, strict=True):
                 functional_call(network, {**wide, **tensors, **statistics}, (placed,))
+    if add_up is not None:
+        num_images = _average_over_processes(measured, num_images, add_up)
     if num_images == 0:
         raise ValueError(
             "calibration images are empty: pass at least one batch of pixel_values (a few hundred images)."
         )
     return measured
+
+
+def _average_over_processes(
+    measured: Sequence[Mapping[str, Tensor]], num_images: int, add_up: Callable[[Tensor], Tensor]
+) -> int:
+    """Replace each process's averages by those over the images of all, and return how many these are."""
+    averages = [tensor for statistics in measured for tensor in statistics.values() if tensor.is_floating_point()]
+    # One message for all; in float64, so that the number of processes shows in the last bit of float32 at most.
+    flat = torch.cat([tensor.flatten().double() for tensor in averages]) if averages else torch.empty(0)
+    total = add_up(torch.cat([num_images * flat, flat.new_tensor([num_images])]))
+    num_images = int(total[-1])
+    parts = (total[:-1] / max(num_images, 1)).split([tensor.numel() for tensor in averages])
+    for tensor, part in zip(averages, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+    return num_images
 
 
 def write_statistics(network: nn.Module, row: int | None, statistics: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ Source: PrunNet, arXiv 2504.11879.
 import copy
 import hashlib
 import os
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -138,13 +139,21 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         return pruned
 
     @torch.no_grad()
-    def calibrate(self, images: Iterable[Tensor], *, progress: bool = True) -> None:
+    def calibrate(
+        self,
+        images: Iterable[Tensor],
+        *,
+        progress: bool = True,
+        add_up: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
 
         Args:
             images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
                 weighs the same, whatever the size of its batch.
             progress: Show a bar once calibration has taken some seconds.
+            add_up: Where several processes share the batches: returns the sum of their tensors, such as
+                `accelerator.reduce`. All end with the statistics of all batches.
 
         Raises:
             TypeError: If `images` is not an iterable of tensors.
@@ -154,7 +163,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         stored = self.config.stored_subnetworks
         subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
         rows: list[int | None] = [None, *range(len(stored))]
-        measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress)
+        measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress, add_up=add_up)
         for row, statistics in zip(rows, measured, strict=True):
             write_statistics(self, row, statistics)
 

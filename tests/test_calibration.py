@@ -183,6 +183,20 @@ def test_every_image_weighs_the_same() -> None:
     torch.testing.assert_close(statistics["0.running_var"], torch.tensor([5.6]))  # (3 * 4 + 2 * 8) / 5
 
 
+def test_processes_average_over_the_images_of_all() -> None:
+    # This process saw 2 images of mean 2, variance 2. Another, so its message says, 6 of mean 4, variance 10.
+    others = torch.tensor([6 * 4.0, 6 * 10.0, 6.0], dtype=torch.float64)
+    network = nn.Sequential(nn.BatchNorm2d(1))
+    (statistics,) = measure_statistics(network, [{}], BATCHES[:1], add_up=lambda own: own + others)
+    torch.testing.assert_close(statistics["0.running_mean"], torch.tensor([3.5]))  # (2 * 2 + 6 * 4) / 8
+    torch.testing.assert_close(statistics["0.running_var"], torch.tensor([8.0]))  # (2 * 2 + 6 * 10) / 8
+    # Without images of its own a process ends with the others' statistics.
+    (statistics,) = measure_statistics(network, [{}], [], add_up=lambda own: own + others)
+    assert statistics["0.running_var"].tolist() == [10.0]
+    with pytest.raises(ValueError, match="calibration images are empty"):
+        measure_statistics(network, [{}], [], add_up=lambda own: own)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_model_of_any_type_is_measured_in_float32_at_least(dtype: torch.dtype) -> None:
     # The images are 1 + 2**-7 and 1: exact in bfloat16. Their mean, 1 + 2**-8, has one bit more than bfloat16 keeps.

@@ -277,7 +277,7 @@ class Trainer:
     def _after_epoch(self) -> None:
         options, epoch = self.options, self.progress.epoch
         if options.eval_every and epoch % options.eval_every == 0:
-            measure_running_statistics(self.model, self.processor, self.train_images, self.arguments)
+            measure_running_statistics(self.accelerator, self.model, self.processor, self.train_images, self.arguments)
             scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
             self.accelerator.log(scores, step=self.progress.step)
             self._keep_if_best(sum(scores.values()) / len(scores))
@@ -304,8 +304,9 @@ class Trainer:
         lay_out(model, torch.contiguous_format)
         for layer in model.prunable_layers().values():
             layer.scores.requires_grad_(True)
-        is_main = self.accelerator.is_main_process
-        measure_running_statistics(model, self.processor, self.train_images, self.arguments, progress=is_main)
+        measure_running_statistics(
+            self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
+        )
         model.renew_embedding_space()
         model.train(False)
         return model

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
+from torch import Tensor
 
 from ..data.splits import RetrievalSplits
 from ..data.stream_loader import SHUFFLE_BUFFER
@@ -50,6 +53,7 @@ LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
 
 
 def measure_running_statistics(
+    accelerator: Accelerator,
     model: PrunNetForImageClassification,
     processor: PrunNetImageProcessor,
     images: ImageDataset,
@@ -59,17 +63,29 @@ def measure_running_statistics(
 ) -> None:
     """Calibrate `model` on a seeded sample of the training images, processed as for inference.
 
-    All processes measure the same sample, so all end with the same statistics.
+    Called by all processes, which share the batches of the sample; all end with the same statistics, to rounding those
+    of one process with batches of the same size.
     """
-    count, seed = arguments.train.calibration_images, arguments.train.seed
+    batches = calibration_batches(images, processor, arguments, accelerator.process_index, accelerator.num_processes)
+    model.calibrate(
+        (batch for batch in batches if len(batch) > 1),
+        progress=progress and accelerator.is_main_process,
+        add_up=accelerator.reduce if accelerator.num_processes > 1 else None,
+    )
+
+
+def calibration_batches(
+    images: ImageDataset, processor: PrunNetImageProcessor, arguments: RunArguments, rank: int, world_size: int
+) -> Iterator[Tensor]:
+    """The batches of one process: every `world_size`-th of the sample's."""
+    count, seed, size = arguments.train.calibration_images, arguments.train.seed, arguments.train.batch_size
     if isinstance(images, IterableDataset):
         sample = images.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(count)
-    else:
-        sample = images.select(np.random.default_rng(seed).permutation(len(images))[:count])
-    # A stream's sample must not depend on the number of workers.
-    num_workers = 0 if isinstance(images, IterableDataset) else arguments.data.num_workers
-    batches = pixel_batches(sample, processor, batch_size=arguments.train.batch_size, num_workers=num_workers)
-    model.calibrate((batch for batch in batches if len(batch) > 1), progress=progress)
+        # Read in one piece: a stream's sample must depend neither on processes nor on workers.
+        return islice(pixel_batches(sample, processor, batch_size=size), rank, None, world_size)
+    order = np.random.default_rng(seed).permutation(len(images))[:count]
+    own = order[np.arange(len(order)) // size % world_size == rank]
+    return pixel_batches(images.select(own), processor, batch_size=size, num_workers=arguments.data.num_workers)
 
 
 def quick_score(

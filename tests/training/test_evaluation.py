@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,18 +26,19 @@ from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.evaluation import calibration_batches
 from prunnet_hf.training.evaluation import cut_subnetworks
 from prunnet_hf.training.evaluation import describe_interpolation
 from prunnet_hf.training.evaluation import encode_splits
 from prunnet_hf.training.evaluation import interpolated_subnetworks
 from prunnet_hf.training.evaluation import measure_running_statistics
 from prunnet_hf.training.evaluation import quick_score
+from tests.processes import run_processes
 
 SIZE = 32
 
 
-@pytest.fixture
-def model() -> PrunNetForImageClassification:
+def tiny_model() -> PrunNetForImageClassification:
     torch.manual_seed(0)
     config = PrunNetConfig(
         backbone="resnet10t",
@@ -50,6 +52,25 @@ def model() -> PrunNetForImageClassification:
     return PrunNetForImageClassification(config)
 
 
+def tiny_processor() -> PrunNetImageProcessor:
+    return PrunNetImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+
+
+def patterns_of_three_classes() -> Dataset:
+    """Three classes of three images, each class a pattern under noise."""
+    rng = np.random.default_rng(0)
+    patterns = np.kron(rng.integers(0, 200, (3, 4, 4, 3)), np.ones((1, 8, 8, 1)))
+    noisy = [patterns[label] + rng.integers(0, 55, patterns[label].shape) for label in range(3) for _ in range(3)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
+    pictures = [PILImage.fromarray(picture.astype(np.uint8)) for picture in noisy]
+    return Dataset.from_dict({"image": pictures, "label": np.repeat(range(3), 3)}, features=features)
+
+
+@pytest.fixture
+def model() -> PrunNetForImageClassification:
+    return tiny_model()
+
+
 @pytest.fixture
 def accelerator() -> Iterator[Accelerator]:
     yield Accelerator(cpu=True)
@@ -59,18 +80,12 @@ def accelerator() -> Iterator[Accelerator]:
 
 @pytest.fixture(scope="module")
 def processor() -> PrunNetImageProcessor:
-    return PrunNetImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    return tiny_processor()
 
 
 @pytest.fixture(scope="module")
 def images() -> Dataset:
-    """Three classes of three images, each class a pattern under noise."""
-    rng = np.random.default_rng(0)
-    patterns = np.kron(rng.integers(0, 200, (3, 4, 4, 3)), np.ones((1, 8, 8, 1)))
-    noisy = [patterns[label] + rng.integers(0, 55, patterns[label].shape) for label in range(3) for _ in range(3)]
-    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
-    pictures = [PILImage.fromarray(picture.astype(np.uint8)) for picture in noisy]
-    return Dataset.from_dict({"image": pictures, "label": np.repeat(range(3), 3)}, features=features)
+    return patterns_of_three_classes()
 
 
 @pytest.fixture(scope="module")
@@ -93,23 +108,59 @@ def buffers(model: PrunNetForImageClassification) -> dict[str, torch.Tensor]:
 
 
 def test_statistics_depend_on_the_seed_alone(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
     measured = []
     for seed in (0, 0, 1):
-        measure_running_statistics(model, processor, images, arguments(seed=seed, calibration_images=4))
+        measure_running_statistics(accelerator, model, processor, images, arguments(seed=seed, calibration_images=4))
         measured.append(buffers(model))
     assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
     assert not all(torch.equal(buffer, measured[2][name]) for name, buffer in measured[0].items())
 
 
+def calibrated() -> list[dict[str, torch.Tensor]]:
+    """Statistics measured on a data set in batches of 4, 4 and 1, and on a stream in batches of 2."""
+    accelerator, processor = Accelerator(cpu=True), tiny_processor()
+    images = patterns_of_three_classes()
+    sources = ((images, arguments()), (as_stream(images, 3), arguments(calibration_images=8)))
+    found = []
+    for source, run in sources:
+        model = tiny_model()
+        measure_running_statistics(accelerator, model, processor, source, run)
+        found.append(buffers(model))
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_calibration_and_end_as_one_does(world_size: int, tmp_path: Path) -> None:
+    first, *others = run_processes(world_size, calibrated, folder=tmp_path)
+    expected = calibrated()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for source, alone in enumerate(expected):
+        assert any(name.endswith("statistics_mean") and values.all() for name, values in alone.items())
+        for name, values in alone.items():
+            assert all(torch.equal(first[source][name], other[source][name]) for other in others), name
+            torch.testing.assert_close(first[source][name], values, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_each_process_reads_its_own_batches_only(processor: PrunNetImageProcessor, images: Dataset) -> None:
+    run = arguments(calibration_images=8)
+    whole = list(calibration_batches(images, processor, run, 0, 1))
+    first, second = (list(calibration_batches(images, processor, run, rank, 2)) for rank in range(2))
+    assert [len(batches) for batches in (whole, first, second)] == [2, 1, 1]
+    assert torch.equal(first[0], whole[0])
+    assert torch.equal(second[0], whole[1])
+
+
 def test_a_last_batch_of_one_image_is_left_out(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
     # 5 images in batches of 4: batch norms of 1 x 1 features can't take the fifth alone.
     measured = []
     for calibration_images in (5, 4):
-        measure_running_statistics(model, processor, images, arguments(calibration_images=calibration_images))
+        measure_running_statistics(
+            accelerator, model, processor, images, arguments(calibration_images=calibration_images)
+        )
         measured.append(buffers(model))
     assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
 
@@ -155,7 +206,7 @@ def test_gallery_that_is_the_queries_is_embedded_once(
 def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
     accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
-    measure_running_statistics(model, processor, images, arguments())
+    measure_running_statistics(accelerator, model, processor, images, arguments())
     before = buffers(model)
     networks = interpolated_subnetworks(model)
     # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
@@ -178,15 +229,15 @@ def test_pruned_model_has_nothing_to_interpolate(model: PrunNetForImageClassific
 
 
 def test_statistics_of_a_stream_are_of_its_shuffled_beginning(
-    model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
+    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:
     measured = []
     for workers in (0, 2):
         run = RunArguments(
             ModelArguments(), DataArguments(num_workers=workers), TrainArguments(batch_size=3, calibration_images=6)
         )
-        measure_running_statistics(model, processor, as_stream(images, 3), run)
+        measure_running_statistics(accelerator, model, processor, as_stream(images, 3), run)
         measured.append(buffers(model))
     assert all(torch.equal(buffer, measured[1][name]) for name, buffer in measured[0].items())
-    measure_running_statistics(model, processor, images, arguments(calibration_images=4))
+    measure_running_statistics(accelerator, model, processor, images, arguments(calibration_images=4))
     assert not all(torch.equal(buffer, measured[0][name]) for name, buffer in buffers(model).items())
