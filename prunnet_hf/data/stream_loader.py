@@ -101,6 +101,7 @@ class StreamLoader:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_Tagging(self.collate),
+            generator=torch.Generator(),  # an epoch begun again must not draw from the one that dropout draws from
         )
         held: tuple[int, Batch] | None = None
         leftovers: dict[int, Batch] = {}

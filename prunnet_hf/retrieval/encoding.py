@@ -184,7 +184,10 @@ def _share_loader(
     else:
         places = range(rank * len(images) // world_size, (rank + 1) * len(images) // world_size)
         share = NumberedRows(images, places)
-    return DataLoader(share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    # Its own generator: embedding amid a training must not change what dropout draws.
+    return DataLoader(
+        share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator()
+    )
 
 
 def _check_one_space(models: Sequence[PrunNetModel]) -> None:

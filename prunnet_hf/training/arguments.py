@@ -157,6 +157,13 @@ class TrainArguments:
         default_factory=lambda: [5, 10, 20],
         metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
     )
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+        default=None, metadata={"help": "Precision of the passes; not given: what accelerate was launched with."}
+    )
+    sync_batchnorm: bool = field(
+        default=False,
+        metadata={"help": "Batch norms see the images of all processes, on GPUs, instead of their own only."},
+    )
     skip_nonfinite_steps: bool = field(
         default=False,
         metadata={"help": "Leave out steps with a loss or gradient that is no finite number, instead of stopping."},

@@ -110,6 +110,7 @@ class DealtBatches:
             persistent_workers=num_workers > 0,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # an epoch begun again must not draw from the one that dropout draws from
         )
         self.updates_per_epoch = self.sampler.num_batches // self.accumulation
         self.settings = _settings(images, arguments, accelerator)

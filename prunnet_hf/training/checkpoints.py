@@ -26,8 +26,11 @@ class Progress:
         best_score: Of the model kept in `best/`; negative where there is none.
         position: Of the data in the epoch that was begun (see `batches`); None between two epochs.
         seconds: Spent in training so far.
+        waiting_seconds: Spent so far in waiting for batches, by this process.
         skipped: Steps left out so far, as their loss or gradient wasn't finite.
         recipe: The arguments of the run.
+        num_processes: That the run had last; None in checkpoints of versions that didn't record it.
+        steps_per_epoch: That the run had last; None likewise.
     """
 
     epoch: int = 0
@@ -35,8 +38,11 @@ class Progress:
     best_score: float = -1.0
     position: Any = None
     seconds: float = 0.0
+    waiting_seconds: float = 0.0
     skipped: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
+    num_processes: int | None = None
+    steps_per_epoch: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -126,3 +132,18 @@ def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changes = [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]]
     if changes:
         logger.warning("The run goes on with other arguments than it was begun with: %s.", ", ".join(changes))
+
+
+def warn_of_other_processes(before: int | None, now: int) -> None:
+    """Say what is no longer bit-exact where a run goes on with another number of processes."""
+    if before in (None, now):
+        return
+    logger.warning(
+        "The run goes on with %d processes and was begun with %d: its weights will not be, bit for bit, those of a "
+        "run never interrupted. With processes x --batch_size x --gradient_accumulation_steps as before it sees the "
+        "same images in each step, and what differs is the order of sums, batch norms (each process sees its own "
+        "images) and random layers. Otherwise steps take more or fewer images, and the learning rate goes on from "
+        "the same epoch.",
+        now,
+        before,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from ..data.transforms import TrainingCollator
 from ..data.transforms import train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import RunArguments
+from .batches import MicroBatch
 from .batches import create_batches
 from .capacities import pass_capacities
 from .checkpoints import Progress
@@ -33,6 +35,7 @@ from .checkpoints import check_output_dir
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
 from .checkpoints import warn_of_changes
+from .checkpoints import warn_of_other_processes
 from .description import dataset_name
 from .description import recipe_of
 from .evaluation import evaluate_run
@@ -52,6 +55,7 @@ from .run_directory import recorded_training
 from .schedules import create_optimizer
 from .schedules import create_schedule
 from .step import TrainingStep
+from .sync_batchnorm import SyncedBatchNorms
 
 EVALUATION_TIMEOUT = timedelta(hours=12)
 """How long the other processes wait while the main one evaluates and writes the run directory."""
@@ -99,8 +103,9 @@ def train(arguments: RunArguments) -> FinishedRun:
 
 
 def create_accelerator(arguments: RunArguments) -> Accelerator:
-    """Accelerate set up for this run; precision and processes are the launcher's."""
+    """Accelerate set up for this run; processes, and where it isn't said here precision, are the launcher's."""
     return Accelerator(
+        mixed_precision=arguments.train.mixed_precision,
         gradient_accumulation_steps=arguments.train.gradient_accumulation_steps,
         log_with=arguments.train.report_to or None,
         project_config=ProjectConfiguration(
@@ -135,6 +140,9 @@ class Trainer:
         lay_out(self.model, torch.channels_last)
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
+        self.norms: SyncedBatchNorms | None = None
+        if self.options.sync_batchnorm:
+            self.norms = SyncedBatchNorms(self.model.to(accelerator.device))
         self.progress = Progress()
         self.interruption = Interruption(accelerator)
         self._prepare()
@@ -147,16 +155,16 @@ class Trainer:
             SystemExit: If the run was asked to stop by SIGTERM, after saving a checkpoint.
         """
         if self.options.resume:
-            load_checkpoint(self.accelerator, self.directory)
-            self.step.skipped = self.progress.skipped
-            warn_of_changes(self.progress.recipe, recipe_of(self.arguments))
+            self._resume()
         elif self.accelerator.is_main_process:
             shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
         self.progress.recipe = recipe_of(self.arguments)
+        self.progress.num_processes = self.accelerator.num_processes
+        self.progress.steps_per_epoch = self.steps_per_epoch
         self._begun = time.perf_counter() - self.progress.seconds
         self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
         bar = tqdm(
-            total=self.schedule_steps,
+            total=self.progress.step + self.schedule_steps - self.schedule.last_epoch,
             initial=self.progress.step,
             desc=self.options.method,
             unit="step",
@@ -168,9 +176,17 @@ class Trainer:
                 self.progress.epoch += 1
                 self._after_epoch()
         self.step.watch.check()
+        self.stepping_seconds = time.perf_counter() - self._begun
+        if self.accelerator.is_main_process:
+            print(f"Waiting for data took {self.waiting_share:.1%} of {self.stepping_seconds:.0f} s of training.")
         model = self._finish()
         self.seconds = time.perf_counter() - self._begun
         return model
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time of all steps that this process waited for its batches, in [0, 1]."""
+        return self.progress.waiting_seconds / self.stepping_seconds
 
     def facts(self) -> dict[str, Any]:
         """What `metrics.json` records of the training."""
@@ -180,6 +196,7 @@ class Trainer:
             "num_train_classes": self.model.config.num_labels,
             "num_train_images": num_images(self.train_images),
             "training_seconds": self.seconds,
+            "waiting_for_data": self.waiting_share,
             "skipped_steps": self.step.skipped,
         }
 
@@ -226,15 +243,36 @@ class Trainer:
             skip_nonfinite=options.skip_nonfinite_steps,
         )
 
+    def _resume(self) -> None:
+        load_checkpoint(self.accelerator, self.directory)
+        before = self.progress
+        self.step.skipped = before.skipped
+        warn_of_changes(before.recipe, recipe_of(self.arguments))
+        warn_of_other_processes(before.num_processes, self.accelerator.num_processes)
+        if before.steps_per_epoch not in (None, self.steps_per_epoch):
+            # The rate falls by epochs: where they have other numbers of steps now, it goes on from the same epoch.
+            self.schedule.last_epoch = before.epoch * self.steps_per_epoch - 1
+            self.schedule.step()
+
     def _epoch(self, bar: tqdm[None]) -> None:
         self.wrapped.train()
         start, self.progress.position = self.progress.position, None
-        for batch in self.batches.epoch(self.progress.epoch, start):
+        for batch in self._waiting_timed(self.batches.epoch(self.progress.epoch, start)):
             with nullcontext() if batch.is_update else self.accelerator.no_sync(self.wrapped):
                 losses = self.step.backward(batch.tensors, self.progress.step, batch.weight)
             if batch.is_update:
                 self.step.update(self.progress.step)
                 self._after_step(losses, bar)
+
+    def _waiting_timed(self, batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+        """The same batches; what their consumer waits for them is added to `progress.waiting_seconds`."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.progress.waiting_seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def _after_step(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         # Uneven shards of a stream can make an epoch longer than planned; the schedule waits for the next.
@@ -297,7 +335,9 @@ class Trainer:
 
     def _finish(self) -> PrunNetForImageClassification:
         model: PrunNetForImageClassification
-        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
+        if self.norms:
+            self.norms.undo()
         best = self.directory / "best"
         if self.progress.best_score >= 0 and best.is_dir():
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)

@@ -14,6 +14,7 @@ TRAINING_FACTS = (
     "num_train_classes",
     "num_train_images",
     "training_seconds",
+    "waiting_for_data",
     "skipped_steps",
 )
 """Entries of `metrics.json` that only the training itself knows."""

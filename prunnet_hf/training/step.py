@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch import nn
+from torch._dynamo import OptimizedModule
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,8 +21,9 @@ from .objectives import Objective
 class TrainingStep:
     """Runs the network at several capacities on batches, and steps the optimiser on the merged gradients.
 
-    The wrapped module's forward is what runs, so data parallelism and mixed precision work as accelerate sets them up,
-    and each pass's gradients are averaged over the processes before they are merged. Scores never enter the graph.
+    The wrapped module's forward is what runs, so data parallelism, mixed precision and compilation work as accelerate
+    sets them up, and each pass's gradients are averaged over the processes before they are merged. Scores never enter
+    the graph.
 
     Args:
         model: The network itself.
@@ -39,7 +41,7 @@ class TrainingStep:
         skipped: How many steps were left out.
 
     Raises:
-        ValueError: If `wrapped` is anything but the network or its data-parallel wrapper.
+        ValueError: If `wrapped` is anything but the network, compiled or data-parallel or neither.
     """
 
     def __init__(
@@ -137,14 +139,18 @@ class TrainingStep:
 
 def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
     """What stands before the names of the network's tensors in the wrapped module."""
-    if wrapped is model:
-        return ""
-    if isinstance(wrapped, DistributedDataParallel) and wrapped.module is model:
-        return "module."
-    raise ValueError(
-        f"A training step needs the network as it is or in DistributedDataParallel; accelerate wrapped it in "
-        f"{type(wrapped).__name__}. Launch without --dynamo_backend, FSDP and DeepSpeed."
-    )
+    prefix, inner = "", wrapped
+    while inner is not model:
+        if isinstance(inner, DistributedDataParallel):
+            prefix, inner = f"{prefix}module.", inner.module
+        elif isinstance(inner, OptimizedModule):
+            prefix, inner = f"{prefix}_orig_mod.", inner._orig_mod
+        else:
+            raise ValueError(
+                "A training step needs the network as it is, compiled, or in DistributedDataParallel; accelerate "
+                f"wrapped it in {type(inner).__name__}. Launch without FSDP, DeepSpeed and regional compilation."
+            )
+    return prefix
 
 
 def _taken(parameter: Tensor) -> Tensor:

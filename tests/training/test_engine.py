@@ -32,10 +32,12 @@ from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.batches import MicroBatch
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import Trainer
 from prunnet_hf.training.engine import create_accelerator
 from prunnet_hf.training.engine import train
+from tests.processes import run_processes
 
 TRAIN_CLASSES, TRAIN_IMAGES = 5, 6
 TEST_CLASSES, TEST_IMAGES = 3, 3
@@ -79,7 +81,8 @@ def arguments(
     model = ModelArguments(
         model_name_or_path=None if source is None else str(source),
         backbone="resnet10t",
-        backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4},
+        # Dropout draws random numbers: runs that are resumed have to go on with the same ones.
+        backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4, "drop_rate": 0.1},
         embedding_dim=8,
     )
     folder = {"dataset": "image_folder", "data_dir": str(photos), "image_size": 32, "resize": 32, "num_workers": 0}
@@ -318,8 +321,9 @@ def train_quietly(run: RunArguments) -> None:
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    choosing = {"data": {"validation_share": 0.4}, "eval_every": 2, "batch_size": 6}
     start = time.perf_counter()
-    train(arguments(photos, whole, epochs=4, checkpoint_steps=1))
+    train(arguments(photos, whole, epochs=4, checkpoint_steps=1, **choosing))
     duration = time.perf_counter() - start
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -327,7 +331,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp
     kills = 0
     for _ in range(40):
         has_begun = bool(list_checkpoints(killed))
-        run = arguments(photos, killed, epochs=4, checkpoint_steps=1, resume=has_begun)
+        run = arguments(photos, killed, epochs=4, checkpoint_steps=1, resume=has_begun, **choosing)
         process = context.Process(target=train_quietly, args=(run,))
         process.start()
         process.join(delays.uniform(0.1, 0.7) * duration if kills < 6 else 300)
@@ -409,6 +413,63 @@ def test_resuming_with_other_arguments_is_told(
     trainer(arguments(photos, tmp_path, checkpoint_every=1, resume=True, learning_rate=0.02)).run()
     assert "goes on with other arguments than it was begun with" in caplog.text
     assert "learning_rate 0.1 -> 0.02" in caplog.text
+
+
+def checkpoints_of_two_processes(photos: Path, run: Path, folder: Path) -> None:
+    """Leave the first epoch's checkpoint of a run of two processes with batches of 5."""
+    run_processes(2, train_quietly, arguments(photos, run, batch_size=5, checkpoint_every=1), folder=folder)
+    shutil.rmtree(run / "checkpoints/step-6")
+
+
+def test_one_process_goes_on_where_two_stopped(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints_of_two_processes(photos, tmp_path / "run", tmp_path)
+    same_batches = trainer(arguments(photos, tmp_path / "run", batch_size=10, checkpoint_every=1, resume=True))
+    same_batches.run()
+    assert "The run goes on with 1 processes and was begun with 2" in caplog.text
+    assert "not be, bit for bit" in caplog.text
+    assert (same_batches.progress.epoch, same_batches.progress.step) == (2, 6)
+    assert same_batches.schedule.last_epoch == 6
+
+
+def test_learning_rate_goes_on_from_the_same_epoch_when_steps_take_fewer_images(photos: Path, tmp_path: Path) -> None:
+    checkpoints_of_two_processes(photos, tmp_path / "run", tmp_path)
+    run = trainer(arguments(photos, tmp_path / "run", batch_size=5, checkpoint_every=1, resume=True))
+    rates = []
+    update = run.step.update
+
+    def update_and_note_the_rate(step: int) -> None:
+        rates.append(run.schedule.get_last_lr()[0])
+        update(step)
+
+    run.step.update = update_and_note_the_rate
+    run.run()
+    # The first epoch had 3 steps, the second has 6: half a cosine of 0.1 over two epochs, from its middle on.
+    expected = [0.05 * (1 + math.cos(math.pi * (1 + part / 6) / 2)) for part in range(6)]
+    assert rates == pytest.approx(expected)
+    assert (run.progress.epoch, run.progress.step) == (2, 3 + 6)
+
+
+def test_waiting_for_data_is_part_of_the_time_and_told(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(arguments(photos, tmp_path))
+    epoch = run.batches.epoch
+
+    def late(*position: object) -> Iterator[MicroBatch]:
+        for batch in epoch(*position):
+            time.sleep(0.1)
+            yield batch
+
+    monkeypatch.setattr(run.batches, "epoch", late)
+    run.run()
+    assert run.progress.waiting_seconds >= 6 * 0.1  # 2 epochs of 3 steps
+    assert 0 < run.facts()["waiting_for_data"] < 1
+    assert f"Waiting for data took {run.facts()['waiting_for_data']:.1%} of" in capsys.readouterr().out
+
+
+def test_sync_batchnorm_is_refused_on_a_cpu(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sync_batchnorm=True needs GPUs"):
+        train(arguments(photos, tmp_path, sync_batchnorm=True))
 
 
 def test_stream_trains_on_the_same_images_as_the_data_set(photos: Path, tmp_path: Path) -> None:

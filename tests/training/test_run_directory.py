@@ -54,7 +54,7 @@ def test_recorded_training_is_what_the_metrics_say(tmp_path: Path) -> None:
     facts = {"method": "joint", "seed": 3, "num_train_classes": 4, "num_train_images": 24, "training_seconds": 9.5}
     write_json(tmp_path / "metrics.json", {"dataset": "photos", "split": "test", **facts})
     # What an earlier version did not record yet is unknown.
-    assert recorded_training(tmp_path, "photos") == {**facts, "skipped_steps": None}
+    assert recorded_training(tmp_path, "photos") == {**facts, "waiting_for_data": None, "skipped_steps": None}
     assert recorded_training(tmp_path / "elsewhere", "photos") == {}
 
 

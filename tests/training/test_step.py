@@ -215,8 +215,77 @@ def test_other_wrappers_are_refused() -> None:
     model, accelerator = tiny_model(), Accelerator(cpu=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", [0.2])
-    with pytest.raises(ValueError, match=r"wrapped it in Sequential.*--dynamo_backend"):
+    with pytest.raises(ValueError, match=r"wrapped it in Sequential.*Launch without FSDP"):
         TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
+
+
+def without_values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("meta") for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("backbone", [WITH_BATCH_STATISTICS, WITHOUT_BATCH_STATISTICS])
+def test_nothing_in_a_step_waits_for_a_device(
+    backbone: tuple[str, dict[str, object]],
+    optimizer: type[torch.optim.Optimizer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which doesn't know such tensors
+    # Tensors without values stand for a GPU's: to ask for one, which makes a GPU's host wait, is an error here.
+    model, accelerator = tiny_model(backbone).to("meta"), Accelerator(cpu=True)
+    accelerator.state.device = torch.device("meta")
+    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", [0.2, 0.5])
+    moves = optimizer(model.parameters(), lr=0.1, foreach=True)
+    step = TrainingStep(model, model, objective, passes, moves, accelerator, max_grad_norm=100.0, seed=0)
+    for number in range(2):
+        losses = step.backward(without_values(batch()), number)
+        step.update(number)
+    assert losses.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        step.watch.check()  # which does ask
+
+
+@pytest.mark.parametrize("num_draws", [1, 2])
+def test_drawn_capacities_stay_for_all_batches_of_a_step(num_draws: int) -> None:
+    model = tiny_model()
+    step = training_step(model, Accelerator(cpu=True))
+    step.capacities = pass_capacities("prunnet", [0.2], sampling="sandwich", num_draws=num_draws)
+    step = TrainingStep(
+        model, model, step.objective, step.capacities, step.optimizer, step.accelerator, max_grad_norm=1.0, seed=0
+    )
+    first = step.backward(batch(), 3)
+    assert first.shape == (2 + num_draws,)
+    assert torch.equal(step.backward(batch(), 3), first)
+    step.update(3)
+
+
+@pytest.fixture
+def compiled() -> Iterator[Accelerator]:
+    """Accelerate as `--dynamo_backend aot_eager` launches it: traced as for inductor, run without a C++ compiler."""
+    torch._dynamo.reset()
+    yield Accelerator(cpu=True, dynamo_backend="aot_eager")
+    torch._dynamo.reset()
+
+
+def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerator) -> None:
+    ends = []
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for is_compiled in (True, False):
+        if not is_compiled:
+            AcceleratorState._reset_state(reset_partial_state=True)
+        model = tiny_model()
+        step = training_step(model, compiled if is_compiled else Accelerator(cpu=True))
+        assert isinstance(step.wrapped, torch._dynamo.OptimizedModule) == is_compiled
+        for number in range(2):
+            step.backward(batch(seed=number), number)
+            step.update(number)
+        ends.append(state(model))
+    # One for the dense pass, one for the subnetworks', whatever their number; and no break within them.
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+    for name, value in ends[1].items():
+        torch.testing.assert_close(ends[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def several_updates() -> dict[str, Tensor]:
