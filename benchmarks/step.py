@@ -74,12 +74,7 @@ def main() -> None:
 
 def measure(case: Case, accelerator: Accelerator, batch_size: int, rounds: int) -> str:
     """Time both steps in turns."""
-    torch.manual_seed(0)
-    images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
-    batch = {
-        "pixel_values": images.contiguous(memory_format=torch.channels_last),
-        "labels": torch.randint(NUM_CLASSES, (batch_size,), device=accelerator.device),
-    }
+    batch = random_batch(case, accelerator, batch_size)
     plain, prunnet = plain_step(case, accelerator, batch), prunnet_step(case, accelerator, batch)
     seconds: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
@@ -99,6 +94,16 @@ def clocked(step: Callable[[], None], accelerator: Accelerator, times: int) -> f
         step()
     synchronize()
     return (time.perf_counter() - start) / times
+
+
+def random_batch(case: Case, accelerator: Accelerator, batch_size: int) -> dict[str, torch.Tensor]:
+    """Images and labels drawn at random, always the same ones."""
+    torch.manual_seed(0)
+    images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
+    return {
+        "pixel_values": images.contiguous(memory_format=torch.channels_last),
+        "labels": torch.randint(NUM_CLASSES, (batch_size,), device=accelerator.device),
+    }
 
 
 def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
