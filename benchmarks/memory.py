@@ -21,6 +21,7 @@ import gc
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from prunnet_hf.layers import is_prunable_type
 from step import CAPACITIES
 from step import CASES
 from step import Case
+from step import Step
 from step import plain_step
 from step import prunnet_step
 from step import random_batch
@@ -41,7 +43,6 @@ from step import random_batch
 NUM_STEPS = 2
 MIB = 2**20
 BYTES_PER_NUMBER = 4
-Step = Callable[[], None]
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
 def measure(case: Case, batch_size: int, mixed_precision: str) -> str:
     """Peaks of both steps, one after the other."""
     plain, prunnet = (
-        peak_memory(lambda create=create: take_steps(create, case, batch_size, mixed_precision))
+        peak_memory(partial(take_steps, create, case, batch_size, mixed_precision))
         for create in (plain_step, prunnet_step)
     )
     budget = plain + additional_budget(case, len(CAPACITIES))
@@ -77,7 +78,9 @@ def additional_budget(case: Case, num_subnetworks: int) -> int:
     """Bytes that a PrunNet step may hold beyond a plain one."""
     with torch.device("meta"):
         network = timm.create_model(case.backbone, num_classes=0)
-    num_weights = sum(module.weight.numel() for module in network.modules() if is_prunable_type(module))
+    num_weights = sum(
+        module.get_parameter("weight").numel() for module in network.modules() if is_prunable_type(module)
+    )
     gradients, scores, momentum, effective_weights, order = num_subnetworks + 1, 1, 1, 1, 1
     return (gradients + scores + momentum + effective_weights + order) * num_weights * BYTES_PER_NUMBER
 
@@ -104,7 +107,8 @@ def peak_memory(run: Callable[[], None]) -> int:
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
-    return max(accumulate(event["args"]["Bytes"] for event in changes))
+    sizes: list[int] = [change["args"]["Bytes"] for change in changes]
+    return max(accumulate(sizes))
 
 
 if __name__ == "__main__":
