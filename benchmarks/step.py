@@ -2,9 +2,11 @@
 
     python benchmarks/step.py                       # the whole table
     python benchmarks/step.py --cases "resnet18 64" # one row
+    python benchmarks/step.py --cases "resnet18 64" --num_subnetworks 1 2 4 8 # how it grows with N
 
 Plain and PrunNet steps take turns, on the same random images, with the same optimiser, precision and memory layout;
-the ratio is the median over rounds of one PrunNet step to N+1 plain steps of the same round.
+the ratio is the median over rounds of one PrunNet step to N+1 plain steps of the same round. On a GPU it also counts
+how often the host waits for the device within one PrunNet step.
 """
 
 from __future__ import annotations
@@ -14,12 +16,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import timm
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile
+from torch.profiler import record_function
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
@@ -29,6 +36,8 @@ from prunnet_hf.training.step import TrainingStep
 
 NUM_CLASSES = 1000
 CAPACITIES = (0.2, 0.4, 0.6, 0.8)
+Step = Callable[[], None]
+MEASURED = "measured step"
 
 
 class Case(NamedTuple):
@@ -53,11 +62,22 @@ CASES = (
 )
 
 
+class Row(NamedTuple):
+    """What was measured with N subnetworks; times are medians, in seconds."""
+
+    num_subnetworks: int
+    plain: float
+    prunnet: float
+    ratio: float
+    num_waits: int | None
+
+
 def main() -> None:
-    """Print one row a case."""
+    """Print one row a case and number of subnetworks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--num_subnetworks", type=int, nargs="+", default=[len(CAPACITIES)], help="values of N")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
@@ -65,32 +85,82 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     place = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     print(f"{place}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, batch {arguments.batch_size}, ")
-    print(f"precision {arguments.mixed_precision}, N = {len(CAPACITIES)}, median of {arguments.rounds} rounds\n")
-    print("| network, pixels | plain step (s) | PrunNet step (s) | over N+1 plain steps |\n|---|---:|---:|---:|")
+    print(f"precision {arguments.mixed_precision}, median of {arguments.rounds} rounds\n")
+    print("| network, pixels | N | plain step (s) | PrunNet step (s) | over N+1 plain steps | images/s | host waits |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    lines = []
     for case in CASES:
         if case.name in arguments.cases:
-            print(measure(case, accelerator, arguments.batch_size, arguments.rounds), flush=True)
+            rows = measure(case, accelerator, arguments.batch_size, arguments.num_subnetworks, arguments.rounds)
+            for row in rows:
+                print(formatted(case, row, arguments.batch_size), flush=True)
+            if len(rows) > 1:
+                lines.append(f"{case.name}: {fitted_line(rows)}")
+            accelerator.free_memory()  # it holds on to networks
+    print("", *lines, sep="\n")
 
 
-def measure(case: Case, accelerator: Accelerator, batch_size: int, rounds: int) -> str:
-    """Time both steps in turns."""
-    torch.manual_seed(0)
-    images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
-    batch = {
-        "pixel_values": images.contiguous(memory_format=torch.channels_last),
-        "labels": torch.randint(NUM_CLASSES, (batch_size,), device=accelerator.device),
-    }
-    plain, prunnet = plain_step(case, accelerator, batch), prunnet_step(case, accelerator, batch)
-    seconds: list[tuple[float, float]] = []
+def measure(
+    case: Case, accelerator: Accelerator, batch_size: int, nums_subnetworks: Sequence[int], rounds: int
+) -> list[Row]:
+    """Time all steps in turns."""
+    batch = random_batch(case, accelerator, batch_size)
+    plain = plain_step(case, accelerator, batch)
+    steps = {n: prunnet_step(case, accelerator, batch, evenly_spaced(n)) for n in nums_subnetworks}
+    seconds: list[tuple[float, dict[int, float]]] = []
     for _ in range(rounds + 1):
-        seconds.append((clocked(plain, accelerator, len(CAPACITIES) + 1), clocked(prunnet, accelerator, 1)))
+        floor = clocked(plain, accelerator, max(steps) + 1)
+        seconds.append((floor, {n: clocked(step, accelerator, 1) for n, step in steps.items()}))
     kept = seconds[1:]  # the first round allocates
-    ratio = statistics.median(ours / (floor * (len(CAPACITIES) + 1)) for floor, ours in kept)
-    floor, ours = (statistics.median(column) for column in zip(*kept, strict=True))
-    return f"| {case.name} | {floor:.3f} | {ours:.3f} | {ratio:.3f} |"
+    return [
+        Row(
+            num_subnetworks=n,
+            plain=statistics.median(floor for floor, _ in kept),
+            prunnet=statistics.median(ours[n] for _, ours in kept),
+            ratio=statistics.median(ours[n] / (floor * (n + 1)) for floor, ours in kept),
+            num_waits=count_host_waits(step) if accelerator.device.type == "cuda" else None,
+        )
+        for n, step in steps.items()
+    ]
 
 
-def clocked(step: Callable[[], None], accelerator: Accelerator, times: int) -> float:
+def formatted(case: Case, row: Row, batch_size: int) -> str:
+    """A row of the table."""
+    waits = "–" if row.num_waits is None else row.num_waits
+    return (
+        f"| {case.name} | {row.num_subnetworks} | {row.plain:.3f} | {row.prunnet:.3f} | {row.ratio:.3f} "
+        f"| {batch_size / row.prunnet:.1f} | {waits} |"
+    )
+
+
+def fitted_line(rows: Sequence[Row]) -> str:
+    """The least-squares line of the seconds of a PrunNet step against its passes, N+1."""
+    passes, seconds = [row.num_subnetworks + 1 for row in rows], [row.prunnet for row in rows]
+    slope, intercept = statistics.linear_regression(passes, seconds)
+    determination = statistics.correlation(passes, seconds) ** 2
+    return (
+        f"{slope / rows[0].plain:.3f} plain steps for each of the N+1 passes, and {intercept:.3f} s besides; "
+        f"R² = {determination:.4f}"
+    )
+
+
+def evenly_spaced(num_subnetworks: int) -> tuple[float, ...]:
+    """Capacities that divide the range from 0 to 1 into equal parts; of four those of `CAPACITIES`."""
+    return tuple(index / (num_subnetworks + 1) for index in range(1, num_subnetworks + 1))
+
+
+def count_host_waits(step: Step) -> int:
+    """How often the host waits for the GPU within a step: calls of CUDA's `...Synchronize`."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler, record_function(MEASURED):
+        step()
+    calls = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
+    # The profiler itself waits once more, after the step.
+    (measured,) = (call.time_range for call in calls if call.name == MEASURED)
+    within = (call.name for call in calls if measured.start <= call.time_range.start < measured.end)
+    return sum("Synchronize" in name for name in within)  # torch calls it too after each copy that must have arrived
+
+
+def clocked(step: Step, accelerator: Accelerator, times: int) -> float:
     """Mean seconds of a step."""
     synchronize = torch.cuda.synchronize if accelerator.device.type == "cuda" else (lambda: None)
     synchronize()
@@ -101,7 +171,17 @@ def clocked(step: Callable[[], None], accelerator: Accelerator, times: int) -> f
     return (time.perf_counter() - start) / times
 
 
-def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+def random_batch(case: Case, accelerator: Accelerator, batch_size: int) -> dict[str, torch.Tensor]:
+    """Images and labels drawn at random, always the same ones."""
+    torch.manual_seed(0)
+    images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
+    return {
+        "pixel_values": images.contiguous(memory_format=torch.channels_last),
+        "labels": torch.randint(NUM_CLASSES, (batch_size,), device=accelerator.device),
+    }
+
+
+def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor]) -> Step:
     """An ordinary step of timm's network with its own classifier."""
     network = timm.create_model(case.backbone, num_classes=NUM_CLASSES)
     if not case.stem_pool:
@@ -120,7 +200,9 @@ def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tens
     return step
 
 
-def prunnet_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+def prunnet_step(
+    case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor], capacities: Sequence[float] = CAPACITIES
+) -> Step:
     """A step of training as the engine takes it."""
     config = PrunNetConfig(
         backbone=case.backbone, image_size=case.image_size, stem_pool=case.stem_pool, num_labels=NUM_CLASSES
@@ -130,7 +212,7 @@ def prunnet_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Te
         layer.scores.requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", CAPACITIES)
+    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", capacities)
     training = TrainingStep(model, wrapped, objective, passes, prepared, accelerator, max_grad_norm=100.0, seed=0)
     steps = iter(range(10**9))
     wrapped.train()

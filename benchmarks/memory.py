@@ -1,0 +1,115 @@
+"""Peak memory of a PrunNet step against its budget.
+
+    python benchmarks/memory.py                                  # the whole table
+    python benchmarks/memory.py --cases "vit_small_patch16_224 224"
+
+The budget is what one plain step of the same timm network takes at its peak (weights, gradients, momentum and
+activations; same batch, precision, optimiser and memory layout), and for the prunable weights besides N+1 gradients,
+scores and their momentum, one set of effective weights, and one 32-bit order a weight.
+
+What is measured is the most that torch's allocator held at any moment of creating network and optimiser and taking
+the first steps; momentum is there from the second on. On a GPU that is `torch.cuda.max_memory_allocated`. On a CPU it
+is the largest sum of the allocations and releases that `torch.profiler` records, which leaves out what torch doesn't
+allocate itself: the scratch that a library such as oneDNN or OpenBLAS gets from the system, and the copy of one
+layer's scores in which NumPy looks for thresholds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile
+
+from prunnet_hf.layers import is_prunable_type
+from step import CAPACITIES
+from step import CASES
+from step import Case
+from step import Step
+from step import plain_step
+from step import prunnet_step
+from step import random_batch
+
+NUM_STEPS = 2
+MIB = 2**20
+BYTES_PER_NUMBER = 4
+
+
+def main() -> None:
+    """Print one row a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
+    arguments = parser.parse_args()
+    device = Accelerator(mixed_precision=arguments.mixed_precision).device
+    place = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{place}, torch {torch.__version__}, batch {arguments.batch_size}, precision {arguments.mixed_precision}, ")
+    print(f"N = {len(CAPACITIES)}, peak of {NUM_STEPS} steps\n")
+    print("| network, pixels | plain peak (MiB) | budget (MiB) | PrunNet peak (MiB) | peak / budget |")
+    print("|---|---:|---:|---:|---:|")
+    for case in CASES:
+        if case.name in arguments.cases:
+            print(measure(case, arguments.batch_size, arguments.mixed_precision), flush=True)
+
+
+def measure(case: Case, batch_size: int, mixed_precision: str) -> str:
+    """Peaks of both steps, one after the other."""
+    plain, prunnet = (
+        peak_memory(partial(take_steps, create, case, batch_size, mixed_precision))
+        for create in (plain_step, prunnet_step)
+    )
+    budget = plain + additional_budget(case, len(CAPACITIES))
+    return f"| {case.name} | {plain / MIB:.0f} | {budget / MIB:.0f} | {prunnet / MIB:.0f} | {prunnet / budget:.3f} |"
+
+
+def additional_budget(case: Case, num_subnetworks: int) -> int:
+    """Bytes that a PrunNet step may hold beyond a plain one."""
+    with torch.device("meta"):
+        network = timm.create_model(case.backbone, num_classes=0)
+    num_weights = sum(
+        module.get_parameter("weight").numel() for module in network.modules() if is_prunable_type(module)
+    )
+    gradients, scores, momentum, effective_weights, order = num_subnetworks + 1, 1, 1, 1, 1
+    return (gradients + scores + momentum + effective_weights + order) * num_weights * BYTES_PER_NUMBER
+
+
+def take_steps(create: Callable[..., Step], case: Case, batch_size: int, mixed_precision: str) -> None:
+    """Make everything that a step needs, and take some."""
+    accelerator = Accelerator(mixed_precision=mixed_precision)  # its own, as it holds on to networks
+    step = create(case, accelerator, random_batch(case, accelerator, batch_size))
+    for _ in range(NUM_STEPS):
+        step()
+
+
+def peak_memory(run: Callable[[], None]) -> int:
+    """Most bytes that torch held at a time while `run` ran."""
+    gc.collect()  # or what is left of an earlier run would be released during this one
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    sizes: list[int] = [change["args"]["Bytes"] for change in changes]
+    return max(accumulate(sizes))
+
+
+if __name__ == "__main__":
+    main()
