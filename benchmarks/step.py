@@ -31,6 +31,7 @@ from torch.profiler import record_function
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.training.capacities import pass_capacities
+from prunnet_hf.training.networks import lay_out
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
 
@@ -171,12 +172,17 @@ def clocked(step: Step, accelerator: Accelerator, times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def random_batch(case: Case, accelerator: Accelerator, batch_size: int) -> dict[str, torch.Tensor]:
+def random_batch(
+    case: Case,
+    accelerator: Accelerator,
+    batch_size: int,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> dict[str, torch.Tensor]:
     """Images and labels drawn at random, always the same ones."""
     torch.manual_seed(0)
     images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
     return {
-        "pixel_values": images.contiguous(memory_format=torch.channels_last),
+        "pixel_values": images.contiguous(memory_format=memory_format),
         "labels": torch.randint(NUM_CLASSES, (batch_size,), device=accelerator.device),
     }
 
@@ -201,19 +207,34 @@ def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tens
 
 
 def prunnet_step(
-    case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor], capacities: Sequence[float] = CAPACITIES
+    case: Case,
+    accelerator: Accelerator,
+    batch: dict[str, torch.Tensor],
+    capacities: Sequence[float] = CAPACITIES,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Step:
     """A step of training as the engine takes it."""
     config = PrunNetConfig(
         backbone=case.backbone, image_size=case.image_size, stem_pool=case.stem_pool, num_labels=NUM_CLASSES
     )
-    model = PrunNetForImageClassification(config).to(memory_format=torch.channels_last)
+    model = PrunNetForImageClassification(config)
+    lay_out(model, memory_format)
     for layer in model.prunable_layers().values():
         layer.scores.requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     wrapped, prepared = accelerator.prepare(model, optimizer)
     objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", capacities)
-    training = TrainingStep(model, wrapped, objective, passes, prepared, accelerator, max_grad_norm=100.0, seed=0)
+    training = TrainingStep(
+        model,
+        wrapped,
+        objective,
+        passes,
+        prepared,
+        accelerator,
+        max_grad_norm=100.0,
+        seed=0,
+        memory_format=memory_format,
+    )
     steps = iter(range(10**9))
     wrapped.train()
 

@@ -160,6 +160,9 @@ class TrainArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
         default=None, metadata={"help": "Precision of the passes; not given: what accelerate was launched with."}
     )
+    channels_last: bool = field(
+        default=True, metadata={"help": "Lay out images and convolutions with the channels of a pixel side by side."}
+    )
     sync_batchnorm: bool = field(
         default=False,
         metadata={"help": "Batch norms see the images of all processes, on GPUs, instead of their own only."},

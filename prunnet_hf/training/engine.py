@@ -137,7 +137,8 @@ class Trainer:
         self.processor = create_processor(arguments.data)
         self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
-        lay_out(self.model, torch.channels_last)
+        self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        lay_out(self.model, self.memory_format)
         for layer in self.model.prunable_layers().values():
             layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
         self.norms: SyncedBatchNorms | None = None
@@ -241,6 +242,7 @@ class Trainer:
             max_grad_norm=options.max_grad_norm,
             seed=options.seed,
             skip_nonfinite=options.skip_nonfinite_steps,
+            memory_format=self.memory_format,
         )
 
     def _resume(self) -> None:

@@ -35,6 +35,7 @@ class TrainingStep:
         max_grad_norm: Largest norm of the merged gradient of all parameters.
         seed: Together with the step's number it decides the random orders of projection, alike on all processes.
         skip_nonfinite: Leave out steps whose loss or gradient isn't finite; a GPU waits in each step to know.
+        memory_format: Of images; that of the weights, see `networks.lay_out`.
 
     Attributes:
         watch: Knows whether losses and gradients have been finite so far.
@@ -56,6 +57,7 @@ class TrainingStep:
         max_grad_norm: float,
         seed: int,
         skip_nonfinite: bool = False,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.model = model
         self.wrapped = wrapped
@@ -66,6 +68,7 @@ class TrainingStep:
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.skip_nonfinite = skip_nonfinite
+        self.memory_format = memory_format
         self.skipped = 0
         self.watch = FiniteWatch(capacities, accelerator.device)
         self._losses = torch.zeros(len(capacities), device=accelerator.device)
@@ -88,8 +91,7 @@ class TrainingStep:
         capacities = self.capacities.at(step)
         if self._masks is None:
             self._masks = self._find_masks(capacities)
-        # As the weights are: see the engine.
-        inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=torch.channels_last)}
+        inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=self.memory_format)}
         losses = []
         for index, capacity in enumerate(capacities):
             for parameter in self.parameters:

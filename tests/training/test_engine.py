@@ -347,6 +347,41 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp
     assert metrics(killed)["results"] == metrics(whole)["results"]
 
 
+def train_and_die_while_saving(run: RunArguments, fatal_file: str) -> None:
+    """Train; in the second checkpoint the process is killed as soon as it has written this file."""
+    torch_save = torch.save
+    written: list[str] = []
+
+    def save(state: object, path: str | os.PathLike[str], *rest: object, **options: object) -> None:
+        torch_save(state, path, *rest, **options)
+        written.append(Path(path).name)
+        if written.count(fatal_file) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+    train_quietly(run)
+
+
+@pytest.mark.parametrize("fatal_file", ["optimizer.bin", "random_states_0.pkl"])
+def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
+    photos: Path, tmp_path: Path, fatal_file: str
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(arguments(photos, whole, checkpoint_steps=1))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    run = arguments(photos, killed, checkpoint_steps=1)
+    process = context.Process(target=train_and_die_while_saving, args=(run, fatal_file))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-1", "step-2.partial"]
+    train(arguments(photos, killed, checkpoint_steps=1, resume=True))
+    assert [path.name for path in (killed / "checkpoints").iterdir() if path.suffix] == []
+    expected, found = weights(whole / "model"), weights(killed / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,103 @@
+"""What precision, memory layout and compilation change in the time of a PrunNet step.
+
+    python benchmarks/precision.py
+    python benchmarks/precision.py --backbone resnet50 --image_size 224 --batch_size 128
+
+Each setting runs in a process of its own, as accelerate has one precision a process; the processes take turns, a step
+each, and the figures are medians over rounds, the gain that of the same round's first setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from step import CAPACITIES
+from step import Case
+from step import clocked
+from step import prunnet_step
+from step import random_batch
+
+
+class Setting(NamedTuple):
+    """How the passes of a step are run."""
+
+    name: str
+    memory_format: torch.memory_format = torch.channels_last
+    mixed_precision: str = "no"
+    dynamo_backend: str = "no"
+
+
+SETTINGS = (
+    Setting("fp32, contiguous (`--channels_last false`)", torch.contiguous_format),
+    Setting("fp32, channels_last (default)"),
+    Setting("fp32, channels_last, compiled", dynamo_backend="inductor"),
+    Setting("bf16, channels_last", mixed_precision="bf16"),
+    Setting("bf16, channels_last, compiled", mixed_precision="bf16", dynamo_backend="inductor"),
+)
+
+
+def main() -> None:
+    """Print one row a setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    names = [setting.name for setting in SETTINGS]
+    parser.add_argument("--settings", nargs="+", type=int, default=range(len(names)), help=f"places in {names}")
+    arguments = parser.parse_args()
+    settings = [SETTINGS[place] for place in arguments.settings]
+    case = Case(arguments.backbone, arguments.image_size)
+    workers = [start(setting, case, arguments.batch_size) for setting in settings]
+    place = workers[0].recv()
+    for worker in workers[1:]:
+        worker.recv()  # ready, and compiled
+    rounds = [[seconds_of(worker) for worker in workers] for _ in range(arguments.rounds)]
+    for worker in workers:
+        worker.send(False)
+    print(
+        f"{place}, load {os.getloadavg()[0]:.1f}; {case.name} px, batch {arguments.batch_size}, N = {len(CAPACITIES)}"
+    )
+    print("\n| passes | step (s) | times as fast |\n|---|---:|---:|")
+    for index, setting in enumerate(settings):
+        seconds = statistics.median(times[index] for times in rounds)
+        gain = statistics.median(times[0] / times[index] for times in rounds)
+        print(f"| {setting.name} | {seconds:.3f} | {gain:.2f} |")
+
+
+def start(setting: Setting, case: Case, batch_size: int) -> Connection:
+    """Start a process that steps when it is told to."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=work, args=(setting, case, batch_size, theirs), daemon=True).start()
+    return ours
+
+
+def seconds_of(worker: Connection) -> float:
+    """Let a process take one step; the others wait."""
+    worker.send(True)
+    return float(worker.recv())
+
+
+def work(setting: Setting, case: Case, batch_size: int, orders: Connection) -> None:
+    """Report the machine, then the seconds of a step for each order to take one."""
+    accelerator = Accelerator(mixed_precision=setting.mixed_precision, dynamo_backend=setting.dynamo_backend)
+    batch = random_batch(case, accelerator, batch_size, setting.memory_format)
+    step = prunnet_step(case, accelerator, batch, memory_format=setting.memory_format)
+    for _ in range(2):  # allocates and compiles
+        step()
+    is_gpu = accelerator.device.type == "cuda"
+    orders.send(torch.cuda.get_device_name() if is_gpu else f"{torch.get_num_threads()} CPU threads")
+    while orders.recv():
+        orders.send(clocked(step, accelerator, 1))
+
+
+if __name__ == "__main__":
+    main()
