@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+
 from step import CAPACITIES
 from step import Case
 from step import clocked
