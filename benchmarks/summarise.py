@@ -1,8 +1,11 @@
 """Print the results of several runs side by side: mean and standard deviation over seeds.
 
     python benchmarks/summarise.py benchmarks/results/*.json
+    python benchmarks/summarise.py benchmarks/results/sampling/*.json --capacities 0.05 0.1 0.2 0.3 0.6 1.0
 
-Each file is the `metrics.json` of a run of train_accelerate.py.
+With `--capacities` the self-test (queries and gallery by the same subnetwork) and the cross-test (gallery by the dense
+network) at each of them; without, at one small capacity, with the distance to the dense network. Each file is the
+`metrics.json` of a run of train_accelerate.py.
 """
 
 import argparse
@@ -13,36 +16,64 @@ from pathlib import Path
 from typing import Any
 
 SMALL = 0.2
+USUAL = [0.2, 0.4, 0.6, 0.8]
+Run = dict[str, Any]
+"""What a metrics.json holds."""
 
 
 def main() -> None:
     """Read the files and print one Markdown table a data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="metrics.json of the runs")
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for file in parser.parse_args().files:
+    parser.add_argument("--capacities", nargs="+", type=float, help="capacities to show")
+    arguments = parser.parse_args()
+    groups: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for file in arguments.files:
         run = json.loads(file.read_text(encoding="utf-8"))
         groups[run["dataset"]][method_name(run)].append(run)
     for dataset, methods in sorted(groups.items()):
         print(f"\n{dataset}, mAP (%) on unseen classes\n")
-        tests = f"{SMALL} self-test | below dense | {SMALL} cross-test | below dense"
-        print(f"| method | seeds | dense | {tests} | minutes |")
-        print("|---|---:|---:|---:|---:|---:|---:|---:|")
-        for method, runs in sorted(methods.items()):
-            minutes = statistics.mean(run["training_seconds"] / 60 for run in runs)
-            dense, own, cross = (values(runs, *pair) for pair in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0)))
-            columns = (dense, own, difference(dense, own), cross, difference(dense, cross))
-            print(f"| {method} | {len(runs)} | {' | '.join(map(spread, columns))} | {minutes:.1f} |")
+        if arguments.capacities:
+            print_tests(methods, arguments.capacities)
+        else:
+            print_distances(methods)
 
 
-def method_name(run: dict[str, Any]) -> str:
-    """The method, and for a network trained alone its capacity."""
+def print_distances(methods: dict[str, list[Run]]) -> None:
+    """A row a method: dense, and how far below it a small capacity is."""
+    tests = f"{SMALL} self-test | below dense | {SMALL} cross-test | below dense"
+    print(f"| method | seeds | dense | {tests} | minutes |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for method, runs in sorted(methods.items()):
+        minutes = statistics.mean(run["training_seconds"] / 60 for run in runs)
+        dense, own, cross = (values(runs, *pair) for pair in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0)))
+        columns = (dense, own, difference(dense, own), cross, difference(dense, cross))
+        print(f"| {method} | {len(runs)} | {' | '.join(map(spread, columns))} | {minutes:.1f} |")
+
+
+def print_tests(methods: dict[str, list[Run]], capacities: list[float]) -> None:
+    """Two rows a method: self-test and cross-test at each capacity."""
+    print(f"| method | seeds | test | {' | '.join(f'{capacity:g}' for capacity in capacities)} |")
+    print(f"|---|---:|---|{'---:|' * len(capacities)}")
+    for method, runs in sorted(methods.items()):
+        own = [values(runs, capacity, capacity) for capacity in capacities]
+        cross = [values(runs, capacity, 1.0) for capacity in capacities]
+        print(f"| {method} | {len(runs)} | self | {' | '.join(map(spread, own))} |")
+        print(f"| | | cross | {' | '.join(map(spread, cross))} |")
+
+
+def method_name(run: Run) -> str:
+    """The method; with what capacities it was trained where these aren't the usual ones."""
+    recipe = run.get("recipe", {})
+    if recipe.get("capacity_sampling", "fixed") != "fixed":
+        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}, {recipe['capacity_draws']} draws"
     if run["method"] != "independent":
-        return str(run["method"])
+        trained = recipe.get("capacities", USUAL)
+        return str(run["method"]) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")
     return f"independent, capacity {run['capacities'][0]['capacity']:g}"
 
 
-def values(runs: list[dict[str, Any]], query: float, gallery: float) -> list[float]:
+def values(runs: list[Run], query: float, gallery: float) -> list[float]:
     """The mAP of each run in percent; nothing where the pair wasn't measured."""
     return [
         100 * entry["value"]
