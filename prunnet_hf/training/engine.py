@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -211,10 +212,7 @@ class Trainer:
         self.steps_per_epoch = self.batches.updates_per_epoch
         optimizer = create_optimizer(self.model, options)
         self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
-        if isinstance(self.wrapped, DistributedDataParallel):
-            # Statistics are measured anew when training ends; sending them at every pass would be waste. Torch 2.13
-            # gave the constructor's argument another name, which accelerate can't pass; the attribute kept its own.
-            self.wrapped.broadcast_buffers = False
+        _keep_statistics_unsent(self.wrapped)
         self.schedule_steps = options.epochs * self.steps_per_epoch
         self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
@@ -352,6 +350,16 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
+
+
+def _keep_statistics_unsent(wrapped: nn.Module) -> None:
+    """Statistics are measured anew when training ends; sending them at every pass would be waste.
+
+    Torch 2.13 gave DDP's argument another name, which accelerate can't pass; the attribute has kept its own.
+    """
+    for module in wrapped.modules():  # DDP stands inside of what a compiler made of it
+        if isinstance(module, DistributedDataParallel):
+            module.broadcast_buffers = False
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:
