@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.state import GradientState
+from accelerate.utils import DistributedType
 
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.training.arguments import parse_arguments
@@ -158,3 +160,14 @@ def test_fewer_landmarks_can_be_trained_on(flag: str, miniatures: dict[str, Path
     flags = ["--dataset", "gldv2", "--data_dir", miniatures["gldv2"], *SMALL, *TINY]
     run(*flags, f"--{flag}", value, "--output_dir", tmp_path, "--capacities", "0.5", "--eval_capacities", "0.3")
     assert found_in(tmp_path)["num_train_classes"] == 4
+
+
+@pytest.mark.parametrize("file", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_knows_its_settings(file: Path) -> None:
+    settings = load_config_from_file(str(file))  # refuses keys it doesn't know
+    assert settings.distributed_type == DistributedType.MULTI_GPU
+    assert settings.num_machines == 2
+    assert settings.num_processes % settings.num_machines == 0
+    assert settings.machine_rank < settings.num_machines
+    assert settings.main_process_ip
+    assert settings.mixed_precision == "bf16"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +31,32 @@ num_workers: 0
 calibration_images: 8
 """
 
+DYING = """
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+from prunnet_hf.training.step import TrainingStep
+
+how, script, time_of_death, *sys.argv[1:] = sys.argv[1:]
+update = TrainingStep.update
+
+def update_or_die(self, step):
+    if step == 1 and os.environ["RANK"] == "1":
+        Path(time_of_death).write_text(str(time.time()))
+        if how == "by SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("this process has lost its way")
+    update(self, step)
+
+TrainingStep.update = update_or_die
+runpy.run_path(script, run_name="__main__")
+"""
+"""The training script, on one of whose processes training ends in the second step."""
+
 
 def launch(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet"]
@@ -42,21 +71,29 @@ def launch(*flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
+def make_photos(root: Path) -> Path:
+    """Noise: two classes of four images for training and as many for testing."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         for number in range(2):
-            folder = tmp_path / "photos" / split / f"{split}-{number}"
+            folder = root / split / f"{split}-{number}"
             folder.mkdir(parents=True)
             for index in range(4):
                 Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{index}.png")
-    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    return root
+
+
+def run_flags(folder: Path) -> list[str]:
+    """Of a run in `folder` on photos made there."""
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    photos = make_photos(folder / "photos")
+    return ["--config", str(folder / "recipe.yaml"), "--data_dir", str(photos), "--output_dir", str(folder / "run")]
+
+
+def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
     run = tmp_path / "run"
 
-    result = launch(
-        *("--config", str(tmp_path / "recipe.yaml"), "--data_dir", str(tmp_path / "photos")),
-        *("--epochs", "1", "--output_dir", str(run)),
-    )
+    result = launch(*run_flags(tmp_path), "--epochs", "1")
 
     assert result.returncode == 0, result.stderr
     assert {path.name for path in run.iterdir()} == {
@@ -74,3 +111,34 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
         "model, subnetworks, metrics.json, compatibility.png and the card",
     ]
     assert "Writing model shards" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "what_is_told"),
+    [
+        ("by an error", 1, "[rank1]: RuntimeError: this process has lost its way"),
+        ("by SIGKILL", -9, "Signal 9 (SIGKILL) received by PID"),
+    ],
+    ids=["by an error", "by SIGKILL"],
+)
+def test_process_that_dies_takes_the_others_down_and_is_named(
+    tmp_path: Path, how: str, exit_code: int, what_is_told: str
+) -> None:
+    dying, time_of_death = tmp_path / "dying.py", tmp_path / "time_of_death"
+    dying.write_text(DYING, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(dying)]
+    result = subprocess.run(
+        [*command, how, "train_accelerate.py", str(time_of_death), *run_flags(tmp_path), "--epochs", "1000"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    seconds = time.time() - float(time_of_death.read_text())
+    assert result.returncode != 0
+    assert what_is_told in result.stderr
+    assert re.search(rf"rank +: 1 \(local_rank: 1\)\n +exitcode +: {exit_code} ", result.stderr)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert seconds < 60  # the other process would wait for this one for 12 hours

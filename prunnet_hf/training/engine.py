@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate import DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 from accelerate.utils import set_seed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
@@ -112,11 +113,7 @@ def create_accelerator(arguments: RunArguments) -> Accelerator:
             arguments.train.output_dir, logging_dir=f"{arguments.train.output_dir}/logs"
         ),
         step_scheduler_with_optimizer=False,
-        # Statistics are measured anew when training ends; sending them at every pass would be waste.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=EVALUATION_TIMEOUT),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=EVALUATION_TIMEOUT)],
     )
 
 
@@ -215,6 +212,7 @@ class Trainer:
         self.steps_per_epoch = self.batches.updates_per_epoch
         optimizer = create_optimizer(self.model, options)
         self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
+        _keep_statistics_unsent(self.wrapped)
         self.schedule_steps = options.epochs * self.steps_per_epoch
         self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
@@ -352,6 +350,16 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
+
+
+def _keep_statistics_unsent(wrapped: nn.Module) -> None:
+    """Statistics are measured anew when training ends; sending them at every pass would be waste.
+
+    Torch 2.13 gave DDP's argument another name, which accelerate can't pass; the attribute has kept its own.
+    """
+    for module in wrapped.modules():  # DDP stands inside of what a compiler made of it
+        if isinstance(module, DistributedDataParallel):
+            module.broadcast_buffers = False
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:

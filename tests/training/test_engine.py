@@ -10,11 +10,13 @@ import resource
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from contextlib import redirect_stdout
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from accelerate.state import GradientState
 from accelerate.utils import set_seed
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.data.loading import load_splits
@@ -250,6 +253,52 @@ def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tm
         assert run.step.capacities.at(0) == [1.0, 0.2, 0.5]
         ends[method] = run.run().state_dict()["prunnet.backbone.conv1.0.weight"]
     assert not torch.equal(ends["joint"], ends["prunnet"])
+
+
+def started(photos: Path, folder: Path) -> dict[str, Any]:
+    """How a run starts on a process that has drawn weights and scores of its own, and what it sends in a step."""
+    settings = arguments(photos, folder, batch_size=5)
+    accelerator = create_accelerator(settings)
+    torch.manual_seed(accelerator.process_index)
+    prepare, drawn, sent = accelerator.prepare, {}, []
+
+    def note_and_prepare(model: PrunNetForImageClassification, *others: object) -> object:
+        drawn.update({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+        return prepare(model, *others)
+
+    def count(group: object, bucket):  # without a type, as DDP refuses one that is a string
+        sent.append(bucket.buffer().numel())
+        return allreduce_hook(group, bucket)
+
+    accelerator.prepare = note_and_prepare
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*broadcast_buffers")  # deprecated in torch 2.13
+        run = Trainer(settings, accelerator, load_splits(settings.data.dataset, settings.data.data_dir))
+    found = {name: tensor.detach().clone() for name, tensor in run.model.named_parameters()}
+    run.wrapped.register_comm_hook(torch.distributed.group.WORLD, count)
+    run.step.backward(next(run.batches.epoch(0)).tensors, 0)
+    return {
+        "drawn": drawn,
+        "started_with": found,
+        "sent": sum(sent),
+        "looks_for_unused_parameters": run.wrapped.find_unused_parameters,
+        "sends_statistics": run.wrapped.will_sync_module_buffers(),
+    }
+
+
+def test_processes_start_alike_and_send_gradients_only_and_none_of_scores(photos: Path, tmp_path: Path) -> None:
+    ranks = run_processes(2, started, photos, tmp_path / "run", folder=tmp_path)
+    for name, tensor in ranks[0]["drawn"].items():
+        assert torch.equal(ranks[0]["started_with"][name], tensor), name
+        assert torch.equal(ranks[1]["started_with"][name], tensor), name
+    scores = [name for name in ranks[0]["drawn"] if name.endswith(".scores")]
+    assert len(scores) > 8
+    assert not any(torch.equal(ranks[0]["drawn"][name], ranks[1]["drawn"][name]) for name in scores)
+    numbers = sum(tensor.numel() for name, tensor in ranks[0]["drawn"].items() if name not in scores)
+    for rank in ranks:
+        assert rank["sent"] == 3 * numbers  # passes of capacity 1, 0.2 and 0.5
+        assert not rank["looks_for_unused_parameters"]
+        assert not rank["sends_statistics"]
 
 
 def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import nn
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.training.capacities import pass_capacities
+from prunnet_hf.training.gradients import projection_orders
+from prunnet_hf.training.objectives import Gradients
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
 from tests.processes import run_processes
@@ -295,6 +298,7 @@ def several_updates() -> dict[str, Tensor]:
     model.prunnet.projector.eval()
     step = training_step(model, accelerator)
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(rank)  # nothing in a step may hang on the random state of a process
     for number in range(6):
         share = {name: tensor[rank::world_size] for name, tensor in batch(12, seed=number).items()}
         is_update = number % 2 == 1
@@ -314,3 +318,28 @@ def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(world_size: int, t
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
     moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
     assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
+
+
+def orders_of_two_steps() -> list[Tensor]:
+    """A process's first random order of each step, whose own random state is its own."""
+    accelerator = Accelerator(cpu=True)
+    step = training_step(tiny_model(), accelerator)
+    torch.manual_seed(accelerator.process_index)
+    merge, orders = step.objective.merge, []
+
+    def note_and_merge(passes: Sequence[Gradients], generator: torch.Generator) -> None:
+        orders.append(projection_orders(64, per_row=True, generator=generator.clone_state())[0])
+        merge(passes, generator)
+
+    step.objective.merge = note_and_merge
+    for number in range(2):
+        step.backward(batch(seed=accelerator.process_index), number)
+        step.update(number)
+    return orders
+
+
+def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(tmp_path: Path) -> None:
+    mine, others = run_processes(2, orders_of_two_steps, folder=tmp_path)
+    assert all(torch.equal(order, other) for order, other in zip(mine, others, strict=True))
+    assert mine[0].sort().values.tolist() == list(range(64))
+    assert not torch.equal(mine[0], mine[1])

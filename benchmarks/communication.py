@@ -1,0 +1,225 @@
+"""What processes that train together send each other in a step, and what it costs.
+
+    python benchmarks/communication.py                     # two processes on this machine, joined by gloo
+    python benchmarks/communication.py --image_size 224    # more arithmetic for the same bytes
+
+Data parallelism averages the gradients that each pass leaves: N+1 all-reduces of all parameters that are no scores.
+The bytes are those that DistributedDataParallel hands to all-reduce; of them each of k processes sends 2 (k-1)/k if
+they stand in a ring. Steps with and without communication take turns, and a step lasts as long as on the slowest
+process.
+"""
+
+import argparse
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch import distributed
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.training.capacities import pass_capacities
+from prunnet_hf.training.networks import lay_out
+from prunnet_hf.training.objectives import create_objective
+from prunnet_hf.training.objectives import dense_pass_parameters
+from prunnet_hf.training.step import TrainingStep
+
+NUM_CLASSES = 1000
+CAPACITIES = (0.2, 0.4, 0.6, 0.8)
+NUM_PASSES = len(CAPACITIES) + 1
+ONE_BUCKET = 1_000_000
+"""MiB that hold all gradients of any network: nothing is sent before the last of them is there."""
+MEGABYTE = 1e6
+
+
+def main() -> None:
+    """Start the processes; the first prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_processes", type=int, default=2)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=32, help="images a step and process")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(measure, (port, arguments), nprocs=arguments.num_processes)
+
+
+def measure(rank: int, port: int, arguments: argparse.Namespace) -> None:
+    """One process of them, from joining the others to printing."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": arguments.num_processes}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
+    threads = max(1, (os.cpu_count() or 1) // arguments.num_processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # or accelerate chooses
+    torch.set_num_threads(threads)
+    accelerator = Accelerator(cpu=True)
+    batch = random_batch(arguments, seed=rank)
+    buckets = sent_in_a_step(training_step(arguments, accelerator, bucket_cap_mb=None), batch)
+    model = create_model(arguments)
+    check_formula(buckets, model)
+    seconds = clock(arguments, accelerator, batch, sum(buckets) // NUM_PASSES)
+    if accelerator.is_main_process:
+        print(f"{arguments.backbone}, {arguments.image_size} pixels, {arguments.batch_size} images a process,")
+        print(f"{arguments.num_processes} processes x {torch.get_num_threads()} threads, {os.cpu_count()} CPU cores,")
+        print(f"load {os.getloadavg()[0]:.1f}, gloo, N = {len(CAPACITIES)}, median of {arguments.rounds} rounds\n")
+        print(table_of_bytes(buckets, model))
+        print(table_of_seconds(seconds))
+    accelerator.end_training()
+
+
+def random_batch(arguments: argparse.Namespace, seed: int) -> dict[str, Tensor]:
+    """Images of noise, others on each process."""
+    generator = torch.Generator().manual_seed(seed)
+    size, side = arguments.batch_size, arguments.image_size
+    return {
+        "pixel_values": torch.randn(size, 3, side, side, generator=generator),
+        "labels": torch.randint(NUM_CLASSES, (size,), generator=generator),
+    }
+
+
+def create_model(arguments: argparse.Namespace) -> PrunNetForImageClassification:
+    """The network as the engine trains it."""
+    torch.manual_seed(0)
+    config = PrunNetConfig(backbone=arguments.backbone, image_size=arguments.image_size, num_labels=NUM_CLASSES)
+    model = PrunNetForImageClassification(config)
+    lay_out(model, torch.channels_last)
+    for layer in model.prunable_layers().values():
+        layer.scores.requires_grad_(False)
+    return model
+
+
+def training_step(
+    arguments: argparse.Namespace, accelerator: Accelerator, *, bucket_cap_mb: int | None
+) -> TrainingStep:
+    """A step of a network of its own, whose gradients are sent in buckets of this size (None: as DDP chooses)."""
+    model = create_model(arguments)
+    wrapped = DistributedDataParallel(model, bucket_cap_mb=bucket_cap_mb)
+    wrapped.broadcast_buffers = False  # as in the engine
+    wrapped.train()
+    optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
+    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", CAPACITIES)
+    return TrainingStep(model, wrapped, objective, passes, optimizer, accelerator, max_grad_norm=100.0, seed=0)
+
+
+def sent_in_a_step(step: TrainingStep, batch: dict[str, Tensor]) -> list[int]:
+    """Bytes of each bucket that is handed to all-reduce."""
+    buckets: list[int] = []
+
+    def hook(group: distributed.ProcessGroup, bucket: distributed.GradBucket) -> Future[Tensor]:
+        buckets.append(bucket.buffer().nbytes)
+        return allreduce_hook(group, bucket)
+
+    step.wrapped.register_comm_hook(distributed.group.WORLD, hook)
+    step.backward(batch, 0)  # DDP lays its buckets anew after this one
+    step.update(0)
+    buckets.clear()
+    step.backward(batch, 1)
+    return buckets
+
+
+def check_formula(buckets: list[int], model: PrunNetForImageClassification) -> None:
+    """Compare with N+1 times all parameters that are no scores.
+
+    Raises:
+        RuntimeError: If anything else was sent.
+    """
+    scores = {layer.scores for layer in model.prunable_layers().values()}
+    expected = NUM_PASSES * bytes_of(parameter for parameter in model.parameters() if parameter not in scores)
+    if sum(buckets) != expected:
+        raise RuntimeError(f"{sum(buckets)} bytes were sent in a step, not the {expected} expected.")
+
+
+def table_of_bytes(buckets: list[int], model: PrunNetForImageClassification) -> str:
+    """What is sent, and which part of it the merged gradients of method prunnet are made of."""
+    weights = bytes_of(layer.weight for layer in model.prunable_layers().values())
+    dense_only = bytes_of(dense_pass_parameters(model))
+    a_pass = sum(buckets) // NUM_PASSES
+    others = a_pass - weights - dense_only
+    needed = weights * (1 + sum(CAPACITIES)) + dense_only + others * NUM_PASSES
+    rows = [
+        ("scores, never sent", 0),
+        ("prunable weights, a pass", weights),
+        ("classifier, projector, norms, a pass", dense_only),
+        ("biases and others, a pass", others),
+        (f"a pass, in {len(buckets) // NUM_PASSES} buckets", a_pass),
+        (f"a step of {NUM_PASSES} passes", sum(buckets)),
+        ("of it not masked and not ignored by method prunnet", needed),
+    ]
+    lines = [f"| {name} | {size / MEGABYTE:.2f} |" for name, size in rows]
+    return "\n".join(["| handed to all-reduce | MB |\n|---|---:|", *lines, ""])
+
+
+def clock(
+    arguments: argparse.Namespace, accelerator: Accelerator, batch: dict[str, Tensor], a_pass: int
+) -> dict[str, list[float]]:
+    """Seconds of each round, by what was clocked."""
+    gradients = torch.zeros(a_pass // 4)
+
+    def all_reduces() -> None:
+        for _ in range(NUM_PASSES):
+            distributed.all_reduce(gradients)
+
+    buckets = training_step(arguments, accelerator, bucket_cap_mb=None)
+    whole = training_step(arguments, accelerator, bucket_cap_mb=ONE_BUCKET)
+    clocked: dict[str, Callable[[], None]] = {
+        "a step without communication": lambda: take(buckets, batch, is_alone=True),
+        "a step, buckets as DDP chooses": lambda: take(buckets, batch),
+        "a step, one bucket a pass": lambda: take(whole, batch),
+        f"{NUM_PASSES} all-reduces of a pass's bytes and nothing else": all_reduces,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in clocked}
+    for round_number in range(arguments.rounds + 1):
+        for name, work in clocked.items():
+            slowest = on_the_slowest(work, accelerator)
+            if round_number:  # the first one allocates
+                seconds[name].append(slowest)
+    return seconds
+
+
+def take(step: TrainingStep, batch: dict[str, Tensor], *, is_alone: bool = False) -> None:
+    """One step; alone, this process keeps its gradients to itself."""
+    if is_alone:
+        with step.accelerator.no_sync(step.wrapped):
+            step.backward(batch, 0)
+    else:
+        step.backward(batch, 0)
+    step.update(0)
+
+
+def on_the_slowest(work: Callable[[], None], accelerator: Accelerator) -> float:
+    """Seconds until the last process has done it; all begin together."""
+    accelerator.wait_for_everyone()
+    start = time.perf_counter()
+    work()
+    return float(accelerator.gather(torch.tensor([time.perf_counter() - start])).max())
+
+
+def table_of_seconds(seconds: dict[str, list[float]]) -> str:
+    """Medians, and how much longer than without communication each took in its round."""
+    alone, *_ = seconds.values()
+    rows = []
+    for name, column in seconds.items():
+        over = statistics.median(mine / floor for mine, floor in zip(column, alone, strict=True))
+        rows.append(f"| {name} | {statistics.median(column):.3f} | {over:.3f} |")
+    return "\n".join(["| clocked | s | over a step without communication |\n|---|---:|---:|", *rows])
+
+
+def bytes_of(parameters: Iterable[Tensor]) -> int:
+    """Of all of them together."""
+    return sum(parameter.nbytes for parameter in parameters)
+
+
+if __name__ == "__main__":
+    main()
