@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 logger = logging.getLogger(__name__)
@@ -79,6 +82,30 @@ def check_output_dir(run: Path, *, resume: bool) -> None:
         raise FileExistsError(
             f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. Go on "
             f"from it with --resume, choose another output_dir, or remove {run / 'checkpoints'}."
+        )
+
+
+def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
+    """Make sure that all processes see the same `run`, which several machines need not; called by all of them.
+
+    Raises:
+        ValueError: If one sees another directory. It would lose its part of every checkpoint.
+    """
+    if accelerator.num_processes == 1:
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    mark = run / (broadcast_object_list([f".seen-by-all-{uuid.uuid4().hex}"])[0])
+    if accelerator.is_main_process:
+        mark.touch()
+    accelerator.wait_for_everyone()
+    blind = [index for index, is_seen in enumerate(gather_object([mark.exists()])) if not is_seen]
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        mark.unlink()
+    if blind:
+        raise ValueError(
+            f"output_dir={str(run)!r} must be on a file system that all machines share: processes {blind} don't see "
+            "what the main process writes there."
         )
 
 

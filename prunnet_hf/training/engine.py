@@ -33,6 +33,7 @@ from .batches import create_batches
 from .capacities import pass_capacities
 from .checkpoints import Progress
 from .checkpoints import check_output_dir
+from .checkpoints import check_output_dir_is_shared
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
 from .checkpoints import warn_of_changes
@@ -89,6 +90,7 @@ def train(arguments: RunArguments) -> FinishedRun:
     if not arguments.train.eval_only:
         check_output_dir(run, resume=arguments.train.resume)
     accelerator = create_accelerator(arguments)
+    check_output_dir_is_shared(accelerator, run)
     set_seed(arguments.train.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if arguments.train.eval_only:

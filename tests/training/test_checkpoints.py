@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from torch import nn
 
 from prunnet_hf.training.checkpoints import Progress
 from prunnet_hf.training.checkpoints import check_output_dir
+from prunnet_hf.training.checkpoints import check_output_dir_is_shared
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.checkpoints import load_checkpoint
 from prunnet_hf.training.checkpoints import save_checkpoint
+from tests.processes import run_processes
 
 
 @pytest.fixture
@@ -89,3 +92,22 @@ def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="output_dir must be a directory"):
         check_output_dir(tmp_path / "file", resume=False)
+
+
+def look_for_a_shared_directory(folder: Path, is_shared: bool) -> tuple[str, list[str]]:
+    """What a process is told that looks at `folder`, or at one of its own, and the names it finds there."""
+    own = folder if is_shared else folder / os.environ["RANK"]
+    message = ""
+    try:
+        check_output_dir_is_shared(Accelerator(cpu=True), own)
+    except ValueError as error:
+        message = str(error)
+    return message, [path.name for path in own.iterdir()]
+
+
+def test_processes_that_see_another_directory_are_named(tmp_path: Path) -> None:
+    told = run_processes(2, look_for_a_shared_directory, tmp_path / "one", True, folder=tmp_path)
+    assert told == [("", []), ("", [])]
+    for message, left in run_processes(2, look_for_a_shared_directory, tmp_path / "two", False, folder=tmp_path):
+        assert "must be on a file system that all machines share: processes [1] don't see" in message
+        assert left == []
