@@ -55,8 +55,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = Accelerator(mixed_precision=arguments.mixed_precision).device
     place = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{place}, torch {torch.__version__}, batch {arguments.batch_size}, precision {arguments.mixed_precision}, ")
-    print(f"N = {len(CAPACITIES)}, peak of {NUM_STEPS} steps\n")
+    print(f"{place}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {arguments.batch_size}, ")
+    print(f"precision {arguments.mixed_precision}, N = {len(CAPACITIES)}, peak of {NUM_STEPS} steps\n")
     print("| network, pixels | plain peak (MiB) | budget (MiB) | PrunNet peak (MiB) | peak / budget |")
     print("|---|---:|---:|---:|---:|")
     for case in CASES:
