@@ -108,6 +108,9 @@ class TrainingStep:
         """Merge the gradients, clip them and step the optimiser; the next batch starts afresh."""
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         self.objective.merge(self._gradients, generator)
+        # Now, as optimisers need memory for copies of their own.
+        self._gradients = [{} for _ in range(len(self.capacities))]
+        self._masks = None
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         # Loss scaling makes gradients overflow at times; it then leaves the step out itself, and lowers the scale.
         scaler = self.accelerator.scaler
@@ -119,8 +122,6 @@ class TrainingStep:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._losses = torch.zeros_like(self._losses)
-        self._gradients = [{} for _ in range(len(self.capacities))]
-        self._masks = None
 
     def _find_masks(self, capacities: list[float]) -> dict[float, dict[str, Tensor]]:
         # Scores don't change within a step: the masks of a layer serve all passes and accumulated batches.
