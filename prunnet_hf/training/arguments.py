@@ -138,6 +138,10 @@ class TrainArguments:
     capacity_draws: int = field(
         default=2, metadata={"help": "For sandwich: capacities to draw, one from each of so many parts of the range."}
     )
+    shrink_share: float = field(
+        default=0.0,
+        metadata={"help": "For sandwich: share of the training in which the smallest capacity comes down from 0.6."},
+    )
     eval_capacities: list[float] = field(
         default_factory=lambda: [0.1, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
     )
@@ -212,6 +216,8 @@ class TrainArguments:
         _check_at_least(self, 1, "calibration_images", "log_every", "capacity_draws")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
+        if not 0.0 <= self.shrink_share <= 1.0:
+            raise ValueError(f"shrink_share must be in [0, 1]; got {self.shrink_share!r}.")
         if self.max_grad_norm == 0:
             raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
         if self.batch_size < 2:

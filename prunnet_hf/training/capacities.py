@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
+from typing import Protocol
 from typing import get_args
 
 import numpy as np
@@ -14,34 +13,89 @@ from ..masking import format_capacity
 
 CapacitySampling = Literal["fixed", "sandwich"]
 DENSE = 1.0
+SHRINK_FROM = 0.6
+"""Where the smallest capacity begins that comes down during training."""
 _STREAM = 0x5A9D
 """Sets these random numbers apart from others that seed and step decide."""
 
 
-@dataclass(frozen=True)
-class PassCapacities:
+class PassCapacities(Protocol):
     """The capacity of each pass of a step: a function of the step's number, alike on all processes and after resuming.
 
     Attributes:
-        ranges: For each pass the capacities it may have, from lowest to highest, which may be the same.
-        seed: Decides the draws.
+        names: What to call each pass, such as `capacity-0.20`.
     """
 
-    ranges: tuple[tuple[float, float], ...]
-    seed: int = 0
+    names: list[str]
 
     def __len__(self) -> int:
-        return len(self.ranges)
-
-    @property
-    def names(self) -> list[str]:
-        """What to call each pass, such as `capacity-0.20`, or of a draw `capacity-0.10-0.55`."""
-        return ["-".join(["capacity", *map(format_capacity, sorted({low, high}))]) for low, high in self.ranges]
+        """Number of passes of a step."""
 
     def at(self, step: int) -> list[float]:
-        """The capacities of a step; drawn uniformly from their ranges."""
+        """The capacities of a step."""
+
+
+class FixedCapacities:
+    """The same capacities in every step.
+
+    Args:
+        capacities: Each in (0, 1].
+    """
+
+    def __init__(self, capacities: Sequence[float]) -> None:
+        self.capacities = list(capacities)
+        self.names = [f"capacity-{format_capacity(capacity)}" for capacity in capacities]
+
+    def __len__(self) -> int:
+        """See `PassCapacities`."""
+        return len(self.capacities)
+
+    def at(self, step: int) -> list[float]:
+        """See `PassCapacities`."""
+        return self.capacities
+
+
+class SandwichCapacities:
+    """The dense network, the smallest capacity, and some drawn anew for each step from the range between them.
+
+    After the sandwich rule of universally slimmable networks (arXiv 1903.05134). The smallest capacity can come down
+    during training, as networks do in progressive shrinking (arXiv 1908.09791).
+
+    Args:
+        smallest: In (0, 1).
+        num_draws: One from each of so many equal parts of the range, uniformly; at least 1.
+        shrink_steps: Steps in which the smallest capacity comes down evenly from `SHRINK_FROM`, if it lies below; 0
+            begins with it.
+        seed: Decides the draws.
+
+    Raises:
+        ValueError: If `num_draws` or `shrink_steps` is too small.
+    """
+
+    def __init__(self, smallest: float, num_draws: int, *, shrink_steps: int = 0, seed: int = 0) -> None:
+        if num_draws < 1:
+            raise ValueError(f"capacity_draws must be at least 1; got {num_draws!r}.")
+        if shrink_steps < 0:
+            raise ValueError(f"shrink_steps must be at least 0; got {shrink_steps!r}.")
+        self.smallest, self.num_draws, self.shrink_steps, self.seed = smallest, num_draws, shrink_steps, seed
+        draws = [f"capacity-drawn-{number}" for number in range(1, num_draws + 1)]
+        self.names = [f"capacity-{format_capacity(DENSE)}", "capacity-smallest", *draws]
+
+    def __len__(self) -> int:
+        """See `PassCapacities`."""
+        return self.num_draws + 2
+
+    def at(self, step: int) -> list[float]:
+        """See `PassCapacities`."""
+        low = self._smallest_at(step)
         generator = np.random.default_rng([_STREAM, self.seed, step])
-        return [low if low == high else float(generator.uniform(low, high)) for low, high in self.ranges]
+        places = (np.arange(self.num_draws) + generator.uniform(size=self.num_draws)) / self.num_draws
+        return [DENSE, low, *(low + (DENSE - low) * places).tolist()]
+
+    def _smallest_at(self, step: int) -> float:
+        if step >= self.shrink_steps or self.smallest >= SHRINK_FROM:
+            return self.smallest
+        return SHRINK_FROM + (self.smallest - SHRINK_FROM) * step / self.shrink_steps
 
 
 def pass_capacities(
@@ -50,6 +104,7 @@ def pass_capacities(
     *,
     sampling: CapacitySampling = "fixed",
     num_draws: int = 2,
+    shrink_steps: int = 0,
     seed: int = 0,
 ) -> PassCapacities:
     """The passes of a training method.
@@ -57,30 +112,28 @@ def pass_capacities(
     Args:
         method: `"independent"` has one pass at the one capacity given, all others begin with the dense network.
         capacities: Trained capacities, each in (0, 1].
-        sampling: `"fixed"`: a pass for each of `capacities`. `"sandwich"`: one for the smallest of them, and
-            `num_draws` for capacities drawn from equal parts of the range from it to 1 (the sandwich rule of
-            universally slimmable networks, arXiv 1903.05134).
-        num_draws: At least 1.
-        seed: Decides the draws.
+        sampling: `"fixed"`: a pass for each of `capacities`. `"sandwich"`: see `SandwichCapacities`, with the smallest
+            of `capacities`.
+        num_draws: See `SandwichCapacities`.
+        shrink_steps: See `SandwichCapacities`.
+        seed: See `SandwichCapacities`.
 
     Raises:
-        ValueError: If `sampling` or `num_draws` isn't one of the allowed values.
+        ValueError: If `sampling` or a number isn't one of the allowed values.
 
     Example:
-        >>> pass_capacities("prunnet", [0.1, 0.5], sampling="sandwich", num_draws=2).names
-        ['capacity-1.00', 'capacity-0.10', 'capacity-0.10-0.55', 'capacity-0.55-1.00']
+        >>> pass_capacities("prunnet", [0.2, 0.5]).at(0)
+        [1.0, 0.2, 0.5]
+        >>> pass_capacities("prunnet", [0.1, 0.5], sampling="sandwich", shrink_steps=100).at(50)[:2]
+        [1.0, 0.35]
     """
     if sampling not in get_args(CapacitySampling):
         raise ValueError(
             f"capacity_sampling must be one of {', '.join(get_args(CapacitySampling))}; got {sampling!r}."
         )
-    if num_draws < 1:
-        raise ValueError(f"capacity_draws must be at least 1; got {num_draws!r}.")
     if method == "independent":
-        return PassCapacities(tuple((capacity, capacity) for capacity in capacities), seed)
+        return FixedCapacities(capacities)
     below = sorted(capacity for capacity in capacities if capacity < DENSE)
-    if sampling == "fixed":
-        return PassCapacities(tuple((capacity, capacity) for capacity in [DENSE, *below]), seed)
-    smallest = below[0]
-    edges = [round(smallest + (DENSE - smallest) * part / num_draws, 12) for part in range(num_draws + 1)]
-    return PassCapacities(((DENSE, DENSE), (smallest, smallest), *pairwise(edges)), seed)
+    if sampling == "sandwich":
+        return SandwichCapacities(below[0], num_draws, shrink_steps=shrink_steps, seed=seed)
+    return FixedCapacities([DENSE, *below])

@@ -230,6 +230,7 @@ class Trainer:
             options.capacities,
             sampling=options.capacity_sampling,
             num_draws=options.capacity_draws,
+            shrink_steps=round(options.shrink_share * self.schedule_steps),
             seed=options.seed,
         )
         self.step = TrainingStep(

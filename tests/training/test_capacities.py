@@ -28,14 +28,28 @@ def test_fixed_passes_of_each_method(method: str, capacities: list[float], passe
 
 def test_sandwich_has_dense_and_smallest_and_a_draw_from_each_part_of_the_range() -> None:
     found = pass_capacities("prunnet", [0.2, 0.5], sampling="sandwich", num_draws=2)
-    assert found.names == ["capacity-1.00", "capacity-0.20", "capacity-0.20-0.60", "capacity-0.60-1.00"]
+    assert found.names == ["capacity-1.00", "capacity-smallest", "capacity-drawn-1", "capacity-drawn-2"]
     drawn = np.array([found.at(step) for step in range(2000)])
     assert (drawn[:, 0] == 1.0).all()
     assert (drawn[:, 1] == 0.2).all()
-    # Uniform over a range of width 0.4: a mean in its middle, a standard deviation of 0.4 / sqrt(12) = 0.1155.
+    # Uniform from 0.2 to 0.6 and from 0.6 to 1: a mean in the middle, a standard deviation of 0.4 / sqrt(12) = 0.1155.
     assert np.allclose(drawn[:, 2:].mean(axis=0), [0.4, 0.8], atol=0.01)
     assert np.allclose(drawn[:, 2:].std(axis=0), 0.1155, atol=0.005)
     assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 0.1
+
+
+def test_the_smallest_comes_down_evenly_and_draws_stay_above_it() -> None:
+    found = pass_capacities("prunnet", [0.1], sampling="sandwich", num_draws=2, shrink_steps=50)
+    smallest = [found.at(step)[1] for step in (0, 10, 25, 50, 1000)]
+    assert smallest == pytest.approx([0.6, 0.5, 0.35, 0.1, 0.1])  # by 0.01 a step
+    for step in range(60):
+        _, low, first, second = found.at(step)
+        assert low <= first <= (low + 1) / 2 <= second <= 1
+
+
+def test_a_smallest_capacity_above_where_shrinking_begins_stays() -> None:
+    found = pass_capacities("prunnet", [0.8], sampling="sandwich", shrink_steps=50)
+    assert found.at(0)[1] == found.at(50)[1] == 0.8
 
 
 @given(
@@ -53,8 +67,9 @@ def test_draws_depend_on_seed_and_step_alone_and_stay_in_their_ranges(
     drawn = found.at(step)
     assert drawn == again.at(step)
     assert drawn[:2] == [1.0, min(capacities)]
-    assert len(drawn) == len(found) == num_draws + 2
-    assert all(low <= capacity <= high for capacity, (low, high) in zip(drawn, found.ranges, strict=True))
+    assert len(drawn) == len(found) == len(found.names) == num_draws + 2
+    edges = np.linspace(min(capacities), 1, num_draws + 1)
+    assert all(low - 1e-9 <= each <= high + 1e-9 for low, each, high in zip(edges, drawn[2:], edges[1:], strict=False))
     assert drawn[2:] != found.at(step + 1)[2:]
 
 
@@ -66,6 +81,7 @@ def test_independent_training_has_one_pass_however_capacities_are_drawn() -> Non
     ("arguments", "message"),
     [
         ({"sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
+        ({"sampling": "sandwich", "shrink_steps": -1}, r"shrink_steps must be at least 0; got -1"),
         ({"sampling": "sandwich", "num_draws": 0}, r"capacity_draws must be at least 1; got 0"),
     ],
 )
