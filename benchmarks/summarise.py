@@ -66,7 +66,8 @@ def method_name(run: Run) -> str:
     """The method; with what capacities it was trained where these aren't the usual ones."""
     recipe = run.get("recipe", {})
     if recipe.get("capacity_sampling", "fixed") != "fixed":
-        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}, {recipe['capacity_draws']} draws"
+        shrinking = ", shrinking" if recipe.get("shrink_share") else ""
+        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}{shrinking}"
     if run["method"] != "independent":
         trained = recipe.get("capacities", USUAL)
         return str(run["method"]) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")

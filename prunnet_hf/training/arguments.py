@@ -22,6 +22,9 @@ from transformers import HfArgumentParser
 from ..configuration_prunnet import TRAINED_CAPACITIES
 from ..masking import check_capacities
 
+LARGEST_SEED = 2**32 - 1
+"""That NumPy takes."""
+
 
 @dataclass
 class ModelArguments:
@@ -126,13 +129,15 @@ class TrainArguments:
         },
     )
     capacities: list[float] = field(
-        default_factory=lambda: list(TRAINED_CAPACITIES), metadata={"help": "Capacities to train, each in (0, 1]."}
+        default_factory=lambda: list(TRAINED_CAPACITIES),
+        metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
     )
     capacity_sampling: Literal["fixed", "sandwich"] = field(
         default="fixed",
         metadata={
             "help": "Capacities of a step's passes: those of `capacities`; or the smallest of them and "
-            "`capacity_draws` random ones from there to 1, drawn anew for each step."
+            "`capacity_draws` random ones from there to 1, drawn anew for each step. The others are then evaluated "
+            "and saved, but not trained as such."
         },
     )
     capacity_draws: int = field(
@@ -213,9 +218,12 @@ class TrainArguments:
         """Check what can be checked without data."""
         _check_choices(self)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
-        _check_at_least(self, 1, "calibration_images", "log_every", "capacity_draws")
+        _check_at_least(self, 1, "log_every", "capacity_draws")
+        _check_at_least(self, 2, "calibration_images")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")
         if not 0.0 <= self.shrink_share <= 1.0:
             raise ValueError(f"shrink_share must be in [0, 1]; got {self.shrink_share!r}.")
         if self.max_grad_norm == 0:
@@ -248,6 +256,16 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         """Check what only two of them together tell."""
+        if self.train.sync_batchnorm and self.data.streaming:
+            raise ValueError(
+                "sync_batchnorm=True doesn't go with streaming=True: a process that has read its part of a stream "
+                "sends black images along until all have, and the others' statistics would take them in."
+            )
+        if self.train.method == "independent" and self.train.capacity_sampling != "fixed":
+            raise ValueError(
+                f"capacity_sampling must be fixed for method='independent', one network; got "
+                f"{self.train.capacity_sampling!r}."
+            )
         if self.data.validation_share > 0 and self.train.eval_every == 0 and not self.train.eval_only:
             raise ValueError(
                 f"validation_share={self.data.validation_share} holds classes out to choose the best model by, but "
@@ -315,6 +333,8 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
             f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: "
             f"{', '.join(sorted(allowed))}."
         )
+    if recipe.get("mixed_precision") is False:
+        recipe["mixed_precision"] = "no"  # which YAML reads as a truth value
     return recipe
 
 

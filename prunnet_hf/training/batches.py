@@ -7,6 +7,8 @@ update on how many images each has, weigh every image alike, and whoever has run
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,6 +36,7 @@ from ..data.streams import ImageDataset
 from ..data.streams import NumberedRows
 from ..data.streams import num_images
 from ..data.transforms import TrainingCollator
+from .agreement import Agreement
 from .arguments import RunArguments
 
 
@@ -57,6 +60,8 @@ class Batches(Protocol):
 
     updates_per_epoch: int
     """Of a stream the fewest there can be: uneven shards may add a few."""
+    waiting_seconds: float
+    """Spent in waiting for images so far."""
 
     def epoch(self, epoch: int, start: Any = None) -> Iterator[MicroBatch]:
         """The batches of an epoch, from its beginning or from a `position`; alike in number on all processes."""
@@ -113,7 +118,10 @@ class DealtBatches:
             generator=torch.Generator(),  # an epoch begun again must not draw from the one that dropout draws from
         )
         self.updates_per_epoch = self.sampler.num_batches // self.accumulation
-        self.settings = _settings(images, arguments, accelerator)
+        # Processes may change in number as long as an update takes the same images.
+        images_a_batch = options.batch_size * accelerator.num_processes
+        self.settings = {**_settings(images, arguments), "num_processes x batch_size": images_a_batch}
+        self.waiting_seconds = 0.0
         self._done = 0
 
     def epoch(self, epoch: int, start: Mapping[str, Any] | None = None) -> Iterator[MicroBatch]:
@@ -122,7 +130,7 @@ class DealtBatches:
         _check_same_settings(start, self.settings)
         self._done = 0 if start is None else start["done"]
         self.sampler.epoch, self.sampler.batches = epoch, range(self._done, self.updates_per_epoch * self.accumulation)
-        for batch in self.loader:
+        for batch in _noting_waits(self, self.loader):
             self._done += 1
             del batch[ROW]
             yield MicroBatch(
@@ -171,7 +179,14 @@ class StreamedBatches:
         self.accumulation = options.gradient_accumulation_steps
         self.num_images = num_images(images)
         # Each worker has shards of its own; how many read a data set makes no difference.
-        self.settings = {**_settings(images, arguments, accelerator), "num_workers": arguments.data.num_workers}
+        self.settings = {
+            **_settings(images, arguments),
+            "num_processes": accelerator.num_processes,
+            "batch_size": options.batch_size,
+            "num_workers": arguments.data.num_workers,
+        }
+        self.waiting_seconds = 0.0
+        self._agreement = Agreement(accelerator)
         self.loader = StreamLoader(
             images,
             collate,
@@ -202,7 +217,7 @@ class StreamedBatches:
         if start is not None:
             own = Position(**start["positions"][self.accelerator.process_index])
             self._times_seen[:] = start["times_seen"][self.accelerator.process_index].numpy()
-        batches = self.loader.epoch(epoch, own)
+        batches = _noting_waits(self, self.loader.epoch(epoch, own))
         while True:
             group = list(islice(batches, self.accumulation))
             for batch in group:
@@ -235,8 +250,7 @@ class StreamedBatches:
     def _counts(self, group: list[dict[str, Tensor]]) -> Tensor:
         """Images in each batch of the group on each process, `(num_processes, accumulation)`."""
         counts = [len(batch["labels"]) for batch in group] + [0] * (self.accumulation - len(group))
-        gathered: Tensor = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
-        return gathered.cpu()
+        return self._agreement.gather(counts)
 
     def _weighed(self, group: list[dict[str, Tensor]], counts: Tensor) -> Iterator[MicroBatch]:
         # Losses are averaged over each batch, over the processes and over `accumulation` batches: undo all three.
@@ -250,12 +264,19 @@ class StreamedBatches:
             yield MicroBatch(tensors, float(shares[index]), index == num_batches - 1)
 
 
-def _settings(images: ImageDataset, arguments: RunArguments, accelerator: Accelerator) -> dict[str, Any]:
-    """What decides which images come when."""
+def _noting_waits(batches: Batches, loaded: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The same items; the time until each is there is added to `batches.waiting_seconds`."""
+    start = time.perf_counter()
+    for batch in loaded:
+        batches.waiting_seconds += time.perf_counter() - start
+        yield batch
+        start = time.perf_counter()
+
+
+def _settings(images: ImageDataset, arguments: RunArguments) -> dict[str, Any]:
+    """What decides which images come when, whatever the kind of batches."""
     return {
         "num_images": num_images(images),
-        "num_processes": accelerator.num_processes,
-        "batch_size": arguments.train.batch_size,
         "gradient_accumulation_steps": arguments.train.gradient_accumulation_steps,
         "seed": arguments.train.seed,
     }
@@ -266,9 +287,12 @@ def _check_same_settings(start: Mapping[str, Any] | None, settings: Mapping[str,
     if start is None:
         return
     was = start["settings"]
-    changed = [f"{name}={was[name]} became {settings[name]}" for name in settings if was[name] != settings[name]]
+    changed = [
+        f"{name}={was.get(name)} became {settings[name]}" for name in settings if was.get(name) != settings[name]
+    ]
     if changed:
         raise ValueError(
             f"The checkpoint lies amid an epoch, and since then {', '.join(changed)}: images of this epoch would be "
-            "lost and repeated. Resume with what it was, or from a checkpoint between two epochs."
+            "lost and repeated. Resume with what it was, or remove checkpoints until the newest lies between two "
+            "epochs."
         )

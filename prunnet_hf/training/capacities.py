@@ -34,6 +34,9 @@ class PassCapacities(Protocol):
     def at(self, step: int) -> list[float]:
         """The capacities of a step."""
 
+    def resume(self, step: int, position: int) -> None:
+        """Say that `step` stands where the schedule's step `position` does: others, where epochs changed in length."""
+
 
 class FixedCapacities:
     """The same capacities in every step.
@@ -53,6 +56,9 @@ class FixedCapacities:
     def at(self, step: int) -> list[float]:
         """See `PassCapacities`."""
         return self.capacities
+
+    def resume(self, step: int, position: int) -> None:
+        """See `PassCapacities`."""
 
 
 class SandwichCapacities:
@@ -78,6 +84,7 @@ class SandwichCapacities:
         if shrink_steps < 0:
             raise ValueError(f"shrink_steps must be at least 0; got {shrink_steps!r}.")
         self.smallest, self.num_draws, self.shrink_steps, self.seed = smallest, num_draws, shrink_steps, seed
+        self._first_step = 0
         draws = [f"capacity-drawn-{number}" for number in range(1, num_draws + 1)]
         self.names = [f"capacity-{format_capacity(DENSE)}", "capacity-smallest", *draws]
 
@@ -92,10 +99,15 @@ class SandwichCapacities:
         places = (np.arange(self.num_draws) + generator.uniform(size=self.num_draws)) / self.num_draws
         return [DENSE, low, *(low + (DENSE - low) * places).tolist()]
 
+    def resume(self, step: int, position: int) -> None:
+        """See `PassCapacities`."""
+        self._first_step = step - position
+
     def _smallest_at(self, step: int) -> float:
-        if step >= self.shrink_steps or self.smallest >= SHRINK_FROM:
+        position = step - self._first_step
+        if position >= self.shrink_steps or self.smallest >= SHRINK_FROM:
             return self.smallest
-        return SHRINK_FROM + (self.smallest - SHRINK_FROM) * step / self.shrink_steps
+        return SHRINK_FROM + (self.smallest - SHRINK_FROM) * position / self.shrink_steps
 
 
 def pass_capacities(
@@ -132,8 +144,14 @@ def pass_capacities(
             f"capacity_sampling must be one of {', '.join(get_args(CapacitySampling))}; got {sampling!r}."
         )
     if method == "independent":
+        if sampling != "fixed":
+            raise ValueError(
+                f"capacity_sampling must be fixed for method='independent', one network; got {sampling!r}."
+            )
         return FixedCapacities(capacities)
     below = sorted(capacity for capacity in capacities if capacity < DENSE)
+    if not below:
+        raise ValueError(f"capacities must name a subnetwork, such as 0.2; got {list(capacities)}.")
     if sampling == "sandwich":
         return SandwichCapacities(below[0], num_draws, shrink_steps=shrink_steps, seed=seed)
     return FixedCapacities([DENSE, *below])

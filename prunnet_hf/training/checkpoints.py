@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+REPLACED = ".replaced"
+"""Ends the name of a checkpoint while another of the same step takes its place."""
 
 
 @dataclass
@@ -26,10 +28,12 @@ class Progress:
     Attributes:
         epoch: Epochs done.
         step: Optimiser steps done.
-        best_score: Of the model kept in `best/`; negative where there is none.
+        best_score: Of the best model kept so far; negative where there is none.
+        best_step: After which it was kept (see `best`).
         position: Of the data in the epoch that was begun (see `batches`); None between two epochs.
         seconds: Spent in training so far.
-        waiting_seconds: Spent so far in waiting for batches, by this process.
+        epoch_seconds: Spent in the steps of epochs so far.
+        waiting_seconds: Of these in waiting for batches, by the main process.
         skipped: Steps left out so far, as their loss or gradient wasn't finite.
         recipe: The arguments of the run.
         num_processes: That the run had last; None in checkpoints of versions that didn't record it.
@@ -39,8 +43,10 @@ class Progress:
     epoch: int = 0
     step: int = 0
     best_score: float = -1.0
+    best_step: int = -1
     position: Any = None
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
     waiting_seconds: float = 0.0
     skipped: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +97,7 @@ def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
     Raises:
         ValueError: If one sees another directory. It would lose its part of every checkpoint.
     """
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or run.is_file():  # which `check_output_dir` refuses
         return
     run.mkdir(parents=True, exist_ok=True)
     mark = run / (broadcast_object_list([f".seen-by-all-{uuid.uuid4().hex}"])[0])
@@ -124,8 +130,8 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
     final = run / "checkpoints" / f"step-{step}"
     partial = final.with_name(final.name + PARTIAL)
     if accelerator.is_main_process:
-        for leftover in (final, partial):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in final.parent.glob(f"*{PARTIAL}"):
+            shutil.rmtree(leftover)
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
@@ -136,11 +142,30 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
         ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        partial.rename(final)
+        _put_in_place(partial, final)
         for old in list_checkpoints(run)[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Rename; a checkpoint of the same step, as at the end of an epoch, counts until the new one does."""
+    replaced = final.with_name(final.name + REPLACED)
+    if replaced.exists():
+        _remove(replaced)
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    if replaced.exists():
+        _remove(replaced)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, which is none any more from the start, so that half of one is never resumed from."""
+    doomed = checkpoint.with_name(checkpoint.name + PARTIAL)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def load_checkpoint(accelerator: Accelerator, run: Path) -> None:
@@ -150,8 +175,11 @@ def load_checkpoint(accelerator: Accelerator, run: Path) -> None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    found = [path for path in (run / "checkpoints").glob("step-*") if path.suffix != PARTIAL]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found: dict[int, Path] = {}
+    for path in sorted((run / "checkpoints").glob("step-*")):  # step-6 before step-6.replaced
+        if path.suffix != PARTIAL:
+            found.setdefault(int(path.name.removeprefix("step-").removesuffix(REPLACED)), path)
+    return [found[step] for step in sorted(found)]
 
 
 def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -161,16 +189,21 @@ def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         logger.warning("The run goes on with other arguments than it was begun with: %s.", ", ".join(changes))
 
 
-def warn_of_other_processes(before: int | None, now: int) -> None:
+def warn_of_other_processes(before: int | None, now: int, *, is_stream: bool) -> None:
     """Say what is no longer bit-exact where a run goes on with another number of processes."""
     if before in (None, now):
         return
+    seen = (
+        "Streams are shared out otherwise, so steps take other images."
+        if is_stream
+        else "With processes x --batch_size and --gradient_accumulation_steps as before it sees the same images in "
+        "each step, and what differs is the order of sums, the images that a batch norm sees, and random layers. "
+        "Otherwise steps take more or fewer images."
+    )
     logger.warning(
-        "The run goes on with %d processes and was begun with %d: its weights will not be, bit for bit, those of a "
-        "run never interrupted. With processes x --batch_size x --gradient_accumulation_steps as before it sees the "
-        "same images in each step, and what differs is the order of sums, batch norms (each process sees its own "
-        "images) and random layers. Otherwise steps take more or fewer images, and the learning rate goes on from "
-        "the same epoch.",
+        "The run goes on with %d processes and had %d before: its weights will not be, bit for bit, those of a run "
+        "never interrupted. %s The learning rate goes on from the same place.",
         now,
         before,
+        seen,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,9 +12,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
+from accelerate.utils import gather_object
 from accelerate.utils import set_seed
+from datasets import IterableDataset
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,12 +30,15 @@ from ..data.transforms import TrainingCollator
 from ..data.transforms import train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
 from .arguments import RunArguments
-from .batches import MicroBatch
 from .batches import create_batches
+from .best import best_directory
+from .best import forget_others
+from .best import keep_best
 from .capacities import pass_capacities
 from .checkpoints import Progress
 from .checkpoints import check_output_dir
 from .checkpoints import check_output_dir_is_shared
+from .checkpoints import list_checkpoints
 from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
 from .checkpoints import warn_of_changes
@@ -56,6 +61,7 @@ from .run_data import set_apart
 from .run_directory import recorded_training
 from .schedules import create_optimizer
 from .schedules import create_schedule
+from .schedules import resume_schedule
 from .step import TrainingStep
 from .sync_batchnorm import SyncedBatchNorms
 
@@ -87,10 +93,11 @@ def train(arguments: RunArguments) -> FinishedRun:
             says why and what to do.
     """
     run = Path(arguments.train.output_dir)
+    accelerator = create_accelerator(arguments)
+    # First of all, and by all: where one process gives up alone, the others wait for it.
+    check_output_dir_is_shared(accelerator, run)
     if not arguments.train.eval_only:
         check_output_dir(run, resume=arguments.train.resume)
-    accelerator = create_accelerator(arguments)
-    check_output_dir_is_shared(accelerator, run)
     set_seed(arguments.train.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if arguments.train.eval_only:
@@ -176,17 +183,14 @@ class Trainer:
                 self.progress.epoch += 1
                 self._after_epoch()
         self.step.watch.check()
-        self.stepping_seconds = time.perf_counter() - self._begun
+        # Of the process that waited longest, as the others wait for it.
+        waited = max(gather_object([self.batches.waiting_seconds]))
+        self.waiting_share = waited / max(self.progress.epoch_seconds, 1e-9)
         if self.accelerator.is_main_process:
-            print(f"Waiting for data took {self.waiting_share:.1%} of {self.stepping_seconds:.0f} s of training.")
+            print(f"Waiting for data took {self.waiting_share:.1%} of {self.progress.epoch_seconds:.0f} s of steps.")
         model = self._finish()
         self.seconds = time.perf_counter() - self._begun
         return model
-
-    @property
-    def waiting_share(self) -> float:
-        """Share of the time of all steps that this process waited for its batches, in [0, 1]."""
-        return self.progress.waiting_seconds / self.stepping_seconds
 
     def facts(self) -> dict[str, Any]:
         """What `metrics.json` records of the training."""
@@ -218,6 +222,10 @@ class Trainer:
         self.schedule_steps = options.epochs * self.steps_per_epoch
         self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.step = self._create_step(optimizer)
+
+    def _create_step(self, optimizer: AcceleratedOptimizer) -> TrainingStep:
+        options = self.options
         objective = create_objective(
             options.method,
             self.model,
@@ -233,7 +241,7 @@ class Trainer:
             shrink_steps=round(options.shrink_share * self.schedule_steps),
             seed=options.seed,
         )
-        self.step = TrainingStep(
+        return TrainingStep(
             self.model,
             self.wrapped,
             objective,
@@ -248,34 +256,29 @@ class Trainer:
 
     def _resume(self) -> None:
         load_checkpoint(self.accelerator, self.directory)
-        before = self.progress
-        self.step.skipped = before.skipped
-        warn_of_changes(before.recipe, recipe_of(self.arguments))
-        warn_of_other_processes(before.num_processes, self.accelerator.num_processes)
+        before, position = self.progress, self.schedule.last_epoch
         if before.steps_per_epoch not in (None, self.steps_per_epoch):
-            # The rate falls by epochs: where they have other numbers of steps now, it goes on from the same epoch.
-            self.schedule.last_epoch = before.epoch * self.steps_per_epoch - 1
-            self.schedule.step()
+            position = before.epoch * self.steps_per_epoch  # epochs have another length now
+        resume_schedule(self.schedule, self.options, position)
+        self.step.capacities.resume(before.step, position)
+        self.step.skipped = before.skipped
+        self.batches.waiting_seconds = before.waiting_seconds
+        if self.accelerator.is_main_process:
+            warn_of_changes(before.recipe, recipe_of(self.arguments))
+            is_stream = isinstance(self.train_images, IterableDataset)
+            warn_of_other_processes(before.num_processes, self.accelerator.num_processes, is_stream=is_stream)
 
     def _epoch(self, bar: tqdm[None]) -> None:
         self.wrapped.train()
-        start, self.progress.position = self.progress.position, None
-        for batch in self._waiting_timed(self.batches.epoch(self.progress.epoch, start)):
+        position, self.progress.position = self.progress.position, None
+        self._epoch_begun = time.perf_counter() - self.progress.epoch_seconds
+        for batch in self.batches.epoch(self.progress.epoch, position):
             with nullcontext() if batch.is_update else self.accelerator.no_sync(self.wrapped):
                 losses = self.step.backward(batch.tensors, self.progress.step, batch.weight)
             if batch.is_update:
                 self.step.update(self.progress.step)
                 self._after_step(losses, bar)
-
-    def _waiting_timed(self, batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
-        """The same batches; what their consumer waits for them is added to `progress.waiting_seconds`."""
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.progress.waiting_seconds += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
+        self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
 
     def _after_step(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         # Uneven shards of a stream can make an epoch longer than planned; the schedule waits for the next.
@@ -286,23 +289,28 @@ class Trainer:
         bar.update()
         self._log(losses, bar)
         every = self.options.checkpoint_steps
-        is_asked_to_stop = self.interruption.is_due(self.progress.step)
+        is_asked_to_stop = self.interruption.is_due()
         if is_asked_to_stop or (every and self.progress.step % every == 0):
+            self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
             self.progress.position = self.batches.position()
             self._save_checkpoint()
             self.progress.position = None
         if is_asked_to_stop:
-            if self.accelerator.is_main_process:
-                tqdm.write(
-                    f"Stopped by SIGTERM after step {self.progress.step}, which was saved: go on with --resume."
-                )
-            raise SystemExit(EXIT_STATUS)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(f"Stopped by SIGTERM after step {self.progress.step}, which was saved: go on with --resume.")
+        raise SystemExit(EXIT_STATUS)
 
     def _save_checkpoint(self) -> None:
         self.step.watch.check()
         self.progress.seconds = time.perf_counter() - self._begun
+        self.progress.waiting_seconds = self.batches.waiting_seconds
         self.progress.skipped = self.step.skipped
         save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=self.options.keep_checkpoints)
+        if self.accelerator.is_main_process:
+            forget_others(self.directory, self.progress.best_step)
 
     def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         if self.progress.step % self.options.log_every:
@@ -318,22 +326,28 @@ class Trainer:
     def _after_epoch(self) -> None:
         options, epoch = self.options, self.progress.epoch
         if options.eval_every and epoch % options.eval_every == 0:
-            measure_running_statistics(self.accelerator, self.model, self.processor, self.train_images, self.arguments)
+            with self.norms.undone() if self.norms else nullcontext():
+                measure_running_statistics(
+                    self.accelerator, self.model, self.processor, self.train_images, self.arguments
+                )
             scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
             self.accelerator.log(scores, step=self.progress.step)
             self._keep_if_best(sum(scores.values()) / len(scores))
-        if options.checkpoint_every and epoch % options.checkpoint_every == 0:
+        is_asked_to_stop = self.interruption.is_due()
+        if is_asked_to_stop or (options.checkpoint_every and epoch % options.checkpoint_every == 0):
             self._save_checkpoint()
+        if is_asked_to_stop:
+            self._stop()
 
     def _keep_if_best(self, score: float) -> None:
         self.step.watch.check()
         if self.arguments.data.validation_share == 0 or score <= self.progress.best_score:
             return
-        self.progress.best_score = score
+        self.progress.best_score, self.progress.best_step = score, self.progress.step
         if self.accelerator.is_main_process:
-            self.model.renew_embedding_space()
-            self.model.save_pretrained(self.directory / "best")
-            self.processor.save_pretrained(self.directory / "best")
+            keep_best(self.directory, self.progress.step, self.model, self.processor)
+            if not list_checkpoints(self.directory):  # which could name an earlier one
+                forget_others(self.directory, self.progress.step)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> PrunNetForImageClassification:
@@ -341,8 +355,8 @@ class Trainer:
         model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
         if self.norms:
             self.norms.undo()
-        best = self.directory / "best"
-        if self.progress.best_score >= 0 and best.is_dir():
+        if self.progress.best_score >= 0:
+            best = best_directory(self.directory, self.progress.best_step)
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
         lay_out(model, torch.contiguous_format)
         for layer in model.prunable_layers().values():

@@ -30,6 +30,17 @@ def create_schedule(optimizer: torch.optim.Optimizer, options: TrainArguments, s
     return LambdaLR(optimizer, share_of_rate)
 
 
+def resume_schedule(schedule: LambdaLR, options: TrainArguments, step: int) -> None:
+    """Go on from `step` with the settings in `options`: a checkpoint has brought back those of its run."""
+    for group in schedule.optimizer.param_groups:
+        group.update(initial_lr=options.learning_rate, weight_decay=options.weight_decay)
+        if "momentum" in group:
+            group["momentum"] = options.momentum
+    schedule.base_lrs = [options.learning_rate] * len(schedule.base_lrs)
+    schedule.last_epoch = step - 1
+    schedule.step()
+
+
 def learning_rate_share(epoch: float, options: TrainArguments) -> float:
     """Learning rate at a point of training, as a share of the highest one.
 

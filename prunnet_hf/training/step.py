@@ -17,6 +17,9 @@ from .finite import FiniteWatch
 from .objectives import Gradients
 from .objectives import Objective
 
+MOST_OVERFLOWS = 50
+"""Steps on end that loss scaling may leave out: each halves the scale, which begins at 2**16."""
+
 
 class TrainingStep:
     """Runs the network at several capacities on batches, and steps the optimiser on the merged gradients.
@@ -70,6 +73,7 @@ class TrainingStep:
         self.skip_nonfinite = skip_nonfinite
         self.memory_format = memory_format
         self.skipped = 0
+        self._overflows = 0
         self.watch = FiniteWatch(capacities, accelerator.device)
         self._losses = torch.zeros(len(capacities), device=accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -120,8 +124,19 @@ class TrainingStep:
             self.watch.note(step, self._losses, torch.zeros_like(norm) if scaler else norm)
         if scaler or not is_left_out:
             self.optimizer.step()
+        if scaler:
+            self._check_overflows(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._losses = torch.zeros_like(self._losses)
+
+    def _check_overflows(self, step: int) -> None:
+        self._overflows = self._overflows + 1 if self.accelerator.optimizer_step_was_skipped else 0
+        if self._overflows > MOST_OVERFLOWS:
+            raise FloatingPointError(
+                f"Gradients were no finite numbers in {self._overflows} steps on end, the last of them step {step}, "
+                "however small losses were scaled: the run has diverged. Lower --learning_rate, or train with "
+                "--mixed_precision bf16; --resume goes on from the last checkpoint."
+            )
 
     def _find_masks(self, capacities: list[float]) -> dict[float, dict[str, Tensor]]:
         # Scores don't change within a step: the masks of a layer serve all passes and accumulated batches.
@@ -159,5 +174,5 @@ def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
 def _taken(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     parameter.grad = None
-    # A parameter outside the graph of this pass (an unused token, say) contributes nothing.
+    # A parameter outside the graph of this pass contributes nothing. (DDP, which waits for it, says so and stops.)
     return torch.zeros_like(parameter) if gradient is None else gradient

@@ -159,6 +159,11 @@ def test_unknown_flag_is_named() -> None:
         ({"learning_rate": -0.1}, r"learning_rate must be a number of at least 0; got -0\.1"),
         ({"learning_rate": float("nan")}, r"learning_rate must be a number of at least 0; got nan"),
         ({"seed": -1}, r"seed must be a number of at least 0; got -1"),
+        ({"seed": 2**32}, r"seed must be at most 4294967295; got 4294967296"),
+        ({"calibration_images": 1}, r"calibration_images must be a number of at least 2; got 1"),
+        ({"capacity_sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
+        ({"capacity_draws": 0}, r"capacity_draws must be a number of at least 1; got 0"),
+        ({"shrink_share": 1.5}, r"shrink_share must be in \[0, 1\]; got 1\.5"),
         ({"eval_every": -2}, r"eval_every must be a number of at least 0; got -2"),
     ],
 )
@@ -191,6 +196,27 @@ def test_classes_held_out_must_be_looked_at() -> None:
         parse_arguments(["--validation_share", "0.2"])
     assert parse_arguments(["--validation_share", "0.2", "--eval_every", "2"]).data.validation_share == 0.2
     assert parse_arguments(["--validation_share", "0.2", "--eval_only", "true"]).train.eval_only
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sync_batchnorm", "true", "--streaming", "true"], "sync_batchnorm=True doesn't go with streaming=True"),
+        (
+            ["--method", "independent", "--capacities", "0.2", "--capacity_sampling", "sandwich"],
+            "capacity_sampling must be fixed for method='independent'",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(flags)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("no", "no"), ("'no'", "no"), ("bf16", "bf16"), ("null", None)])
+def test_precision_can_be_written_in_a_recipe_as_in_a_flag(tmp_path: Path, text: str, expected: str | None) -> None:
+    found = parse_arguments(["--config", write_recipe(tmp_path, f"mixed_precision: {text}")])
+    assert found.train.mixed_precision == expected
 
 
 @pytest.mark.parametrize("text", ["{channels: 8}", "[8, 8]", "8"])

@@ -73,8 +73,17 @@ def test_draws_depend_on_seed_and_step_alone_and_stay_in_their_ranges(
     assert drawn[2:] != found.at(step + 1)[2:]
 
 
-def test_independent_training_has_one_pass_however_capacities_are_drawn() -> None:
-    assert pass_capacities("independent", [0.3], sampling="sandwich").at(4) == [0.3]
+def test_shrinking_goes_on_from_the_same_place_where_epochs_have_become_longer() -> None:
+    # 3 steps of 6 are done, half of the training. With twice as many steps an epoch that is step 6 of 12.
+    short, long = (pass_capacities("prunnet", [0.1], sampling="sandwich", shrink_steps=steps) for steps in (6, 12))
+    assert short.at(3)[1] == pytest.approx(0.35)
+    long.resume(step=3, position=6)
+    assert long.at(3)[1] == pytest.approx(0.35)
+    assert long.at(8)[1] == pytest.approx(0.6 - 0.5 * 11 / 12)
+    assert long.at(9)[1] == 0.1
+    fixed = pass_capacities("prunnet", [0.1])
+    fixed.resume(step=3, position=6)
+    assert fixed.at(3) == [1.0, 0.1]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +91,18 @@ def test_independent_training_has_one_pass_however_capacities_are_drawn() -> Non
     [
         ({"sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
         ({"sampling": "sandwich", "shrink_steps": -1}, r"shrink_steps must be at least 0; got -1"),
+        (
+            {"sampling": "sandwich", "method": "independent"},
+            r"capacity_sampling must be fixed for method='independent'",
+        ),
+        (
+            {"sampling": "sandwich", "capacities": [1.0]},
+            r"capacities must name a subnetwork, such as 0\.2; got \[1\.0\]",
+        ),
+        ({"capacities": []}, r"capacities must name a subnetwork"),
         ({"sampling": "sandwich", "num_draws": 0}, r"capacity_draws must be at least 1; got 0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pass_capacities("prunnet", [0.2], **arguments)
+        pass_capacities(**({"method": "prunnet", "capacities": [0.2]} | arguments))

@@ -12,6 +12,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextlib import redirect_stderr
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -31,11 +32,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.data.loading import load_splits
+from prunnet_hf.data.transforms import TrainingCollator
 from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
-from prunnet_hf.training.batches import MicroBatch
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import Trainer
 from prunnet_hf.training.engine import create_accelerator
@@ -230,7 +231,7 @@ class TestFinishedRun:
 
 @pytest.mark.parametrize("capacity", [1.0, 0.2])
 def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capacity: float) -> None:
-    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "metrics.json", "best/config.json"):
+    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "metrics.json", "best/step-9/config.json"):
         (tmp_path / stale).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / stale).write_text("of an earlier run")
     train(arguments(photos, tmp_path, method="independent", capacities=[capacity], epochs=1))
@@ -309,8 +310,10 @@ def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_pat
     model = run.run()
     assert 0 < run.progress.best_score <= 1
     assert run.facts()["num_train_images"] == 3 * TRAIN_IMAGES
-    best = PrunNetForImageClassification.from_pretrained(tmp_path / "best")
-    assert (tmp_path / "best/preprocessor_config.json").is_file()
+    (kept,) = (tmp_path / "best").iterdir()
+    assert kept.name == f"step-{run.progress.best_step}"
+    best = PrunNetForImageClassification.from_pretrained(kept)
+    assert (kept / "preprocessor_config.json").is_file()
     assert torch.equal(best.classifier.weight, model.classifier.weight)
     assert best.config.embedding_space == model.config.embedding_space
 
@@ -499,6 +502,152 @@ def test_resuming_with_other_arguments_is_told(
     assert "learning_rate 0.1 -> 0.02" in caplog.text
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resuming_takes_over_the_settings_of_the_optimiser(photos: Path, tmp_path: Path, optimizer: str) -> None:
+    run = tmp_path / "run"
+    trainer(arguments(photos, run, checkpoint_every=1, epochs=2, optimizer=optimizer)).run()
+    shutil.rmtree(run / "checkpoints/step-6")
+    changed = {"learning_rate": 0.02, "weight_decay": 0.3, "momentum": 0.5}
+    resumed = trainer(arguments(photos, run, checkpoint_every=1, optimizer=optimizer, resume=True, **changed))
+    used = []
+    update = resumed.step.update
+
+    def update_and_note(step: int) -> None:
+        group = resumed.step.optimizer.param_groups[0]
+        used.append((group["lr"], group["weight_decay"], group.get("momentum")))
+        update(step)
+
+    resumed.step.update = update_and_note
+    resumed.run()
+    # Half a cosine of 0.02 over two epochs of three steps, from its middle on.
+    momentum = 0.5 if optimizer == "sgd" else None
+    assert used == [(pytest.approx(0.01 * (1 + math.cos(math.pi * step / 6))), 0.3, momentum) for step in (3, 4, 5)]
+
+
+def test_a_step_saved_twice_leaves_a_whole_checkpoint_at_any_moment(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After the third step a checkpoint is due, and at the end of its epoch another.
+    run = trainer(arguments(photos, tmp_path, checkpoint_steps=1, checkpoint_every=1, keep_checkpoints=1))
+    rename, seen = Path.rename, []
+
+    def rename_and_look(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        seen.append([found.name for found in list_checkpoints(tmp_path)])
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename_and_look)
+    run.run()
+    assert ["step-3.replaced"] in seen  # what was there until the new one of the same step was
+    assert all(seen[1:])
+    assert list_checkpoints(tmp_path)[-1].name == "step-6"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-6"]
+
+
+def test_a_best_model_of_a_lost_future_is_not_taken(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choosing = {"data": {"validation_share": 0.4}, "eval_every": 1, "batch_size": 6, "checkpoint_every": 1}
+    scores = iter([0.5, 0.9, 0.4])
+    monkeypatch.setattr("prunnet_hf.training.engine.quick_score", lambda *_, **__: {"mAP": next(scores)})
+    run = trainer(arguments(photos, tmp_path, epochs=2, **choosing))
+    run.run()  # 0.5 after step 3, 0.9 after step 6
+    assert (run.progress.best_score, run.progress.best_step) == (0.9, 6)
+    # As if it had been killed before the second checkpoint, and the epoch done again came out worse.
+    shutil.rmtree(tmp_path / "checkpoints/step-6")
+    if not (tmp_path / "best/step-3").exists():  # removed when the second checkpoint was in place
+        shutil.copytree(tmp_path / "best/step-6", tmp_path / "best/step-3")
+    again = trainer(arguments(photos, tmp_path, epochs=2, resume=True, **choosing))
+    again.run()
+    assert (again.progress.best_score, again.progress.best_step) == (0.5, 3)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-3"]
+
+
+def test_run_asked_to_stop_at_the_end_of_its_last_epoch_saves_and_stops(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(arguments(photos, tmp_path, epochs=1, eval_every=1))
+
+    def score_and_be_asked(*_: object, **__: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"mAP": 0.5}
+
+    monkeypatch.setattr("prunnet_hf.training.engine.quick_score", score_and_be_asked)
+    with pytest.raises(SystemExit):
+        run.run()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-3"]
+    train(arguments(photos, tmp_path, epochs=1, eval_every=1, resume=True))
+    assert (tmp_path / "metrics.json").is_file()
+
+
+def stop_rank_1(run: RunArguments) -> int | None:
+    """Train; rank 1 alone gets SIGTERM, in its second step. Returns the status of leaving."""
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        begun = trainer(run)
+        update = begun.step.update
+
+        def update_and_be_asked(step: int) -> None:
+            update(step)
+            if step == 1 and begun.accelerator.process_index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        begun.step.update = update_and_be_asked
+        try:
+            begun.run()
+        except SystemExit as stop:
+            return int(stop.code)
+    return None
+
+
+def test_all_processes_save_and_stop_when_one_is_asked(photos: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run_processes(2, train_quietly, arguments(photos, whole, batch_size=5), folder=tmp_path)
+    assert run_processes(2, stop_rank_1, arguments(photos, stopped, batch_size=5), folder=tmp_path) == [143, 143]
+    assert [path.name for path in list_checkpoints(stopped)] == ["step-2"]
+    run_processes(2, train_quietly, arguments(photos, stopped, batch_size=5, resume=True), folder=tmp_path)
+    expected, found = weights(whole / "model"), weights(stopped / "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_one_process_goes_on_amid_an_epoch_of_two_with_the_same_images(photos: Path, tmp_path: Path) -> None:
+    run_processes(2, stop_rank_1, arguments(photos, tmp_path / "run", batch_size=5), folder=tmp_path)
+    run = trainer(arguments(photos, tmp_path / "run", batch_size=10, resume=True))
+    run.run()
+    assert (run.progress.epoch, run.progress.step) == (2, 6)
+
+
+def test_going_on_amid_an_epoch_with_other_batches_is_refused(photos: Path, tmp_path: Path) -> None:
+    run_processes(2, stop_rank_1, arguments(photos, tmp_path / "run", batch_size=5), folder=tmp_path)
+    alone = trainer(arguments(photos, tmp_path / "run", batch_size=5, resume=True))
+    with pytest.raises(ValueError, match="num_processes x batch_size=10 became 5"):
+        alone.run()
+
+
+def test_norms_are_not_synced_while_processes_calibrate(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(arguments(photos, tmp_path, eval_every=1, epochs=1))
+    events = []
+
+    class Norms:
+        @contextmanager
+        def undone(self) -> Iterator[None]:
+            events.append("undone")
+            yield
+            events.append("synced")
+
+        def undo(self) -> None:
+            events.append("undone for good")
+
+    run.norms = Norms()
+    monkeypatch.setattr(
+        "prunnet_hf.training.engine.measure_running_statistics", lambda *_, **__: events.append("calibrated")
+    )
+    run.run()
+    assert events == ["undone", "calibrated", "synced", "undone for good", "calibrated"]
+
+
 def checkpoints_of_two_processes(photos: Path, run: Path, folder: Path) -> None:
     """Leave the first epoch's checkpoint of a run of two processes with batches of 5."""
     run_processes(2, train_quietly, arguments(photos, run, batch_size=5, checkpoint_every=1), folder=folder)
@@ -509,7 +658,7 @@ def test_one_process_goes_on_where_two_stopped(photos: Path, tmp_path: Path, cap
     checkpoints_of_two_processes(photos, tmp_path / "run", tmp_path)
     same_batches = trainer(arguments(photos, tmp_path / "run", batch_size=10, checkpoint_every=1, resume=True))
     same_batches.run()
-    assert "The run goes on with 1 processes and was begun with 2" in caplog.text
+    assert "The run goes on with 1 processes and had 2 before" in caplog.text
     assert "not be, bit for bit" in caplog.text
     assert (same_batches.progress.epoch, same_batches.progress.step) == (2, 6)
     assert same_batches.schedule.last_epoch == 6
@@ -533,20 +682,30 @@ def test_learning_rate_goes_on_from_the_same_epoch_when_steps_take_fewer_images(
     assert (run.progress.epoch, run.progress.step) == (2, 3 + 6)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
 def test_waiting_for_data_is_part_of_the_time_and_told(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    streaming: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trainer(arguments(photos, tmp_path))
-    epoch = run.batches.epoch
+    run = trainer(arguments(photos, tmp_path, data={"streaming": streaming}))
+    loader = run.batches.loader
+    load = TrainingCollator.__call__
 
-    def late(*position: object) -> Iterator[MicroBatch]:
-        for batch in epoch(*position):
-            time.sleep(0.1)
-            yield batch
+    def load_late(collate: TrainingCollator, rows: list[dict[str, object]]) -> object:
+        time.sleep(0.1)
+        return load(collate, rows)
 
-    monkeypatch.setattr(run.batches, "epoch", late)
+    monkeypatch.setattr(TrainingCollator, "__call__", load_late)
+    update = run.step.update
+
+    def update_late(step: int) -> None:
+        time.sleep(0.3)  # which is no waiting for data
+        update(step)
+
+    monkeypatch.setattr(run.step, "update", update_late)
     run.run()
-    assert run.progress.waiting_seconds >= 6 * 0.1  # 2 epochs of 3 steps
+    assert run.batches.loader is loader
+    assert 6 * 0.1 <= run.batches.waiting_seconds < 6 * 0.3  # 2 epochs of 3 steps
+    assert run.progress.epoch_seconds >= 6 * 0.4
     assert 0 < run.facts()["waiting_for_data"] < 1
     assert f"Waiting for data took {run.facts()['waiting_for_data']:.1%} of" in capsys.readouterr().out
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from accelerate.state import AcceleratorState
 from accelerate.state import GradientState
 from torch import Tensor
 from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
@@ -22,6 +27,7 @@ from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.objectives import Gradients
 from prunnet_hf.training.objectives import create_objective
+from prunnet_hf.training.step import MOST_OVERFLOWS
 from prunnet_hf.training.step import TrainingStep
 from tests.processes import run_processes
 
@@ -190,6 +196,17 @@ def test_overflow_under_loss_scaling_is_left_out_by_the_scaler_if_nonfinite_step
     step.watch.check()
 
 
+def test_steps_that_always_overflow_end_the_run() -> None:
+    _, step = with_loss_scale(2.0**120)
+    bad = {**batch(), "pixel_values": batch()["pixel_values"] * math.inf}
+    step._overflows = MOST_OVERFLOWS - 1
+    step.backward(bad, 1)
+    step.update(1)
+    step.backward(bad, 2)
+    with pytest.raises(FloatingPointError, match=r"no finite numbers in 51 steps on end, the last of them step 2"):
+        step.update(2)
+
+
 def test_gradients_of_one_step_do_not_reach_the_next() -> None:
     model = tiny_model(WITHOUT_BATCH_STATISTICS)
     model.prunnet.projector.eval()
@@ -222,6 +239,24 @@ def test_other_wrappers_are_refused() -> None:
         TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
 
+class NoBlockingCopies(TorchDispatchMode):
+    """Refuses copies from the host to tensors without values that a GPU's host would wait for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu":
+            goes_over = torch.device(options.get("device") or "cpu").type == "meta"
+            assert not goes_over or options.get("non_blocking"), "a blocking copy"
+        if function is torch.ops.aten.copy_.default and (args[0].is_meta, args[1].is_meta) == (True, False):
+            assert args[2] if len(args) > 2 else options.get("non_blocking"), "a blocking copy"
+        return function(*args, **options)
+
+
+def test_a_blocking_copy_is_noticed() -> None:
+    with NoBlockingCopies(), pytest.raises(AssertionError, match="a blocking copy"):
+        torch.ones(2).to("meta")
+
+
 def without_values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
@@ -241,8 +276,10 @@ def test_nothing_in_a_step_waits_for_a_device(
     moves = optimizer(model.parameters(), lr=0.1, foreach=True)
     step = TrainingStep(model, model, objective, passes, moves, accelerator, max_grad_norm=100.0, seed=0)
     for number in range(2):
-        losses = step.backward(without_values(batch()), number)
-        step.update(number)
+        inputs = without_values(batch())
+        with NoBlockingCopies():
+            losses = step.backward(inputs, number)
+            step.update(number)
     assert losses.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         step.watch.check()  # which does ask
@@ -279,7 +316,7 @@ def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerat
             AcceleratorState._reset_state(reset_partial_state=True)
         model = tiny_model()
         step = training_step(model, compiled if is_compiled else Accelerator(cpu=True))
-        assert isinstance(step.wrapped, torch._dynamo.OptimizedModule) == is_compiled
+        assert isinstance(step.wrapped, OptimizedModule) == is_compiled
         for number in range(2):
             step.backward(batch(seed=number), number)
             step.update(number)
@@ -307,6 +344,28 @@ def several_updates() -> dict[str, Tensor]:
         if is_update:
             step.update(number // 2)
     return state(model)
+
+
+def compiled_update() -> dict[str, Tensor]:
+    """The state after a step with compiled passes, under data parallelism where there are several processes."""
+    torch._dynamo.reset()
+    accelerator = Accelerator(cpu=True, dynamo_backend="aot_eager")
+    model = tiny_model(WITHOUT_BATCH_STATISTICS)
+    model.prunnet.projector.eval()
+    step = training_step(model, accelerator)
+    assert isinstance(step.wrapped, OptimizedModule)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    assert isinstance(step.wrapped._orig_mod, DistributedDataParallel) == (world_size > 1)
+    step.backward({name: tensor[rank::world_size] for name, tensor in batch(12).items()}, 0)
+    step.update(0)
+    return state(model)
+
+
+def test_compiled_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    first, second = run_processes(2, compiled_update, folder=tmp_path)
+    for name, value in compiled_update().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
