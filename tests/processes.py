@@ -32,7 +32,7 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=300)
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for process in processes:
         process.kill()

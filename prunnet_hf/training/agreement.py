@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,7 @@ class Agreement:
     def __init__(self, accelerator: Accelerator) -> None:
         self.num_processes = accelerator.num_processes
         # The group that gradients use may be one of GPUs, whose answers are behind everything they were told before.
-        self._group = distributed.new_group(backend="gloo") if self.num_processes > 1 else None
+        self._group: Any = distributed.new_group(backend="gloo") if self.num_processes > 1 else None
 
     def gather(self, numbers: Sequence[int]) -> Tensor:
         """The numbers of all processes, `(num_processes, len(numbers))`, by rank; each gives as many."""

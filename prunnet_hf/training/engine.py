@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from datasets import IterableDataset
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from ..data.splits import LABEL
@@ -220,7 +220,7 @@ class Trainer:
         self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
         _keep_statistics_unsent(self.wrapped)
         self.schedule_steps = options.epochs * self.steps_per_epoch
-        self.schedule: LRScheduler = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
+        self.schedule: LambdaLR = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         self.step = self._create_step(optimizer)
 

@@ -584,6 +584,7 @@ def stop_rank_1(run: RunArguments) -> int | None:
     """Train; rank 1 alone gets SIGTERM, in its second step. Returns the status of leaving."""
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        set_seed(0)  # as `train` does
         begun = trainer(run)
         update = begun.step.update
 
