@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,21 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
         *arguments: Picklable.
         folder: Where results are handed over.
     """
+    processes = start_processes(world_size, function, *arguments, folder=folder)
+    for process in processes:
+        process.join(timeout=300)
+    hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+    assert not hanging, f"ranks {hanging} hang"
+    assert [process.exitcode for process in processes] == [0] * world_size
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def start_processes(
+    world_size: int, function: Callable[..., Any], *arguments: Any, folder: Path
+) -> list[ForkServerProcess]:
+    """Start what `run_processes` runs, without waiting for it."""
     port = _free_port()
     # Imports take longer than most of these tests: done once, in a process that has no threads yet and can be forked.
     context = multiprocessing.get_context("forkserver")
@@ -31,14 +47,7 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(timeout=300)
-    hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
-    for process in processes:
-        process.kill()
-    assert not hanging, f"ranks {hanging} hang"
-    assert [process.exitcode for process in processes] == [0] * world_size
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(world_size)]
+    return processes
 
 
 def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: Any, folder: Path) -> None:

@@ -1,0 +1,312 @@
+"""The training loop: steps, epochs, checkpoints, being interrupted, choosing the best."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
+from datasets import IterableDataset
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from ..data.splits import LABEL
+from ..data.splits import RetrievalSplits
+from ..data.streams import num_images
+from ..data.transforms import TrainingCollator
+from ..data.transforms import train_transform
+from ..modeling_prunnet import PrunNetForImageClassification
+from .arguments import RunArguments
+from .batches import create_batches
+from .best import best_directory
+from .best import forget_others
+from .best import keep_best
+from .capacities import pass_capacities
+from .checkpoints import Progress
+from .checkpoints import list_checkpoints
+from .checkpoints import load_checkpoint
+from .checkpoints import save_checkpoint
+from .checkpoints import warn_of_changes
+from .checkpoints import warn_of_other_processes
+from .description import recipe_of
+from .evaluation import measure_running_statistics
+from .evaluation import quick_score
+from .interruption import EXIT_STATUS
+from .interruption import Interruption
+from .networks import create_model
+from .networks import create_processor
+from .networks import lay_out
+from .objectives import create_objective
+from .run_data import set_apart
+from .schedules import create_optimizer
+from .schedules import create_schedule
+from .schedules import resume_schedule
+from .step import TrainingStep
+from .sync_batchnorm import SyncedBatchNorms
+
+
+class Trainer:
+    """Trains one model on the training images of `splits`.
+
+    Args:
+        arguments: See `parse_arguments`.
+        accelerator: See `create_accelerator`.
+        splits: The images; test images are touched only where `eval_every` asks for a look at them.
+    """
+
+    def __init__(self, arguments: RunArguments, accelerator: Accelerator, splits: RetrievalSplits) -> None:
+        self.arguments = arguments
+        self.options = arguments.train
+        self.directory = Path(arguments.train.output_dir)
+        self.accelerator = accelerator
+        self.processor = create_processor(arguments.data)
+        self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
+        self.model = create_model(arguments, self.train_images.features[LABEL].names)
+        self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        lay_out(self.model, self.memory_format)
+        for layer in self.model.prunable_layers().values():
+            layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
+        self.norms: SyncedBatchNorms | None = None
+        if self.options.sync_batchnorm:
+            self.norms = SyncedBatchNorms(self.model.to(accelerator.device))
+        self.progress = Progress()
+        self.interruption = Interruption(accelerator)
+        self._prepare()
+
+    def run(self) -> PrunNetForImageClassification:
+        """Train to the end; returns the calibrated model with a new embedding space.
+
+        Raises:
+            FloatingPointError: If a loss or gradient was no finite number any more.
+            SystemExit: If the run was asked to stop by SIGTERM, after saving a checkpoint.
+        """
+        if self.options.resume:
+            self._resume()
+        elif self.accelerator.is_main_process:
+            shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
+        self.progress.recipe = recipe_of(self.arguments)
+        self.progress.num_processes = self.accelerator.num_processes
+        self.progress.steps_per_epoch = self.steps_per_epoch
+        self._begun = time.perf_counter() - self.progress.seconds
+        self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
+        bar = tqdm(
+            total=self.progress.step + self.schedule_steps - self.schedule.last_epoch,
+            initial=self.progress.step,
+            desc=self.options.method,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar, self.interruption:
+            while self.progress.epoch < self.options.epochs:
+                self._epoch(bar)
+                self.progress.epoch += 1
+                self._after_epoch()
+        self.step.watch.check()
+        # Of the process that waited longest, as the others wait for it.
+        waited = max(gather_object([self.batches.waiting_seconds]))
+        self.waiting_share = waited / max(self.progress.epoch_seconds, 1e-9)
+        if self.accelerator.is_main_process:
+            print(f"Waiting for data took {self.waiting_share:.1%} of {self.progress.epoch_seconds:.0f} s of steps.")
+        model = self._finish()
+        self.seconds = time.perf_counter() - self._begun
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        """What `metrics.json` records of the training."""
+        return {
+            "method": self.options.method,
+            "seed": self.options.seed,
+            "num_train_classes": self.model.config.num_labels,
+            "num_train_images": num_images(self.train_images),
+            "training_seconds": self.seconds,
+            "waiting_for_data": self.waiting_share,
+            "skipped_steps": self.step.skipped,
+        }
+
+    def _prepare(self) -> None:
+        options = self.options
+        transform = train_transform(
+            self.arguments.data.image_size,
+            resize=self.arguments.data.shorter_side,
+            mean=self.processor.image_mean,
+            std=self.processor.image_std,
+            augmentation=self.arguments.data.augmentation,
+        )
+        collate = TrainingCollator(transform, options.seed)
+        self.batches = create_batches(self.train_images, collate, self.arguments, self.accelerator)
+        self.steps_per_epoch = self.batches.updates_per_epoch
+        optimizer = create_optimizer(self.model, options)
+        self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
+        _keep_statistics_unsent(self.wrapped)
+        self.schedule_steps = options.epochs * self.steps_per_epoch
+        self.schedule: LambdaLR = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
+        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.step = self._create_step(optimizer)
+
+    def _create_step(self, optimizer: AcceleratedOptimizer) -> TrainingStep:
+        options = self.options
+        objective = create_objective(
+            options.method,
+            self.model,
+            alpha=options.alpha,
+            projection=options.projection,
+            scale_dense_gradients=options.scale_dense_gradients,
+        )
+        capacities = pass_capacities(
+            options.method,
+            options.capacities,
+            sampling=options.capacity_sampling,
+            num_draws=options.capacity_draws,
+            shrink_steps=round(options.shrink_share * self.schedule_steps),
+            seed=options.seed,
+        )
+        return TrainingStep(
+            self.model,
+            self.wrapped,
+            objective,
+            capacities,
+            optimizer,
+            self.accelerator,
+            max_grad_norm=options.max_grad_norm,
+            seed=options.seed,
+            skip_nonfinite=options.skip_nonfinite_steps,
+            memory_format=self.memory_format,
+        )
+
+    def _resume(self) -> None:
+        load_checkpoint(self.accelerator, self.directory)
+        before, position = self.progress, self.schedule.last_epoch
+        if before.steps_per_epoch not in (None, self.steps_per_epoch):
+            position = before.epoch * self.steps_per_epoch  # epochs have another length now
+        resume_schedule(self.schedule, self.options, position)
+        self.step.capacities.resume(before.step, position)
+        self.step.skipped = before.skipped
+        self.batches.waiting_seconds = before.waiting_seconds
+        if self.accelerator.is_main_process:
+            warn_of_changes(before.recipe, recipe_of(self.arguments))
+            is_stream = isinstance(self.train_images, IterableDataset)
+            warn_of_other_processes(before.num_processes, self.accelerator.num_processes, is_stream=is_stream)
+
+    def _epoch(self, bar: tqdm[None]) -> None:
+        self.wrapped.train()
+        position, self.progress.position = self.progress.position, None
+        self._epoch_begun = time.perf_counter() - self.progress.epoch_seconds
+        for batch in self.batches.epoch(self.progress.epoch, position):
+            with nullcontext() if batch.is_update else self.accelerator.no_sync(self.wrapped):
+                losses = self.step.backward(batch.tensors, self.progress.step, batch.weight)
+            if batch.is_update:
+                self.step.update(self.progress.step)
+                self._after_step(losses, bar)
+        self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
+
+    def _after_step(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
+        # Uneven shards of a stream can make an epoch longer than planned; the schedule waits for the next.
+        ahead = self.schedule.last_epoch >= (self.progress.epoch + 1) * self.steps_per_epoch
+        if not (ahead or self.accelerator.optimizer_step_was_skipped):
+            self.schedule.step()
+        self.progress.step += 1
+        bar.update()
+        self._log(losses, bar)
+        every = self.options.checkpoint_steps
+        is_asked_to_stop = self.interruption.is_due()
+        if is_asked_to_stop or (every and self.progress.step % every == 0):
+            self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
+            self.progress.position = self.batches.position()
+            self._save_checkpoint()
+            self.progress.position = None
+        if is_asked_to_stop:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(f"Stopped by SIGTERM after step {self.progress.step}, which was saved: go on with --resume.")
+        raise SystemExit(EXIT_STATUS)
+
+    def _save_checkpoint(self) -> None:
+        self.step.watch.check()
+        self.progress.seconds = time.perf_counter() - self._begun
+        self.progress.waiting_seconds = self.batches.waiting_seconds
+        self.progress.skipped = self.step.skipped
+        save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=self.options.keep_checkpoints)
+        if self.accelerator.is_main_process:
+            forget_others(self.directory, self.progress.best_step)
+
+    def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
+        if self.progress.step % self.options.log_every:
+            return
+        self.step.watch.check()
+        values = losses.tolist()
+        bar.set_postfix(
+            epoch=self.progress.epoch, loss=f"{values[0]:.3f}", smallest=f"{values[min(1, len(values) - 1)]:.3f}"
+        )
+        entries = {f"loss/{name}": value for name, value in zip(self.step.capacities.names, values, strict=True)}
+        self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
+
+    def _after_epoch(self) -> None:
+        options, epoch = self.options, self.progress.epoch
+        if options.eval_every and epoch % options.eval_every == 0:
+            with self.norms.undone() if self.norms else nullcontext():
+                measure_running_statistics(
+                    self.accelerator, self.model, self.processor, self.train_images, self.arguments
+                )
+            scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
+            self.accelerator.log(scores, step=self.progress.step)
+            self._keep_if_best(sum(scores.values()) / len(scores))
+        is_asked_to_stop = self.interruption.is_due()
+        if is_asked_to_stop or (options.checkpoint_every and epoch % options.checkpoint_every == 0):
+            self._save_checkpoint()
+        if is_asked_to_stop:
+            self._stop()
+
+    def _keep_if_best(self, score: float) -> None:
+        self.step.watch.check()
+        if self.arguments.data.validation_share == 0 or score <= self.progress.best_score:
+            return
+        self.progress.best_score, self.progress.best_step = score, self.progress.step
+        if self.accelerator.is_main_process:
+            keep_best(self.directory, self.progress.step, self.model, self.processor)
+            if not list_checkpoints(self.directory):  # which could name an earlier one
+                forget_others(self.directory, self.progress.step)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> PrunNetForImageClassification:
+        model: PrunNetForImageClassification
+        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
+        if self.norms:
+            self.norms.undo()
+        if self.progress.best_score >= 0:
+            best = best_directory(self.directory, self.progress.best_step)
+            model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
+        lay_out(model, torch.contiguous_format)
+        for layer in model.prunable_layers().values():
+            layer.scores.requires_grad_(True)
+        measure_running_statistics(
+            self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
+        )
+        model.renew_embedding_space()
+        model.train(False)
+        return model
+
+
+def _keep_statistics_unsent(wrapped: nn.Module) -> None:
+    """Statistics are measured anew when training ends; sending them at every pass would be waste.
+
+    Torch 2.13 gave DDP's argument another name, which accelerate can't pass; the attribute has kept its own.
+    """
+    for module in wrapped.modules():  # DDP stands inside of what a compiler made of it
+        if isinstance(module, DistributedDataParallel):
+            module.broadcast_buffers = False
+
+
+def _trackable(arguments: dict[str, object]) -> dict[str, object]:
+    return {
+        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in arguments.items()
+    }
