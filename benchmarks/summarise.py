@@ -67,7 +67,8 @@ def method_name(run: Run) -> str:
     recipe = run.get("recipe", {})
     if recipe.get("capacity_sampling", "fixed") != "fixed":
         shrinking = ", shrinking" if recipe.get("shrink_share") else ""
-        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}{shrinking}"
+        passes = f"{recipe['capacity_draws'] + 2} passes"
+        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}{shrinking}, {passes}"
     if run["method"] != "independent":
         trained = recipe.get("capacities", USUAL)
         return str(run["method"]) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")

@@ -129,26 +129,26 @@ class TrainArguments:
         },
     )
     capacities: list[float] = field(
-        default_factory=lambda: list(TRAINED_CAPACITIES),
+        default_factory=lambda: [0.1, *TRAINED_CAPACITIES],
         metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
     )
     capacity_sampling: Literal["fixed", "sandwich"] = field(
-        default="fixed",
+        default="sandwich",
         metadata={
-            "help": "Capacities of a step's passes: those of `capacities`; or the smallest of them and "
-            "`capacity_draws` random ones from there to 1, drawn anew for each step. The others are then evaluated "
-            "and saved, but not trained as such."
+            "help": "Capacities of a step's passes besides the dense one. sandwich: the smallest of `capacities` and "
+            "`capacity_draws` random ones from there to 1, drawn anew for each step (the others are evaluated and "
+            "saved, but not trained as such). fixed: those of `capacities`, as in the paper."
         },
     )
     capacity_draws: int = field(
         default=2, metadata={"help": "For sandwich: capacities to draw, one from each of so many parts of the range."}
     )
     shrink_share: float = field(
-        default=0.0,
+        default=0.5,
         metadata={"help": "For sandwich: share of the training in which the smallest capacity comes down from 0.6."},
     )
     eval_capacities: list[float] = field(
-        default_factory=lambda: [0.1, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
+        default_factory=lambda: [0.05, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
     )
     epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
     batch_size: int = field(default=64, metadata={"help": "Images a step and process."})
@@ -260,11 +260,6 @@ class RunArguments:
             raise ValueError(
                 "sync_batchnorm=True doesn't go with streaming=True: a process that has read its part of a stream "
                 "sends black images along until all have, and the others' statistics would take them in."
-            )
-        if self.train.method == "independent" and self.train.capacity_sampling != "fixed":
-            raise ValueError(
-                f"capacity_sampling must be fixed for method='independent', one network; got "
-                f"{self.train.capacity_sampling!r}."
             )
         if self.data.validation_share > 0 and self.train.eval_every == 0 and not self.train.eval_only:
             raise ValueError(

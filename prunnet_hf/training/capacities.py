@@ -125,7 +125,7 @@ def pass_capacities(
         method: `"independent"` has one pass at the one capacity given, all others begin with the dense network.
         capacities: Trained capacities, each in (0, 1].
         sampling: `"fixed"`: a pass for each of `capacities`. `"sandwich"`: see `SandwichCapacities`, with the smallest
-            of `capacities`.
+            of `capacities`. An independent network has no choice.
         num_draws: See `SandwichCapacities`.
         shrink_steps: See `SandwichCapacities`.
         seed: See `SandwichCapacities`.
@@ -144,10 +144,6 @@ def pass_capacities(
             f"capacity_sampling must be one of {', '.join(get_args(CapacitySampling))}; got {sampling!r}."
         )
     if method == "independent":
-        if sampling != "fixed":
-            raise ValueError(
-                f"capacity_sampling must be fixed for method='independent', one network; got {sampling!r}."
-            )
         return FixedCapacities(capacities)
     below = sorted(capacity for capacity in capacities if capacity < DENSE)
     if not below:

@@ -23,13 +23,14 @@ def write_recipe(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_are_the_papers_recipe() -> None:
+def test_defaults_are_the_papers_recipe_but_for_the_capacities() -> None:
     arguments = parse_arguments([])
     assert arguments.data.dataset == "glyphs"
     assert arguments.data.image_size == 224
     assert arguments.data.shorter_side == 256
     assert arguments.model.embedding_dim == 256
-    assert arguments.train.capacities == [0.2, 0.4, 0.6, 0.8]
+    assert arguments.train.capacities == [0.1, 0.2, 0.4, 0.6, 0.8]
+    assert arguments.train.capacity_sampling == "sandwich"
     assert (arguments.train.learning_rate, arguments.train.momentum, arguments.train.weight_decay) == (0.1, 0.9, 5e-4)
 
 
@@ -107,6 +108,7 @@ def test_recipes_of_the_benchmarks(
     assert data.class_share == (0.3 if data.dataset == "gldv2" else None)
     assert (data.shorter_side, data.image_size, data.augmentation) == (256, 224, "crop_flip")
     assert (train.batch_size, train.capacities, train.eval_capacities) == (64, [0.2, 0.4, 0.6, 0.8], [0.05, 0.1])
+    assert train.capacity_sampling == "fixed"
     assert train.output_dir == f"out/{name}"
 
 
@@ -202,10 +204,6 @@ def test_classes_held_out_must_be_looked_at() -> None:
     ("flags", "message"),
     [
         (["--sync_batchnorm", "true", "--streaming", "true"], "sync_batchnorm=True doesn't go with streaming=True"),
-        (
-            ["--method", "independent", "--capacities", "0.2", "--capacity_sampling", "sandwich"],
-            "capacity_sampling must be fixed for method='independent'",
-        ),
     ],
 )
 def test_arguments_that_do_not_go_together(flags: list[str], message: str) -> None:

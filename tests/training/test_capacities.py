@@ -92,10 +92,6 @@ def test_shrinking_goes_on_from_the_same_place_where_epochs_have_become_longer()
         ({"sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
         ({"sampling": "sandwich", "shrink_steps": -1}, r"shrink_steps must be at least 0; got -1"),
         (
-            {"sampling": "sandwich", "method": "independent"},
-            r"capacity_sampling must be fixed for method='independent'",
-        ),
-        (
             {"sampling": "sandwich", "capacities": [1.0]},
             r"capacities must name a subnetwork, such as 0\.2; got \[1\.0\]",
         ),
