@@ -154,7 +154,7 @@ def test_unknown_flag_is_named() -> None:
         ({"capacities": [1.0]}, r"capacities must name a subnetwork.*got \[1\.0\]"),
         ({"capacities": []}, r"capacities must name a subnetwork.*got \[\]"),
         ({"eval_capacities": [2.0]}, r"eval_capacities must be in \(0, 1\].*got 2\.0"),
-        ({"method": "independent"}, r"--method independent trains one network.*got \[0\.2, 0\.4, 0\.6, 0\.8\]"),
+        ({"method": "independent"}, r"--method independent trains one network.*got \[0\.1, 0\.2, 0\.4, 0\.6, 0\.8\]"),
         ({"epochs": 0}, r"epochs must be a number of at least 1; got 0"),
         ({"batch_size": 1}, r"batch_size must be at least 2.*got 1"),
         ({"gradient_accumulation_steps": 0}, r"gradient_accumulation_steps must be a number of at least 1; got 0"),
