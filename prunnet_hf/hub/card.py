@@ -6,9 +6,11 @@ Every figure on it stands in the run's `metrics.json` or follows from it; nothin
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import Literal
 
 import yaml
 from huggingface_hub import EvalResult
@@ -26,6 +28,10 @@ from ..training.run_directory import write_text
 DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
 """Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
+BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
+"""What stands outside these two lines, between the YAML and the file's end, was written by hand."""
+Layout = Literal["branches", "subfolders", "repos"]
+"""Where ready subnetworks are published: as revisions, subfolders, or repositories of their own."""
 
 
 def write_card(run: Path) -> str:
@@ -44,6 +50,62 @@ def write_card(run: Path) -> str:
     card = render_card(metrics, recipe, name=run.resolve().name)
     write_text(run / "README.md", f"{card}\n")
     return summarise(run, metrics)
+
+
+def build_card(
+    run: Path,
+    *,
+    model_id: str = "model",
+    layout: Layout | None = None,
+    root: Path | None = None,
+    subnetworks: Mapping[float, Path] | None = None,
+    license: str | None = None,
+) -> str:
+    """Render the card of a run: YAML, then the text between `BEGIN` and `END`; runs the usage snippet that it shows.
+
+    Args:
+        run: A finished run directory.
+        model_id: What the snippet loads: `"model"`, or the id of the repository the card is for, `"org/name"`.
+        layout: How ready subnetworks are published; None for those in the run directory.
+        root: The folder in which `model_id` is a path to the model, so that the snippet can be run: the run directory
+            if not given, or for `"org/name"` a folder with `org/name/` in it, staged as it will be published.
+        subnetworks: The folders of the ready subnetworks by capacity, of which the files' sizes are told; the run's
+            own if not given.
+        license: Of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
+
+    Raises:
+        FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
+        RuntimeError: If the snippet fails; the message shows its output.
+    """
+    metrics, recipe = _read(run / "metrics.json", json.loads), _read(run / "config.yaml", yaml.safe_load)
+    return f"{render_card(metrics, recipe, name=model_id)}\n"
+
+
+def build_subnetwork_card(
+    run: Path,
+    capacity: float,
+    *,
+    model_id: str,
+    dense_id: str,
+    root: Path,
+    license: str | None = None,
+) -> str:
+    """Render the card of one subnetwork that is published by itself; runs the usage snippet that it shows.
+
+    Args:
+        run: A finished run directory, which evaluated this capacity.
+        capacity: The subnetwork's.
+        model_id: The repository the card is for, such as `"org/name-capacity-0.20"`.
+        dense_id: The repository of the dense model it was cut from.
+        root: A folder in which both ids are paths to the models, staged as they will be published.
+        license: As in `build_card`.
+
+    Raises:
+        FileNotFoundError: As in `build_card`.
+        RuntimeError: As in `build_card`.
+        ValueError: If the run never evaluated this capacity.
+    """
+    raise NotImplementedError
 
 
 def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -> ModelCard:
