@@ -145,7 +145,7 @@ def source_commit() -> str | None:
 def describe_subnetworks(
     run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
 ) -> list[dict[str, Any]]:
-    """Per capacity: kept weights, bytes of the saved file where there is one, multiply-adds and latency of an image."""
+    """Per capacity: kept weights, bytes of the saved file where there is one, multiply-adds, latency of an image."""
     latencies = measure_latency(subnetworks, model.config.image_size)
     pruned = next(iter(subnetworks.values()))
     sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
