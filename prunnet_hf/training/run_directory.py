@@ -16,9 +16,11 @@ TRAINING_FACTS = (
     "training_seconds",
     "waiting_for_data",
     "skipped_steps",
+    "base_model",
+    "training_device",
 )
 """Entries of `metrics.json` that only the training itself knows."""
-CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png")
+CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json")
 
 
 def write_text(path: Path, text: str) -> None:
