@@ -3,7 +3,7 @@
     with HubServer() as hub:
         HfApi(hub.endpoint, hub.token).create_repo("org/name")
 
-Like the Hub it hands out large files from a second address, the storage, which knows signatures and takes no token.
+Its parts are in `tests/loopback_hub/`. Like the Hub it hands out large files from a second address, the storage, which knows signatures and takes no token.
 It is strict where the Hub is: a request that makes no sense is answered with 400. Xet transfer is not spoken.
 """
 
@@ -23,21 +23,21 @@ from typing import Self
 from urllib.parse import parse_qs
 from urllib.parse import urlsplit
 
-from tests import hub_collections
-from tests import hub_routes
-from tests import hub_uploads
-from tests.hub_requests import Reply
-from tests.hub_requests import Request
-from tests.hub_requests import as_json
-from tests.hub_storage import answer_storage
-from tests.hub_store import Account
-from tests.hub_store import Collection
-from tests.hub_store import HubError
-from tests.hub_store import Repo
-from tests.hub_store import Store
+from tests.loopback_hub import collections
+from tests.loopback_hub import routes
+from tests.loopback_hub import uploads
+from tests.loopback_hub.requests import Reply
+from tests.loopback_hub.requests import Request
+from tests.loopback_hub.requests import as_json
+from tests.loopback_hub.storage import answer_storage
+from tests.loopback_hub.store import Account
+from tests.loopback_hub.store import Collection
+from tests.loopback_hub.store import HubError
+from tests.loopback_hub.store import Repo
+from tests.loopback_hub.store import Store
 
 CHUNK = 2**14
-ROUTES = [*hub_routes.ROUTES, *hub_uploads.ROUTES, *hub_collections.ROUTES]
+ROUTES = [*routes.ROUTES, *uploads.ROUTES, *collections.ROUTES]
 
 
 @dataclass

@@ -6,14 +6,14 @@ import re
 import secrets
 from typing import Any
 
-from tests.hub_requests import KINDS
-from tests.hub_requests import Reply
-from tests.hub_requests import Request
-from tests.hub_requests import Routes
-from tests.hub_requests import as_json
-from tests.hub_requests import route
-from tests.hub_store import Collection
-from tests.hub_store import HubError
+from tests.loopback_hub.requests import KINDS
+from tests.loopback_hub.requests import Reply
+from tests.loopback_hub.requests import Request
+from tests.loopback_hub.requests import Routes
+from tests.loopback_hub.requests import as_json
+from tests.loopback_hub.requests import route
+from tests.loopback_hub.store import Collection
+from tests.loopback_hub.store import HubError
 
 ROUTES: Routes = []
 

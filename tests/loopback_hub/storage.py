@@ -6,9 +6,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from tests.hub_requests import Reply
-from tests.hub_requests import Request
-from tests.hub_store import HubError
+from tests.loopback_hub.requests import Reply
+from tests.loopback_hub.requests import Request
+from tests.loopback_hub.store import HubError
 
 
 def answer_storage(request: Request) -> Reply:

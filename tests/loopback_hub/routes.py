@@ -10,19 +10,19 @@ from urllib.parse import unquote
 
 import yaml
 
-from tests.hub_requests import KINDS
-from tests.hub_requests import REPO
-from tests.hub_requests import REVISION
-from tests.hub_requests import Reply
-from tests.hub_requests import Request
-from tests.hub_requests import Routes
-from tests.hub_requests import as_json
-from tests.hub_requests import route
-from tests.hub_store import Commit
-from tests.hub_store import HubError
-from tests.hub_store import StoredFile
-from tests.hub_store import check_name
-from tests.hub_store import repo_key
+from tests.loopback_hub.requests import KINDS
+from tests.loopback_hub.requests import REPO
+from tests.loopback_hub.requests import REVISION
+from tests.loopback_hub.requests import Reply
+from tests.loopback_hub.requests import Request
+from tests.loopback_hub.requests import Routes
+from tests.loopback_hub.requests import as_json
+from tests.loopback_hub.requests import route
+from tests.loopback_hub.store import Commit
+from tests.loopback_hub.store import HubError
+from tests.loopback_hub.store import StoredFile
+from tests.loopback_hub.store import check_name
+from tests.loopback_hub.store import repo_key
 
 ROUTES: Routes = []
 

@@ -12,11 +12,11 @@ from dataclasses import field
 from email.message import Message
 from typing import Any
 
-from tests.hub_store import Account
-from tests.hub_store import HubError
-from tests.hub_store import Repo
-from tests.hub_store import Store
-from tests.hub_store import repo_key
+from tests.loopback_hub.store import Account
+from tests.loopback_hub.store import HubError
+from tests.loopback_hub.store import Repo
+from tests.loopback_hub.store import Store
+from tests.loopback_hub.store import repo_key
 
 KINDS = ("model", "dataset", "space")
 REPO = r"/api/(models|datasets|spaces)/([^/]+/[^/]+)"
