@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 from collections import Counter
+from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,21 @@ def storable(
 def damaged(problem: str) -> CheckpointFormatError:
     """The error for a file with this `problem`, with the way out."""
     return CheckpointFormatError(f"{problem}. {_REMEDY}")
+
+
+def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Leave out the entries of `state_dict` that are the very tensors of `names` under further names.
+
+    A layer registered twice has its tensors twice in a state dict. Stored in another form under one name and plain
+    under the other, they would contradict each other when loaded.
+    """
+    places = {_place(state_dict[name]) for name in names}
+    return {name: tensor for name, tensor in state_dict.items() if name in names or _place(tensor) not in places}
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, int, torch.Size, tuple[int, ...]]:
+    # Of a tensor without storage the address is 0; its identity tells it apart.
+    return tensor.device, tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride()
 
 
 def check_shape(name: str, shape: list[int]) -> None:
