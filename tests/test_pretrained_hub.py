@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub import ModelCard
 from huggingface_hub import constants
-from torch import nn
 from transformers import AutoImageProcessor
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
 
-from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf import PrunNetImageProcessor
 from prunnet_hf import PrunNetModel
 from tests.hub_client import hub_environment
 from tests.hub_client import run_python
 from tests.hub_server import HubServer
+from tests.tiny_models import same_state
+from tests.tiny_models import tiny
 
 REPO = "org/name"
 DENSE = "model.safetensors"
 PACKED = "model.packed.safetensors"
-
-
-def tiny(seed: int = 0) -> PrunNetForImageClassification:
-    torch.manual_seed(seed)
-    config = PrunNetConfig(
-        backbone="resnet18",
-        backbone_kwargs={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]},
-        image_size=32,
-        embedding_dim=8,
-        num_labels=3,
-        capacities=[0.2, 0.6],
-        statistics_capacities=[0.2, 0.6],
-    )
-    model = PrunNetForImageClassification(config).eval()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if "statistics" in name or "running" in name:
-                buffer.uniform_(0.5, 1.5)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +50,6 @@ def published(hub: HubServer, model: PrunNetForImageClassification, tmp_path: Pa
     api.upload_folder(repo_id=REPO, folder_path=tmp_path / "packed", revision="capacity-0.20")
     hub.requests.clear()
     return hub
-
-
-def same_state(model: nn.Module, expected: nn.Module) -> bool:
-    """Bit for bit."""
-    found, wanted = model.state_dict(), expected.state_dict()
-    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def size(hub: HubServer, path: str, revision: str = "main") -> int:
@@ -260,3 +237,41 @@ def test_push_to_hub_twice_sends_the_weights_once(hub: HubServer, model: PrunNet
 def test_saving_with_push_to_hub(hub: HubServer, model: PrunNetForImageClassification, tmp_path: Path) -> None:
     model.prune(0.2).save_pretrained(tmp_path / "small", push_to_hub=True, repo_id="org/small")
     assert PACKED in hub.repos["org/small"].files()
+
+
+@pytest.mark.parametrize("name", ["config.json", DENSE])
+def test_a_file_that_the_hub_refuses_is_not_called_missing(published: HubServer, name: str) -> None:
+    published.fail_next("*", f"/{name}", 403, times=9)
+    with pytest.raises(OSError, match=rf"{name} of org/name .*the Hub did not send it: 403(.|\n)*this error"):
+        PrunNetModel.from_pretrained(REPO)
+
+
+def test_a_packed_file_that_the_hub_refuses_is_not_called_missing(published: HubServer) -> None:
+    published.fail_next("*", f"/{PACKED}", 403, times=9)
+    with pytest.raises(OSError, match=rf"{PACKED} of org/name .*the Hub did not send it: 403"):
+        PrunNetModel.from_pretrained(REPO, revision="capacity-0.20")
+
+
+def test_a_hub_that_limits_rates_for_good_is_named_as_the_cause(published: HubServer) -> None:
+    published.fail_next("HEAD", f"/{DENSE}", 429, times=9)
+    with pytest.raises(OSError, match=r"model\.safetensors of org/name(.|\n)*429 Too Many Requests"):
+        PrunNetModel.from_pretrained(REPO)
+
+
+def test_a_hub_that_fails_for_good_is_named_as_the_cause(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)  # the client waits 23 s
+    published.fail_next("HEAD", f"/{DENSE}", 500, times=9)
+    with pytest.raises(OSError, match=r"model\.safetensors of org/name(.|\n)*500 Internal Server Error"):
+        PrunNetModel.from_pretrained(REPO)
+
+
+def test_a_hub_that_is_down_is_named_as_the_cause(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        template = f"http://127.0.0.1:{nobody.getsockname()[1]}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)  # the client waits 23 s
+        with pytest.raises(OSError, match=r"config\.json of org/name is not in the cache.*refused"):
+            PrunNetModel.from_pretrained(REPO)
