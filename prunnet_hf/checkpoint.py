@@ -50,6 +50,7 @@ from .tensor_file import CODES
 from .tensor_file import DTYPES
 from .tensor_file import PACKABLE
 from .tensor_file import CheckpointFormatError
+from .tensor_file import as_bytes
 from .tensor_file import check_shape
 from .tensor_file import damaged
 from .tensor_file import parse_json
@@ -94,10 +95,11 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
     tensors: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
     for name, tensor in state_dict.items():
-        plain = storable(name, tensor, PACKABLE if name in prunable else DTYPES, (_MASK, _VALUES))
+        allowed = PACKABLE if name in prunable else DTYPES
+        plain = storable(name, tensor, allowed, (_MASK, _VALUES), copy=False)  # what is packed is copied by packing
         halves = _compress(plain) if name in prunable else None
         if halves is None:
-            tensors[name] = plain
+            tensors[name] = plain.clone()
         else:
             tensors[name + _MASK], tensors[name + _VALUES] = halves
             packed[name] = {"dtype": CODES[plain.dtype], "shape": list(plain.shape)}
@@ -214,8 +216,7 @@ def _checksum(manifest: str, tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         sizes = ",".join(str(size) for size in tensor.shape)
         crc32 = zlib.crc32(f"{name} {CODES[tensor.dtype]} {sizes}\n".encode(), crc32)
-        if tensor.numel():  # torch can't view every empty tensor as bytes
-            crc32 = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc32)
+        crc32 = zlib.crc32(as_bytes(tensor), crc32)
     return f"{crc32:08x}"
 
 

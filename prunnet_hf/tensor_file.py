@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors import deserialize
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -30,6 +29,8 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 """Integers as wide as a float of so many bytes: copied as such, the payload of a NaN can't change."""
 
+# Aligned: the widest types come last here and first in a file, equally wide ones in safetensors' order.
+_LAYOUT = ("BOOL", "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "F32", "F64", "I64")
 _MAX_DIMENSIONS, _MAX_ELEMENTS = 64, 2**60
 _REMEDY = "Download the file again, or save the model again with save_pretrained."
 
@@ -55,13 +56,14 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path is {str(path)!r}, but its directory doesn't exist; create the directory first.")
-    header, data = _serialize(dict(tensors), dict(metadata))
+    header, ordered = _header(tensors, metadata)
     # The umask decides who may read it: tempfile's files are for their owner only, useless in a shared folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(header)
-            file.write(data)
+            for tensor in ordered:
+                file.write(as_bytes(tensor))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -107,15 +109,21 @@ def parse_tensors(blob: bytes) -> tuple[dict[str, Tensor], Any]:
 
 
 def storable(
-    name: str, tensor: Tensor, allowed: Mapping[str, torch.dtype] = DTYPES, reserved: tuple[str, ...] = ()
+    name: str,
+    tensor: Tensor,
+    allowed: Mapping[str, torch.dtype] = DTYPES,
+    reserved: tuple[str, ...] = (),
+    *,
+    copy: bool = True,
 ) -> Tensor:
-    """A contiguous copy on the CPU of a tensor of a model, once it is known that it can be stored as `name`.
+    """A tensor of a model, contiguous on the CPU, once it is known that it can be stored as `name`.
 
     Args:
         name: Its name in the state dict.
         tensor: On any device, in any memory layout.
         allowed: Types it may have, by their code.
         reserved: Endings of names that the file's format keeps for itself.
+        copy: Whether the result must not share memory with `tensor`; if False, it may.
 
     Raises:
         TypeError: If it is no dense tensor that holds data, or of another type.
@@ -135,7 +143,9 @@ def storable(
             f"{' or '.join(map(repr, reserved))} are reserved by the file format. Rename it."
         )
     check_shape(name, list(tensor.shape))
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if copy:
+        return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return tensor.detach().to("cpu").contiguous()
 
 
 def damaged(problem: str) -> CheckpointFormatError:
@@ -175,14 +185,26 @@ def parse_json(text: str | bytes, what: str) -> Any:
         raise damaged(f"{what} is no valid JSON ({error})") from error
 
 
-def _serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
-    """Return the header and the data of the safetensors file, the same bytes for the same tensors."""
-    blob = to_safetensors(tensors, metadata)
-    start = 8 + int.from_bytes(blob[:8], "little")
-    # safetensors writes the metadata in hash order, another one each time; publishing compares files by their bytes.
-    header = json.dumps(json.loads(blob[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, memoryview(blob)[start:]
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[Tensor]]:
+    """Return the header of the safetensors file, and the tensors in the order in which their bytes follow it.
+
+    The library's own writer puts metadata in hash order, another one each time, and holds all bytes twice.
+    """
+    members: dict[str, Any] = {"__metadata__": dict(metadata)}
+    ordered = sorted(tensors.items(), key=lambda item: (-_LAYOUT.index(CODES[item[1].dtype]), item[0]))
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        members[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, [tensor for _, tensor in ordered]
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, not copied."""
+    # torch can't view every empty tensor as bytes.
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ def test_the_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed == ["torch.Size([2, 256])", "{'recall@1': 0.5, 'recall@2': 1.0}", "True"]
     assert namespace["ranks"].shape == (2, 2)
+    assert set(namespace["found"]) <= {"0.png", "1.png"}
     assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
 
 

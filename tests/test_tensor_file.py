@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save
 
 from prunnet_hf.tensor_file import CODES
 from prunnet_hf.tensor_file import CheckpointFormatError
@@ -47,6 +48,17 @@ def test_order_does_not_change_the_bytes(tmp_path: Path) -> None:
     (length,) = struct.unpack("<Q", blob[:8])
     assert length % 8 == 0
     assert list(json.loads(blob[8 : 8 + length])) == ["__metadata__", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("metadata", [METADATA, {}], ids=["metadata", "none"])
+def test_the_bytes_are_those_of_safetensors_with_its_header_in_order(metadata: dict[str, str], tmp_path: Path) -> None:
+    tensors = {f"{number}-{str(dtype)[6:]}": torch.arange(number).to(dtype) for dtype in CODES for number in (0, 1, 3)}
+    write_tensors(tmp_path / "m", tensors, metadata)
+    blob, theirs = (tmp_path / "m").read_bytes(), save(tensors, metadata)
+    (length,), (their_length,) = struct.unpack("<Q", blob[:8]), struct.unpack("<Q", theirs[:8])
+    header, data = json.loads(theirs[8 : 8 + their_length]), theirs[8 + their_length :]
+    assert blob[8 : 8 + length].rstrip() == json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    assert blob[8 + length :] == data
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

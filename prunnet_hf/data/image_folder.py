@@ -94,6 +94,27 @@ def load_hub_dataset(name: str) -> RetrievalSplits:
     return RetrievalSplits(select_classes(train, train_classes), test, test, "leave_one_out")
 
 
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """The images in a folder and the folders in it, by their suffix, in order of name.
+
+    Args:
+        folder: Hidden files and folders in it are passed over, links to folders not followed.
+
+    Returns:
+        Paths relative to `folder`, with `/` between their parts.
+
+    Raises:
+        OSError: If a folder can't be read, whose images would be missing.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = [name for name in files if not name.startswith(".") and _has_image_suffix(name)]
+        prefix = Path(os.path.relpath(place, folder)).as_posix() + "/"
+        found += [name if prefix == "./" else prefix + name for name in images]
+    return sorted(found)
+
+
 def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
     """Decode every image once and deal with those that can't be.
 
@@ -162,13 +183,15 @@ def _load_split(folder: Path) -> Dataset:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_dir()
-    )
+    return sorted(folder / name for name in list_images(folder))
+
+
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _typed_columns(name: str, part: Dataset) -> Dataset:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
-from typing import runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from ..masking import format_capacity
 from .protocols import Columns
 from .protocols import RetrievalProtocol
+from .spaces import check_compatible as check_compatible  # noqa: PLC0414  # users look for it here
 
 SHOWN_METRICS = 3
 """Whole matrices that a reader can take in, beginning with the headline; of further metrics the tests are told."""
@@ -48,66 +47,6 @@ class CompatibilityResult:
                 raise ValueError(f"{field} must lie in (0, 1], got {getattr(self, field)!r}")
         if not 0 <= self.value <= 1:
             raise ValueError(f"value of {self.metric!r} must lie in [0, 1], not in percent, got {self.value!r}")
-
-
-@runtime_checkable
-class HasEmbeddingSpace(Protocol):
-    """A config: it knows the id of its embedding space."""
-
-    @property
-    def embedding_space(self) -> str | None:
-        """The id; None until training ends."""
-
-
-@runtime_checkable
-class HasConfig(Protocol):
-    """A model: its config knows."""
-
-    @property
-    def config(self) -> HasEmbeddingSpace:
-        """The config."""
-
-
-Embedder = HasConfig | HasEmbeddingSpace | str | None
-"""A model, a config, or the id of an embedding space itself; None is an id that nobody set."""
-
-
-def check_compatible(a: Embedder, b: Embedder) -> None:
-    """Refuse to compare embeddings of two spaces.
-
-    Args:
-        a: A model, a config or an embedding-space id.
-        b: What it is to be compared with.
-
-    Raises:
-        TypeError: If an argument is none of these.
-        ValueError: If the ids differ, or one was never set.
-    """
-    spaces = {"a": _embedding_space("a", a), "b": _embedding_space("b", b)}
-    for argument, space in spaces.items():
-        if not space:
-            raise ValueError(
-                f"the embedding space of {argument} is unknown (embedding_space is {space!r}). It is set when "
-                "training ends: finish training this model, or take the checkpoint of a finished run"
-            )
-    if spaces["a"] != spaces["b"]:
-        raise ValueError(
-            f"embeddings of space {spaces['a']!r} and of space {spaces['b']!r} can't be compared: they come from "
-            "different trainings, so their similarities mean nothing even where the dimensions agree. Use subnetworks "
-            "pruned from one dense model, or embed the gallery again"
-        )
-
-
-def _embedding_space(argument: str, item: Embedder) -> str | None:
-    if item is None or isinstance(item, str):
-        return item
-    config = item.config if isinstance(item, HasConfig) else item
-    if not isinstance(config, HasEmbeddingSpace):
-        raise TypeError(
-            f"{argument} must be a PrunNet model, its config or the id of an embedding space, "
-            f"got {type(item).__name__}"
-        )
-    return config.embedding_space
 
 
 def compatibility_matrix(

@@ -1,7 +1,16 @@
-"""Images to embeddings: one pass over a data set, through as many subnetworks as are wanted."""
+r"""Images to embeddings: one pass over a data set, through as many subnetworks as are wanted.
+
+As a command, it embeds a folder of images with one network into a Parquet file:
+
+    python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --output gallery.parquet
+    python -m prunnet_hf.retrieval.encoding --model org/name --capacity 0.2 --data_dir queries --output queries.parquet
+
+Killed and started again, it goes on where it was. The columns: `prunnet_hf.retrieval.embedding_table`.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -19,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import BaseImageProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from ..data.reading import BOX
 from ..data.reading import read_image
@@ -29,7 +39,12 @@ from ..data.streams import ROW
 from ..data.streams import ImageDataset
 from ..data.streams import NumberedRows
 from ..data.streams import num_images
+from ..image_processing_prunnet import PrunNetImageProcessor
+from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
+from .embed import embed
+from .folder_encoding import IMAGES_PER_PART
+from .folder_encoding import encode_folder
 
 Key = TypeVar("Key")
 
@@ -144,7 +159,7 @@ def encode_share(
     with torch.inference_mode():
         for pixel_values, others in tqdm(loader, desc="encode", total=num_batches, unit="batch", disable=not progress):
             for key, model in models.items():
-                parts[key].append(_embed(model, pixel_values))
+                parts[key].append(embed(model, pixel_values))
             rows += [other[ROW] for other in others]
             for name, values in columns.items():
                 values += [other[name] for other in others]
@@ -203,9 +218,57 @@ def _no_embeddings(model: PrunNetModel) -> NDArray[np.float32]:
     return np.empty((0, model.config.embedding_dim), dtype=np.float32)
 
 
-def _embed(model: PrunNetModel, pixel_values: Tensor) -> NDArray[np.float32]:
-    model.train(False)
-    parameter = next(model.parameters())
-    inputs = pixel_values.to(parameter.device, parameter.dtype)
-    embeddings: NDArray[np.float32] = model(pixel_values=inputs).pooler_output.float().cpu().numpy()
-    return embeddings
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Embed a folder as the command line says.
+
+    Args:
+        arguments: Instead of the command line's.
+    """
+    chosen = _parser().parse_args(arguments)
+    disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
+    place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
+    dtype = getattr(torch, chosen.dtype)
+    model = PrunNetModel.from_pretrained(chosen.model, capacity=chosen.capacity, dtype=dtype, **place)
+    left_out = encode_folder(
+        model.to("cuda" if torch.cuda.is_available() else "cpu"),
+        chosen.data_dir,
+        chosen.output,
+        PrunNetImageProcessor.from_pretrained(chosen.model, **place),
+        batch_size=chosen.batch_size,
+        num_workers=chosen.num_workers,
+        skip_corrupt_images=chosen.skip_corrupt_images,
+        images_per_part=chosen.images_per_part,
+    )
+    print(f"{chosen.output}: space {model.config.embedding_space}, capacity {format_capacity(model.config.capacity)}")
+    for path in left_out:
+        print(f"left out: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m prunnet_hf.retrieval.encoding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="directory or Hub repository of a trained model")
+    parser.add_argument("--data_dir", required=True, help="folder of images, or of one folder a class")
+    parser.add_argument(
+        "--output", required=True, help="Parquet file to write; until it is whole, OUTPUT.partial/ grows"
+    )
+    parser.add_argument("--capacity", type=float, help="prune the dense model to this kept share, in (0, 1], first")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: none)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network"
+    )
+    parser.add_argument("--revision", default="main", help="branch, tag or commit of the Hub repository")
+    parser.add_argument("--subfolder", default="", help="of the directory or repository")
+    parser.add_argument("--skip_corrupt_images", action="store_true", help="list images that can't be decoded, go on")
+    parser.add_argument(
+        "--images_per_part", type=int, default=IMAGES_PER_PART, help="saved at a time; lost at most when killed"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from .embedding_table import Searchable
+from .embedding_table import arrays_of_one_space
 from .rankings import check_exclude
 
 GRID = 2.0**-22
@@ -77,8 +79,8 @@ def normalize(embeddings: NDArray[np.floating], *, argument: str = "embeddings")
 
 
 def search(
-    queries: NDArray[np.floating],
-    gallery: NDArray[np.floating],
+    queries: Searchable,
+    gallery: Searchable,
     k: int | None = None,
     *,
     exclude: NDArray[np.integer] | None = None,
@@ -87,8 +89,8 @@ def search(
     """Rank the gallery for each query: cosine similarity first, then the lower gallery index.
 
     Args:
-        queries: `(num_queries, dim)` embeddings, of any length.
-        gallery: `(num_gallery, dim)` embeddings, of any length.
+        queries: `(num_queries, dim)` embeddings, of any length, or `Embeddings`, which know their space.
+        gallery: `(num_gallery, dim)` embeddings, of any length, or `Embeddings` where `queries` are.
         k: How many to retrieve for each query; None for all that can be retrieved.
         exclude: `(num_queries,)` gallery indices; the one image each query must not retrieve. Leave-one-out passes
             each query's own index.
@@ -98,16 +100,17 @@ def search(
         `(num_queries, k)` gallery indices, best first.
 
     Raises:
-        TypeError: If the embeddings aren't floats, or `exclude` or `k` aren't integers.
-        ValueError: If shapes disagree, an embedding is non-finite or zero, or a number is out of range.
+        TypeError: If the embeddings aren't floats, `exclude` or `k` aren't integers, or only one side says its space.
+        ValueError: If the sides are of two spaces, shapes disagree, an embedding is non-finite or zero, or a number is
+            out of range.
     """
     blocks = search_blocks(queries, gallery, k, exclude=exclude, block_size=block_size)
     return np.concatenate([ranks for _, ranks in blocks])
 
 
 def search_blocks(
-    queries: NDArray[np.floating],
-    gallery: NDArray[np.floating],
+    queries: Searchable,
+    gallery: Searchable,
     k: int | None = None,
     *,
     exclude: NDArray[np.integer] | None = None,
@@ -129,10 +132,7 @@ def search_blocks(
         TypeError: As in `search`.
         ValueError: As in `search`.
     """
-    queries = normalize(queries, argument="queries")
-    gallery = normalize(gallery, argument="gallery")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"queries have dimension {queries.shape[1]} and gallery {gallery.shape[1]}: they must agree")
+    queries, gallery = _comparable(queries, gallery)
     if exclude is None:
         excluded = np.full(len(queries), _NOTHING)
     else:
@@ -146,6 +146,17 @@ def search_blocks(
     for start in range(0, len(queries), block_size):
         block = slice(start, min(start + block_size, len(queries)))
         yield block, rank_block(queries[block], gallery, k, excluded[block])
+
+
+def _comparable(queries: Searchable, gallery: Searchable) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
+    query_array, gallery_array = arrays_of_one_space(queries, gallery)
+    unit_queries = normalize(query_array, argument="queries")
+    unit_gallery = normalize(gallery_array, argument="gallery")
+    if unit_queries.shape[1] != unit_gallery.shape[1]:
+        raise ValueError(
+            f"queries have dimension {unit_queries.shape[1]} and gallery {unit_gallery.shape[1]}: they must agree"
+        )
+    return unit_queries, unit_gallery
 
 
 def _checked_k(k: int | None, retrievable: int) -> int:

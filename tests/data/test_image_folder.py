@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 
 from prunnet_hf.data.image_folder import check_images
 from prunnet_hf.data.image_folder import find_corrupt_images
+from prunnet_hf.data.image_folder import list_images
 from prunnet_hf.data.image_folder import load_hub_dataset
 from prunnet_hf.data.image_folder import load_image_folder
 
@@ -279,3 +280,13 @@ def test_real_images_are_all_there_and_readable(name, train, test):
         assert (images.features["label"].num_classes, len(images)) == expected
         assert find_corrupt_images(images) == {}
     assert set(splits.train.features["label"].names).isdisjoint(splits.query.features["label"].names)
+
+
+def test_list_images_is_in_order_and_passes_over_what_is_hidden(tmp_path):
+    for name in ("b/1.PNG", "a/x/2.jpg", "a/3.txt", ".git/4.png", "a/.5.png", "6.webp", "c.png/7.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert list_images(tmp_path) == ["6.webp", "a/x/2.jpg", "b/1.PNG", "c.png/7.png"]
+    with pytest.raises(FileNotFoundError):
+        list_images(tmp_path / "none")

@@ -1,18 +1,18 @@
-"""Which embeddings may be compared, and the matrix as numbers, text and picture."""
+"""The matrix of capacities as numbers, text and picture."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from PIL import Image
 
+from prunnet_hf.retrieval import compatibility
+from prunnet_hf.retrieval import spaces
 from prunnet_hf.retrieval.compatibility import CompatibilityResult
-from prunnet_hf.retrieval.compatibility import check_compatible
 from prunnet_hf.retrieval.compatibility import compatibility_matrix
 from prunnet_hf.retrieval.compatibility import format_matrix
 from prunnet_hf.retrieval.compatibility import format_tests
@@ -21,9 +21,6 @@ from prunnet_hf.retrieval.compatibility import markdown_tests
 from prunnet_hf.retrieval.compatibility import plot_matrix
 from prunnet_hf.retrieval.protocols import leave_one_out
 
-CONFIG = SimpleNamespace(embedding_space="3f9a")
-MODEL = SimpleNamespace(config=CONFIG)
-
 RESULTS = [
     CompatibilityResult(query, gallery, metric, value)
     for metric, values in (("mAP", (0.628, 0.623, 0.63, 0.638)), ("recall@1", (0.8, 0.9, 0.85, 1.0)))
@@ -31,29 +28,8 @@ RESULTS = [
 ]
 
 
-@pytest.mark.parametrize("a", [MODEL, CONFIG, "3f9a"])
-@pytest.mark.parametrize("b", [MODEL, CONFIG, "3f9a"])
-def test_one_space_is_compatible(a, b):
-    assert check_compatible(a, b) is None
-
-
-@pytest.mark.parametrize("other", ["77aa", SimpleNamespace(config=SimpleNamespace(embedding_space="77aa"))])
-def test_two_spaces_are_refused(other):
-    with pytest.raises(ValueError, match="space '3f9a' and of space '77aa' can't be compared"):
-        check_compatible(MODEL, other)
-
-
-@pytest.mark.parametrize("unknown", [None, "", SimpleNamespace(embedding_space=None)])
-def test_unknown_space_is_refused_even_beside_itself(unknown):
-    with pytest.raises(ValueError, match="embedding space of b is unknown"):
-        check_compatible(MODEL, unknown)
-    with pytest.raises(ValueError, match="embedding space of a is unknown"):
-        check_compatible(unknown, unknown)
-
-
-def test_something_else_is_refused():
-    with pytest.raises(TypeError, match=r"b must be a PrunNet model, its config or the id .* got float"):
-        check_compatible(MODEL, 0.2)
+def test_users_find_check_compatible_here():
+    assert compatibility.check_compatible is spaces.check_compatible
 
 
 def test_matrix_holds_every_pair_and_metric():

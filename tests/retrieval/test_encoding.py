@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,12 @@ from datasets import List
 from datasets import Value
 from PIL import Image as PILImage
 
+import prunnet_hf
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetImageProcessor
 from prunnet_hf import PrunNetModel
 from prunnet_hf.data.streams import as_stream
+from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.encoding import Encoded
 from prunnet_hf.retrieval.encoding import encode
 from prunnet_hf.retrieval.encoding import encode_share
@@ -196,3 +201,28 @@ def test_nothing_to_encode(model: PrunNetModel, processor: PrunNetImageProcessor
         encode({1.0: model}, images.select([]), processor)
     with pytest.raises(ValueError, match="0 models and 7 images"):
         encode({}, images, processor)
+
+
+def test_the_command_embeds_a_folder_without_a_warning(
+    model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset, tmp_path: Path
+) -> None:
+    trained = copy.deepcopy(model)
+    trained.renew_embedding_space()
+    for saved in (trained, processor):
+        saved.save_pretrained(tmp_path / "models/dense")
+    (tmp_path / "photos/shelf").mkdir(parents=True)
+    for number, image in enumerate(images["image"]):
+        image.save(tmp_path / f"photos/shelf/{number}.png")
+    output = tmp_path / "queries.parquet"
+    arguments = ["--model", "models", "--subfolder", "dense", "--capacity", "0.5"]
+    arguments += ["--data_dir", "photos", "--output", str(output)]
+    # Without the package being found through the working directory, as for a user.
+    environment = {**os.environ, "PYTHONPATH": str(Path(prunnet_hf.__file__).parents[1])}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "prunnet_hf.retrieval.encoding", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert f"space {trained.config.embedding_space}, capacity 0.50" in done.stdout
+    found = read_embeddings(output)
+    assert (found.capacity, found.embedding_space) == (0.5, trained.config.embedding_space)
+    assert found.labels == ["shelf"] * 7
+    expected = encode({0.5: trained.prune(0.5)}, images, processor, progress=False)[0.5]
+    np.testing.assert_allclose(found.embeddings, expected, rtol=1e-4, atol=1e-5)

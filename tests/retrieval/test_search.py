@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from prunnet_hf.retrieval import search as search_module
+from prunnet_hf.retrieval.embedding_table import Embeddings
 from prunnet_hf.retrieval.search import GRID
 from prunnet_hf.retrieval.search import exact_cosines
 from prunnet_hf.retrieval.search import normalize
@@ -210,3 +211,23 @@ ONES = np.ones((3, 2), dtype=np.float32)
 def test_bad_input_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         search(**{"queries": ONES, "gallery": ONES, **arguments})
+
+
+def test_embeddings_that_know_their_space_are_searched_like_arrays():
+    queries, gallery = clustered(0, 3, 4, 3), clustered(1, 9, 4, 9)
+    found = search(Embeddings(queries, "3f9a", 0.2), Embeddings(gallery, "3f9a", 1.0), 5)
+    assert found.tolist() == search(queries, gallery, 5).tolist()
+
+
+def test_two_spaces_are_not_compared_though_dimensions_agree():
+    array = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match="space '3f9a' and of space '77aa' can't be compared"):
+        search(Embeddings(array, "3f9a", 1.0), Embeddings(array, "77aa", 1.0))
+
+
+def test_an_array_beside_embeddings_is_of_a_space_that_nobody_knows():
+    array = np.ones((2, 3), np.float32)
+    with pytest.raises(TypeError, match=r"gallery are Embeddings of the space '3f9a', but the other side is an array"):
+        search(array, Embeddings(array, "3f9a", 1.0))
+    with pytest.raises(TypeError, match=r"queries are Embeddings .*Pass it as Embeddings\(array"):
+        search(Embeddings(array, "3f9a", 1.0), array)

@@ -1,0 +1,157 @@
+"""Embedding tables that grow part by part: a process may be killed at any moment, and the next one goes on.
+
+While `F.parquet` is being made, `F.parquet.partial/` holds `plan.json` (whose embeddings these are) and the finished
+parts, each the embeddings of so many consecutive images. At the end they are merged into one file, which is moved to
+its place whole; for that moment, twice its size is needed on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .embedding_table import PATH
+from .embedding_table import move_into_place
+from .embedding_table import open_writer
+
+_PLAN = "plan.json"
+_IMAGES, _SKIPPED = b"images", b"skipped"
+"""Metadata of a part: a digest of the images it is of, and those of them that couldn't be read."""
+_PARTS_A_ROW_GROUP = 64
+
+
+class EmbeddingParts:
+    """The parts of a table that isn't finished yet.
+
+    Args:
+        output: The file that they will become.
+        schema: Of the file, from `table_schema`.
+        plan: What the parts have in common, and a process that goes on must share: JSON values by name.
+
+    Raises:
+        FileExistsError: If `output` is there already.
+        ValueError: If there are parts of another plan; the message says in what it differs.
+        OSError: If the folder can't be made.
+    """
+
+    def __init__(self, output: Path, schema: pa.Schema, plan: Mapping[str, Any]) -> None:
+        if output.exists():
+            raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"output={str(output)!r}: its folder doesn't exist. Create it first.")
+        self.output = output
+        self.schema = schema
+        self.folder = output.with_name(output.name + ".partial")
+        self.folder.mkdir(exist_ok=True)
+        self._check_plan(plan)
+
+    def done(self) -> list[int]:
+        """Numbers of the finished parts, ascending."""
+        return sorted(int(file.stem.removeprefix("part-")) for file in self.folder.glob("part-[0-9]*.parquet"))
+
+    def write(self, number: int, rows: pa.Table, images: str, skipped: list[str]) -> None:
+        """Write a part, whole or not at all.
+
+        Args:
+            number: From 0.
+            rows: Of the file's schema; of images that could be read.
+            images: Digest of the images that the part is of.
+            skipped: Paths of those that couldn't be read.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        facts = {_IMAGES: images, _SKIPPED: json.dumps(skipped)}
+        schema = self.schema.with_metadata({**self.schema.metadata, **facts})
+        partial = self.folder / "part.tmp"
+        with open_writer(partial, schema) as writer:
+            writer.write_table(rows.cast(schema))
+        move_into_place(partial, self._file(number))
+
+    def check(self, number: int, images: str, paths: list[str]) -> list[str]:
+        """See that a finished part is of the images that it would be of now.
+
+        Args:
+            number: Of the part.
+            images: Digest of its images as they are now.
+            paths: Their paths.
+
+        Returns:
+            Those of them that couldn't be read then.
+
+        Raises:
+            ValueError: If they are others, or the part is damaged.
+        """
+        metadata = self._read(number, columns=[]).schema.metadata or {}
+        skipped: list[str] = json.loads(metadata.get(_SKIPPED, "[]"))
+        if metadata.get(_IMAGES) == images.encode():
+            return skipped
+        embedded = {*self._read(number, columns=[PATH])[PATH].to_pylist(), *skipped}
+        differing = sorted(embedded.symmetric_difference(paths))
+        what = f"{differing[0]} is only in one of the two" if differing else "their sizes or times of change differ"
+        raise ValueError(
+            f"{self._file(number)} was made of other images than data_dir holds now: {what}. {self._remedy()}"
+        )
+
+    def finish(self, num_parts: int) -> None:
+        """Put the parts together and the file in its place.
+
+        Args:
+            num_parts: How many there must be.
+
+        Raises:
+            ValueError: If a part is missing, damaged or one too many.
+            OSError: If the file can't be written.
+        """
+        if self.done() != list(range(num_parts)):
+            raise ValueError(f"{self.folder} must hold the parts 0 to {num_parts - 1}; it has {self.done()}.")
+        merged = self.folder / "merged.tmp"
+        with open_writer(merged, self.schema) as writer:
+            for start in range(0, num_parts, _PARTS_A_ROW_GROUP):
+                numbers = range(start, min(start + _PARTS_A_ROW_GROUP, num_parts))
+                writer.write_table(self._merged(numbers))
+        move_into_place(merged, self.output)
+        shutil.rmtree(self.folder)
+
+    def _merged(self, numbers: Iterable[int]) -> pa.Table:
+        tables = [self._read(number).replace_schema_metadata(self.schema.metadata) for number in numbers]
+        return pa.concat_tables(tables).combine_chunks()
+
+    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(self._file(number), columns=columns)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{self._file(number)} can't be read ({error}). Remove it: the same command will make it again."
+            ) from error
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}.parquet"
+
+    def _check_plan(self, plan: Mapping[str, Any]) -> None:
+        file = self.folder / _PLAN
+        if not file.is_file():
+            partial = self.folder / "plan.tmp"
+            partial.write_text(json.dumps(dict(plan), indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, file)
+            return
+        try:
+            begun = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
+        differing = [
+            f"{name} ({begun.get(name)!r} then, {plan[name]!r} now)" for name in plan if begun.get(name) != plan[name]
+        ]
+        if differing:
+            raise ValueError(f"{self.folder} was begun with another {', '.join(differing)}. {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return f"To begin anew, remove {self.folder} or choose another output; to go on, put back what was changed."

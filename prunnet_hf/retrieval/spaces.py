@@ -1,0 +1,66 @@
+"""Embedding spaces: whether embeddings of two networks mean anything to each other."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from typing import runtime_checkable
+
+
+@runtime_checkable
+class HasEmbeddingSpace(Protocol):
+    """A config, or embeddings of `embedding_table`: they know the id of their embedding space."""
+
+    @property
+    def embedding_space(self) -> str | None:
+        """The id; None until training ends."""
+
+
+@runtime_checkable
+class HasConfig(Protocol):
+    """A model: its config knows."""
+
+    @property
+    def config(self) -> HasEmbeddingSpace:
+        """The config."""
+
+
+Embedder = HasConfig | HasEmbeddingSpace | str | None
+"""A model, its config, embeddings, or the id of an embedding space itself; None is an id that nobody set."""
+
+
+def check_compatible(a: Embedder, b: Embedder) -> None:
+    """Refuse to compare embeddings of two spaces.
+
+    Args:
+        a: A model, a config, embeddings (`embedding_table.Embeddings`) or an embedding-space id.
+        b: What it is to be compared with.
+
+    Raises:
+        TypeError: If an argument is none of these.
+        ValueError: If the ids differ, or one was never set.
+    """
+    spaces = {"a": _embedding_space("a", a), "b": _embedding_space("b", b)}
+    for argument, space in spaces.items():
+        if not space:
+            raise ValueError(
+                f"the embedding space of {argument} is unknown (embedding_space is {space!r}). It is set when "
+                "training ends: finish training this model, or take the checkpoint of a finished run"
+            )
+    if spaces["a"] != spaces["b"]:
+        raise ValueError(
+            f"embeddings of space {spaces['a']!r} and of space {spaces['b']!r} can't be compared: they come from "
+            "different trainings, so their similarities mean nothing even where the dimensions agree. Use subnetworks "
+            "pruned from one dense model, or embed the gallery again"
+        )
+
+
+def _embedding_space(argument: str, item: Embedder) -> str | None:
+    if item is None or isinstance(item, str):
+        return item
+    config = item.config if isinstance(item, HasConfig) else item
+    if not isinstance(config, HasEmbeddingSpace):
+        raise TypeError(
+            f"{argument} must be a PrunNet model, its config, Embeddings or the id of an embedding space, "
+            f"got {type(item).__name__}"
+        )
+    return config.embedding_space

@@ -1,0 +1,127 @@
+"""Parts of a table: merged in order, and never with parts of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunnet_hf.retrieval.embedding_parts import EmbeddingParts
+from prunnet_hf.retrieval.embedding_table import as_table
+from prunnet_hf.retrieval.embedding_table import read_embeddings
+from prunnet_hf.retrieval.embedding_table import table_schema
+
+SCHEMA = table_schema(2, "3f9a", 1.0, "m")
+
+
+def begin(tmp_path: Path, **plan: object) -> EmbeddingParts:
+    return EmbeddingParts(tmp_path / "f.parquet", SCHEMA, {"weights": "aa", "capacity": 1.0, **plan})
+
+
+def write(parts: EmbeddingParts, number: int, images: str = "digest") -> None:
+    """Part `number` holds one image, `<number>.png`, and left `<number>.jpg` out."""
+    rows = as_table(SCHEMA, np.full((1, 2), number, np.float32), [f"{number}.png"], [None])
+    parts.write(number, rows, images, [f"{number}.jpg"])
+
+
+def test_parts_written_in_any_order_become_one_file_in_order(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    for number in (2, 0, 1):
+        assert not parts.output.exists()
+        write(parts, number)
+    assert parts.done() == [0, 1, 2]
+    parts.finish(3)
+    found = read_embeddings(tmp_path / "f.parquet")
+    assert found.paths == ["0.png", "1.png", "2.png"]
+    assert found.embeddings[:, 0].tolist() == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["f.parquet"]
+
+
+def test_going_on_finds_what_is_done(tmp_path: Path) -> None:
+    write(begin(tmp_path), 1)
+    again = begin(tmp_path)
+    assert again.done() == [1]
+    assert again.check(1, "digest", ["1.png", "1.jpg"]) == ["1.jpg"]
+
+
+def test_half_written_parts_do_not_count(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    (parts.folder / "part.tmp").write_bytes(b"PAR1")
+    assert parts.done() == []
+    write(parts, 0)
+    parts.finish(1)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            {"weights": "bb"},
+            r"begun with another weights \('aa' then, 'bb' now\)\. To begin anew, remove .*f.parquet.partial",
+        ),
+        ({"capacity": 0.2, "weights": "bb"}, r"weights \('aa' .*, capacity \(1\.0 then, 0\.2 now\)"),
+        ({"dtype": "bfloat16"}, r"dtype \(None then, 'bfloat16' now\)"),
+    ],
+)
+def test_another_plan_is_refused_and_nothing_is_lost(tmp_path: Path, plan: dict[str, object], message: str) -> None:
+    write(begin(tmp_path), 0)
+    with pytest.raises(ValueError, match=message):
+        begin(tmp_path, **plan)
+    assert begin(tmp_path).done() == [0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["0.png", "0.jpg"], "their sizes or times of change differ"),
+        (["0.png", "0.jpg", "new.png"], "new.png is only in one of the two"),
+        ([], "0.jpg is only in one of the two"),
+    ],
+)
+def test_part_of_other_images_is_refused(tmp_path: Path, paths: list[str], message: str) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    with pytest.raises(ValueError, match=rf"part-000000.parquet was made of other images .*: {message}"):
+        parts.check(0, "another digest", paths)
+
+
+def test_a_damaged_part_is_named_and_can_be_made_again(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    write(parts, 1)
+    (parts.folder / "part-000001.parquet").write_bytes(b"nothing")
+    for action in (lambda: parts.check(1, "digest", []), lambda: parts.finish(2)):
+        with pytest.raises(ValueError, match=r"part-000001\.parquet can't be read .*Remove it"):
+            action()
+    assert not parts.output.exists()
+    write(parts, 1)
+    parts.finish(2)
+    assert len(read_embeddings(parts.output)) == 2
+
+
+def test_missing_parts_are_no_file(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 1)
+    with pytest.raises(ValueError, match=r"must hold the parts 0 to 1; it has \[1\]"):
+        parts.finish(2)
+    assert not parts.output.exists()
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "f.parquet").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"f\.parquet' exists\. Remove it"):
+        begin(tmp_path)
+    assert (tmp_path / "f.parquet").read_text() == "precious"
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="its folder doesn't exist"):
+        begin(tmp_path / "none")
+
+
+def test_a_damaged_plan(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    (parts.folder / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan\.json is damaged .*To begin anew, remove"):
+        begin(tmp_path)
