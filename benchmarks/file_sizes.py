@@ -7,9 +7,9 @@ The weights are random: sizes depend on their number alone. All is in megabytes 
 dense file, projector in, running statistics of ten subnetworks in where the form has them:
 
 - packed: the subnetwork of `--capacity`;
-- full: the prunable model with scores as they are, rank16: with scores as ranks (in float32 or the type's own for the
-  weights), rank16 without statistics: the same, the rows of statistics left out;
-- bands: the files of all bands (edges at the trained capacities) and the index, bands + ranks: their ranks, too;
+- full: the prunable model with scores of the weights' type; rank16: with scores as ranks;
+- bands: the files of all bands (edges at the trained capacities) and the index; bands + ranks: their ranks, too;
+- without statistics: of rank16 all rows of statistics left out, of the ranks those of capacities between edges;
 - first band: what `from_pretrained(..., capacity)` fetches for the smallest edge, index in.
 """
 
@@ -34,7 +34,16 @@ BACKBONES = (
     "swin_tiny_patch4_window7_224",
     "convnext_tiny",
 )
-COLUMNS = ("packed", "full", "rank16", "rank16 without statistics", "bands", "bands + ranks", "first band")
+COLUMNS = (
+    "packed",
+    "full",
+    "rank16",
+    "without statistics",
+    "bands",
+    "bands + ranks",
+    "without statistics",
+    "first band",
+)
 
 
 def main() -> None:
@@ -61,6 +70,7 @@ def measure(backbone: str, capacity: float, dtype: torch.dtype) -> str:
         if name.endswith((f".{MEAN}", f".{VARIANCE}"))
     )
     files = saved(model, bands=model.config.capacities)
+    inside = len(set(model.config.stored_subnetworks) - set(model.config.capacities))
     ranks = sum(size for name, size in files.items() if ".ranks." in name)
     first = files["bands.index.json"] + min((name, size) for name, size in files.items() if ".ranks." not in name)[1]
     sizes = [
@@ -70,6 +80,7 @@ def measure(backbone: str, capacity: float, dtype: torch.dtype) -> str:
         ranked - statistics,
         sum(files.values()) - ranks,
         sum(files.values()),
+        sum(files.values()) - statistics * inside // len(model.config.stored_subnetworks),
         first,
     ]
     cells = (f"{size / 1e6:.1f} ({size / dense:.3f})" for size in sizes)

@@ -20,7 +20,8 @@ def model() -> PrunNetModel:
     """Not to be changed."""
     torch.manual_seed(0)
     layers = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
-    config = PrunNetConfig("resnet18", layers, 32, embedding_dim=8, capacities=[0.2], statistics_capacities=[0.2, 0.6])
+    stored = {"capacities": [0.2], "statistics_capacities": [0.2, 0.6]}
+    config = PrunNetConfig(backbone="resnet18", backbone_kwargs=layers, image_size=32, embedding_dim=8, **stored)
     return PrunNetModel(config)
 
 
