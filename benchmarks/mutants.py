@@ -153,7 +153,7 @@ def edit_header(blob: bytes, draw: random.Random) -> bytes:
 
 def sign(file: Path) -> None:
     """Compute the checksums anew that cover a file, where it is still well formed enough to have any."""
-    if file.name == "model.packed.safetensors":
+    if file.name in ("model.packed.safetensors", "model.safetensors"):
         try:
             file.write_bytes(with_crc32(file.read_bytes()))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -164,11 +164,11 @@ def sign(file: Path) -> None:
 
 
 def with_crc32(blob: bytes) -> bytes:
-    """A packed file with the checksum of its contents, by the description of the layout."""
+    """A packed file, or one with ranks, with the checksum of its contents, by the description of the layouts."""
     start = 8 + int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8:start])
     metadata = header.pop("__metadata__")
-    crc32 = zlib.crc32(metadata["packed"].encode())
+    crc32 = zlib.crc32(metadata.get("packed", "").encode())
     for name in sorted(header):
         begin, end = header[name]["data_offsets"]
         dimensions = ",".join(map(str, header[name]["shape"]))

@@ -34,7 +34,6 @@ import json
 import math
 import os
 import re
-import zlib
 from collections.abc import Collection
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,8 +49,8 @@ from .tensor_file import CODES
 from .tensor_file import DTYPES
 from .tensor_file import PACKABLE
 from .tensor_file import CheckpointFormatError
-from .tensor_file import as_bytes
 from .tensor_file import check_shape
+from .tensor_file import checksum
 from .tensor_file import damaged
 from .tensor_file import parse_json
 from .tensor_file import read_tensors
@@ -104,7 +103,7 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
             tensors[name + _MASK], tensors[name + _VALUES] = halves
             packed[name] = {"dtype": CODES[plain.dtype], "shape": list(plain.shape)}
     manifest = json.dumps(packed, sort_keys=True, separators=(",", ":"))
-    crc32 = _checksum(manifest, tensors)
+    crc32 = checksum(tensors, manifest.encode())
     return tensors, {"format": _FORMAT, "version": str(FORMAT_VERSION), "packed": manifest, "crc32": crc32}
 
 
@@ -126,7 +125,7 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) ->
     manifest = _check_metadata(metadata)
     entries = _parse_manifest(manifest)
     _check_names(tensors, entries)
-    found, stated = _checksum(manifest, tensors), (metadata or {})["crc32"]
+    found, stated = checksum(tensors, manifest.encode()), (metadata or {})["crc32"]
     if found != stated:
         raise damaged(f"the contents have CRC-32 {found!r}, the metadata states {stated!r}")
     state_dict = {name: tensor for name, tensor in tensors.items() if not name.endswith((_MASK, _VALUES))}
@@ -208,16 +207,6 @@ def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Ten
     full = torch.zeros(size, dtype=integers)
     full.numpy()[np.flatnonzero(bits[:size].view(np.bool_))] = values.view(integers).numpy()
     return full.view(entry.dtype).reshape(entry.shape)
-
-
-def _checksum(manifest: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the CRC-32 of names, dtypes, shapes and bytes as the layout defines it, 8 hexadecimal digits."""
-    crc32 = zlib.crc32(manifest.encode())
-    for name, tensor in sorted(tensors.items()):
-        sizes = ",".join(str(size) for size in tensor.shape)
-        crc32 = zlib.crc32(f"{name} {CODES[tensor.dtype]} {sizes}\n".encode(), crc32)
-        crc32 = zlib.crc32(as_bytes(tensor), crc32)
-    return f"{crc32:08x}"
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> str:

@@ -7,7 +7,8 @@ The layout in ``model.safetensors``, version 1, little-endian. All tensors are s
   for the largest scores to ``L - 1``, where ``L`` is the largest one stored plus 1;
 - ``<layer>.score_knots``, F32, ``(257,)``: scores at the levels ``floor(i * (L - 1) / 256)`` for ``i`` from 0 to 256.
 
-The header's ``__metadata__`` has ``format``: ``pt``, ``scores``: ``rank16`` and ``scores_version``: ``1``.
+The header's ``__metadata__`` has ``format``: ``pt``, ``scores``: ``rank16``, ``scores_version``: ``1`` and ``crc32``:
+the CRC-32 of all tensors as in packed files (`checkpoint`), without ``packed``. It finds damage that is well formed.
 
 A writer gives every weight its own level in layers of up to 65,536 weights. In larger ones no level has weights from
 both sides of a trained capacity's boundary, so the masks of these capacities, and of 1, are exact; masks between are
@@ -35,6 +36,7 @@ from .score_levels import rank_order
 from .score_levels import segment_sizes
 from .score_levels import share_levels
 from .tensor_file import CheckpointFormatError
+from .tensor_file import checksum
 from .tensor_file import damaged
 from .tensor_file import read_tensors
 from .tensor_file import storable
@@ -77,7 +79,7 @@ def save_rank16(
             tensors[layer + _RANKS], tensors[layer + _KNOTS] = to_ranks(plain, capacities, name)
         else:
             tensors[name] = plain
-    write_tensors(path, tensors, _METADATA)
+    write_tensors(path, tensors, {**_METADATA, "crc32": checksum(tensors)})
 
 
 def load_rank16(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -91,7 +93,7 @@ def load_rank16(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     try:
         tensors, metadata = read_tensors(path)
-        _check_metadata(metadata or {})
+        _check_metadata(metadata or {}, checksum(tensors))
         return {name: tensor for name, tensor in _with_scores(tensors)}
     except CheckpointFormatError as error:
         raise CheckpointFormatError(f"{path}: {error}") from error
@@ -164,7 +166,7 @@ def _with_scores(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     return found
 
 
-def _check_metadata(metadata: Mapping[str, Any]) -> None:
+def _check_metadata(metadata: Mapping[str, Any], found: str) -> None:
     if metadata.get("scores") != _METADATA["scores"]:
         raise damaged(f"metadata 'scores' is {metadata.get('scores')!r}; ranks are stored as {_METADATA['scores']!r}")
     version = str(metadata.get("scores_version"))
@@ -174,3 +176,5 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         )
     if version != str(FORMAT_VERSION):
         raise damaged(f"metadata 'scores_version' is {version[:20]!r}; allowed is '{FORMAT_VERSION}'")
+    if metadata.get("crc32") != found:
+        raise damaged(f"the contents have CRC-32 {found!r}, the metadata states {str(metadata.get('crc32'))[:20]!r}")

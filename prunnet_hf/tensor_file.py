@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from collections import Counter
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -146,6 +147,24 @@ def storable(
     if copy:
         return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return tensor.detach().to("cpu").contiguous()
+
+
+def checksum(tensors: Mapping[str, Tensor], preamble: bytes = b"") -> str:
+    """The CRC-32 (zlib, PNG) of names, types, shapes and bytes, 8 lower-case hexadecimal digits.
+
+    It covers `preamble`, then for each tensor, ascending by the bytes of its name: ``<name> <dtype> <dimensions joined
+    by ",">`` and a line feed, then its bytes.
+
+    Args:
+        tensors: Contiguous tensors on the CPU.
+        preamble: What else to cover.
+    """
+    crc32 = zlib.crc32(preamble)
+    for name, tensor in sorted(tensors.items()):
+        sizes = ",".join(str(size) for size in tensor.shape)
+        crc32 = zlib.crc32(f"{name} {CODES[tensor.dtype]} {sizes}\n".encode(), crc32)
+        crc32 = zlib.crc32(as_bytes(tensor), crc32)
+    return f"{crc32:08x}"
 
 
 def damaged(problem: str) -> CheckpointFormatError:

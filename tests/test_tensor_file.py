@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from prunnet_hf.tensor_file import CODES
 from prunnet_hf.tensor_file import CheckpointFormatError
 from prunnet_hf.tensor_file import check_shape
+from prunnet_hf.tensor_file import checksum
 from prunnet_hf.tensor_file import parse_json
 from prunnet_hf.tensor_file import read_tensors
 from prunnet_hf.tensor_file import write_tensors
@@ -106,3 +108,9 @@ def test_shapes_that_torch_cannot_hold() -> None:
 def test_json_that_two_readers_could_take_differently(text: str, problem: str) -> None:
     with pytest.raises(CheckpointFormatError, match=rf"the header is no valid JSON \(.*{problem}"):
         parse_json(text, "the header")
+
+
+def test_the_checksum_by_hand() -> None:
+    tensors = {"b": torch.tensor([[3], [4]], dtype=torch.uint8), "a": torch.tensor(1.0)}
+    covered = b"first" + b"a F32 \n\x00\x00\x80\x3f" + b"b U8 2,1\n\x03\x04"
+    assert checksum(tensors, b"first") == f"{zlib.crc32(covered):08x}"
