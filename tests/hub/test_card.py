@@ -164,8 +164,8 @@ def test_every_number_of_the_text_is_one_of_the_metrics() -> None:
     new["model"].update({"parameters": 34567, "embedding_dim": 21, "image_size": 41, "embedding_space": "77aa"})
     texts = [body(content) for content in (old, new)]
     for gone, come in (
-        *(("the 43 images", "the 1043 images"), ("613 images", "1,613 images"), ("of 17 classes", "of 1017 classes")),
-        *(("1.5 minutes", "10.0 minutes"), ("seed 3.", "seed 1003."), ("order 2.6 %", "order 50.0 %")),
+        *(("the 43 images", "the 1,043 images"), ("613 images", "1,613 images"), ("of 17 classes", "of 1017 classes")),
+        *(("1.5 minutes", "10.0 minutes"), ("seed 3.", "seed 1003."), ("order mAP 2.6 %", "order mAP 50.0 %")),
         *(("23,456 parameters", "34,567 parameters"), ("to 19 numbers", "to 21 numbers")),
         *(("37 × 37 pixels", "41 × 41 pixels"), ("`3f9a3f9a3f9a3f9a`", "`77aa`")),
     ):
@@ -193,7 +193,8 @@ def test_figures_come_with_data_set_split_command_and_commit() -> None:
 def test_first_paragraph_speaks_of_the_smallest_trained_subnetwork() -> None:
     content = metrics()
     assert "the smallest subnetwork that was trained, capacity 0.20, finds" in body(content)
-    assert "with mAP 33.0 %. The dense network itself has 41.0 %, a random order 2.6 %." in body(content)
+    assert "with mAP 33.0 % and recall@1 53.0 %. The dense network" in body(content)
+    assert "itself has mAP 41.0 % and recall@1 61.0 %, a random order mAP 2.6 %." in body(content)
     content["capacities"][0]["trained"] = False
     assert "capacity 1.00, finds" in body(content)  # the example's 0.5 wasn't trained either
 
@@ -275,7 +276,7 @@ def test_card_says_what_training_started_from(content: dict[str, Any], recipe: d
 
 
 def test_independent_run_claims_no_compatibility() -> None:
-    text = body(metrics("independent", (0.2,)))
+    text = body(metrics("independent", (0.2,))).split("## Citation")[0]
     assert "compatible with no other network" in text.replace("\n", " ")
     for claim in ("subnetwork", "Subnetwork", "prune(", "re-index", "compatibility.png", "curve.png"):
         assert claim not in text
@@ -364,7 +365,7 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
         assert "```text\n(3, 6) (3, 6)\n[[" in text
         assert f"| {size} |" in text
         assert "\n\n\n" not in card.text
-    assert "finds images in the dense network's gallery with mAP 33.0 %" in small
+    assert "finds images in the dense network's gallery with mAP 33.0 % and recall@1 53.0 %." in small
     assert table(small, "metric |")[1] == ["mAP", "32.2", "33.0"]
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
