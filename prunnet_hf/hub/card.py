@@ -45,6 +45,8 @@ DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
 """Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
 LOCAL = "model"
 """What the model is called in the card of a run that isn't published: its path in the run directory."""
+TOLD_AT_ONCE = 2
+"""Metrics in a card's first paragraph."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -140,6 +142,7 @@ def build_subnetwork_card(
     name = model_id.rpartition("/")[2]
     data = card_data(found, name=name, repo_id=model_id, capacity=capacity, dense_id=dense_id, license=license)
     rows = capacity_rows(found, {capacity: weights_bytes(root / model_id)})
+    largest = rows[-1].capacity
     return _fill(
         "subnetwork.md.jinja",
         data,
@@ -149,10 +152,9 @@ def build_subnetwork_card(
         dense_id=dense_id,
         row=next(row for row in rows if row.capacity == capacity),
         dense=rows[-1],
-        values=[
-            (metric, found.value(metric, capacity, capacity), found.value(metric, capacity, max(found.capacities)))
-            for metric in found.metric_names
-        ],
+        self_tests={metric: found.value(metric, capacity, capacity) for metric in found.metric_names},
+        all_cross_tests={metric: found.value(metric, capacity, largest) for metric in found.metric_names},
+        **_first_tests(found, capacity, largest),
     )
 
 
@@ -182,6 +184,7 @@ def render_card(
     names = run.metric_names
     rows = capacity_rows(run, files, downloads)
     repo_id = None if model_id == LOCAL else model_id
+    phone = _phone(run, rows)
     return _fill(
         "card.md.jinja",
         card_data(run, name=name, repo_id=repo_id, license=license),
@@ -192,10 +195,11 @@ def render_card(
         layout=layout,
         rows=rows,
         dense=rows[-1],
-        phone=_phone(run, rows),
+        phone=phone,
         is_prunable=len(rows) > 1,
         matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
         tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,
+        **_first_tests(run, phone.capacity, rows[-1].capacity),
     )
 
 
@@ -223,6 +227,15 @@ def _phone(run: FinishedRun, rows: list[CapacityRow]) -> CapacityRow:
     asked = run.recipe.get("capacities") or []
     trained = [row for row in rows if (row.capacity in asked if row.trained is None else row.trained)]
     return (trained or rows)[0]
+
+
+def _first_tests(run: FinishedRun, capacity: float, largest: float) -> dict[str, dict[str, float]]:
+    """What the first paragraph tells: by one metric alone a subnetwork may look better than it is."""
+    names = run.metric_names[:TOLD_AT_ONCE]
+    return {
+        "cross_tests": {metric: run.value(metric, capacity, largest) for metric in names},
+        "dense_tests": {metric: run.value(metric, largest, largest) for metric in names},
+    }
 
 
 def _code(run: FinishedRun, model_id: str) -> str:

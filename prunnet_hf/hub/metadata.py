@@ -43,12 +43,13 @@ def card_data(
         dense_id: Repository of the dense model, for the card of a subnetwork.
         license: Of the weights, as the Hub abbreviates it; left out if not given.
     """
+    dataset = hub_dataset(run)
     return ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=list(TAGS),
-        datasets=_hub_datasets(run),
+        datasets=None if dataset is None else [dataset],
         metrics=run.metric_names,
         model_name=name,
         eval_results=_eval_results(run, repo_id, capacity),
@@ -56,10 +57,10 @@ def card_data(
     )
 
 
-def _hub_datasets(run: FinishedRun) -> list[str] | None:
-    """The data set trained on, if it came from the Hub."""
-    dataset = run.recipe.get("dataset")
-    return None if dataset is None or dataset in (*FOLDERS, EMBEDDED) else [dataset]
+def hub_dataset(run: FinishedRun) -> str | None:
+    """The id of the data set on the Hub; None for one that didn't come from there."""
+    dataset: str | None = run.recipe.get("dataset")
+    return None if dataset in (*FOLDERS, EMBEDDED) else dataset
 
 
 def _base_model(run: FinishedRun, dense_id: str | None) -> dict[str, Any]:
