@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.hub_server import HubServer
 
 # Read when torch, matplotlib and huggingface_hub are first imported, which is after this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,3 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("prunnet", deadline=None)
 settings.load_profile("prunnet")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of its own for the test, which the client of this process is signed in to; its cache is empty."""
+    # Both import the client, which reads the environment set above.
+    from tests.hub_client import use_hub
+    from tests.hub_server import HubServer
+
+    with HubServer() as server:
+        use_hub(server, tmp_path / "hf_home", monkeypatch)
+        yield server
