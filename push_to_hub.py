@@ -74,8 +74,8 @@ def push(arguments: argparse.Namespace) -> str:
     check_repo_id(arguments.repo_id)
     staged = stage_run(arguments.run_dir, publication, Path(tempfile.mkdtemp(prefix="prunnet-dry-run-")))
     return (
-        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what was written by hand in a "
-        "README on the Hub would be kept."
+        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what was written by hand in "
+        "a README on the Hub would be kept."
     )
 
 

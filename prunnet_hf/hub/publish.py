@@ -133,8 +133,8 @@ def _prepare_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
         )
     if model_type not in (None, PrunNetConfig.model_type):
         raise PublishError(
-            f"{repo_id} holds a model of type {model_type!r}, which would be lost. Choose another repository, or remove "
-            "its config.json. Nothing was uploaded."
+            f"{repo_id} holds a model of type {model_type!r}, which would be lost. Choose another repository, or "
+            "remove its config.json. Nothing was uploaded."
         )
 
 

@@ -60,13 +60,9 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     try:
         metadata = yaml.safe_load(found[1])
     except yaml.YAMLError as error:
-        raise ValueError(
-            f"The metadata at the top of README.md are not YAML ({error}). Mend or remove them."
-        ) from error
+        raise ValueError(f"The metadata at the top of README.md are no YAML ({error}). Mend them.") from error
     if metadata is not None and not isinstance(metadata, dict):
-        raise ValueError(
-            f"The metadata at the top of README.md must be `key: value` lines; got {metadata!r}. Mend them."
-        )
+        raise ValueError(f"The metadata at the top of README.md must be `key: value`; got {metadata!r}. Mend them.")
     return metadata or {}, readme[found.end() :]
 
 

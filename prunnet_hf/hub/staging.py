@@ -150,8 +150,8 @@ def check_run(run: Path) -> None:
     for needed in ("model/config.json", f"model/{PROCESSOR}", "config.yaml", METRICS):
         if not (run / needed).is_file():
             raise FileNotFoundError(
-                f"{run} is no finished run directory: {needed} is missing. Let its training end (--resume goes on), or "
-                "evaluate it again with train_accelerate.py --eval_only true."
+                f"{run} is no finished run directory: {needed} is missing. Let its training end (--resume goes on), "
+                "or evaluate it again with train_accelerate.py --eval_only true."
             )
 
 
@@ -262,8 +262,8 @@ def _choose_capacities(
     unknown = [capacity for capacity in chosen if capacity not in evaluated]
     if unknown:
         raise ValueError(
-            f"capacities must be among those that the run evaluated, {', '.join(map(format_capacity, evaluated))}; got "
-            f"{', '.join(map(format_capacity, unknown))} besides. Evaluate the run again with train_accelerate.py "
+            f"capacities must be among those that the run evaluated, {', '.join(map(format_capacity, evaluated))}; "
+            f"got {', '.join(map(format_capacity, unknown))} besides. Evaluate the run again with train_accelerate.py "
             "--eval_only true --eval_capacities, so that the card can say how good they are."
         )
     return chosen
