@@ -6,13 +6,10 @@ self-test (both sides by one subnetwork), its last column the cross-test (the ga
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -24,18 +21,8 @@ from ..masking import format_capacity
 from .protocols import Columns
 from .protocols import RetrievalProtocol
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_SMALLEST_COLOUR_SPAN = 0.05
-"""Values closer than this are drawn in like colours: half a point must not look like a cliff."""
-
 SHOWN_METRICS = 3
 """Whole matrices that a reader can take in, beginning with the headline; of further metrics the tests are told."""
-_LEGEND = (
-    "outlined: query and gallery by the same subnetwork (self-test)\n"
-    "gallery capacity 1.00: gallery by the dense network (cross-test)"
-)
 
 
 @dataclass(frozen=True)
@@ -175,13 +162,13 @@ def format_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     Raises:
         ValueError: If no result has this metric, or two have the same pair.
     """
-    query_capacities, gallery_capacities, values = _as_grid(results, metric)
+    query_capacities, gallery_capacities, values = as_grid(results, metric)
     lines = [
         f"{metric} (%)".ljust(16) + "gallery capacity",
         "query capacity".ljust(16) + "".join(f"{format_capacity(capacity):>7}" for capacity in gallery_capacities),
     ]
     lines += [
-        f"{format_capacity(capacity):>14}  " + "".join(f"{_percent(value):>7}" for value in row)
+        f"{format_capacity(capacity):>14}  " + "".join(f"{percent(value):>7}" for value in row)
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
     return "\n".join(lines)
@@ -236,7 +223,7 @@ def _test_rows(results: Sequence[CompatibilityResult]) -> tuple[list[str], list[
     for test in ("self-test", "cross-test"):
         for capacity in sorted({result.query_capacity for result in results}):
             gallery = capacity if test == "self-test" else largest
-            cells = [_percent(values.get((capacity, gallery, metric), float("nan"))) for metric in metrics]
+            cells = [percent(values.get((capacity, gallery, metric), float("nan"))) for metric in metrics]
             rows.append((test, capacity, cells))
     return metrics, rows
 
@@ -258,99 +245,34 @@ def markdown_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
     Raises:
         ValueError: As in `format_matrix`.
     """
-    query_capacities, gallery_capacities, values = _as_grid(results, metric)
+    query_capacities, gallery_capacities, values = as_grid(results, metric)
     lines = [
         f"| query \\ gallery | {' | '.join(map(format_capacity, gallery_capacities))} |",
         f"|---{'|---:' * len(gallery_capacities)}|",
     ]
     lines += [
-        f"| **{format_capacity(capacity)}** | {' | '.join(_percent(value) for value in row)} |"
+        f"| **{format_capacity(capacity)}** | {' | '.join(percent(value) for value in row)} |"
         for capacity, row in zip(query_capacities, values, strict=True)
     ]
     return "\n".join(lines)
 
 
-def plot_matrix(
-    results: Sequence[CompatibilityResult],
-    path: str | os.PathLike[str],
-    *,
-    metrics: Sequence[str] = ("mAP", "recall@1"),
-    title: str = "Compatibility of subnetworks",
-) -> Path:
-    """Draw the metrics as heat maps side by side, and save them as a PNG.
-
-    Args:
-        results: From `compatibility_matrix`; a pair that is missing stays blank.
-        path: Where to write; an existing file is replaced only by a complete one.
-        metrics: Which metrics, one panel each.
-        title: Above all panels.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: If `metrics` is empty, or as in `format_matrix`.
-    """
-    if not metrics:
-        raise ValueError("metrics must name at least one metric to draw")
-    grids = [_as_grid(results, metric) for metric in metrics]
-    # Here, because only plots need matplotlib; a Figure of its own, because pyplot's state belongs to the caller.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    query_capacities, gallery_capacities, _ = grids[0]
-    width = (1.9 + 0.72 * len(gallery_capacities)) * len(metrics)
-    figure = Figure(figsize=(max(width, 5.0), 1.8 + 0.62 * len(query_capacities)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13)
-    for axes, metric, grid in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, grids, strict=True):
-        _draw_panel(axes, metric, *grid)
-    figure.supxlabel(_LEGEND, fontsize=8, color="0.35")
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png", metadata={"Software": None})
-    os.replace(unfinished, path)
-    return path
-
-
-def _draw_panel(
-    axes: Axes,
-    metric: str,
-    query_capacities: list[float],
-    gallery_capacities: list[float],
-    values: NDArray[np.float64],
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    low, high = _colour_limits(values)
-    axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-    axes.set_title(f"{metric} (%)", fontsize=11)
-    axes.set_xlabel("gallery capacity")
-    axes.set_ylabel("query capacity")
-    axes.set_xticks(range(len(gallery_capacities)), [*map(format_capacity, gallery_capacities)])
-    axes.set_yticks(range(len(query_capacities)), [*map(format_capacity, query_capacities)])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    for (row, column), value in np.ndenumerate(values):
-        colour = "black" if value > (low + high) / 2 else "white"
-        if not np.isnan(value):
-            axes.text(column, row, _percent(value), ha="center", va="center", color=colour, fontsize=10)
-        if query_capacities[row] == gallery_capacities[column]:
-            outline = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=1.5)
-            axes.add_patch(outline)
-
-
-def _colour_limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the range of the values, widened where they are nearly equal."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    missing = max(_SMALLEST_COLOUR_SPAN - (high - low), 0.0)
-    return low - missing / 2, high + missing / 2
-
-
-def _as_grid(
+def as_grid(
     results: Sequence[CompatibilityResult], metric: str
 ) -> tuple[list[float], list[float], NDArray[np.float64]]:
-    """Return query capacities, gallery capacities and a `(query, gallery)` array of values, NaN where missing."""
+    """Arrange one metric as a grid.
+
+    Args:
+        results: As in `format_matrix`.
+        metric: As in `format_matrix`.
+
+    Returns:
+        Query capacities, gallery capacities, both ascending, and a `(query, gallery)` array of values in [0, 1], NaN
+        where missing.
+
+    Raises:
+        ValueError: As in `format_matrix`.
+    """
     chosen = [result for result in results if result.metric == metric]
     if not chosen:
         known = ", ".join(sorted({result.metric for result in results})) or "none"
@@ -370,5 +292,6 @@ def _as_grid(
     return query_capacities, gallery_capacities, values
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Write a value in [0, 1] in percent, as all tables and pictures do; a missing one (NaN) is a dash."""
     return "-" if np.isnan(value) else f"{100 * value:.1f}"

@@ -19,6 +19,19 @@ _STREAM = 0x5A9D
 """Sets these random numbers apart from others that seed and step decide."""
 
 
+def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> bool:
+    """Whether a training optimised a capacity: as one of a fixed list, or of a range that it drew from.
+
+    Args:
+        capacity: In (0, 1].
+        capacities: As for `pass_capacities`.
+        sampling: As for `pass_capacities`.
+    """
+    if capacity in capacities or capacity == DENSE:
+        return True
+    return sampling == "sandwich" and bool(capacities) and capacity > min(capacities)
+
+
 class PassCapacities(Protocol):
     """The capacity of each pass of a step: a function of the step's number, alike on all processes and after resuming.
 

@@ -1,7 +1,8 @@
-"""What a finished run says of itself besides its results: data, command, versions, machine, sizes, latencies."""
+"""What a finished run says of itself besides its results: data, command, versions, machine, model, sizes, costs."""
 
 from __future__ import annotations
 
+import copy
 import platform
 import shlex
 import statistics
@@ -13,16 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
 from ..masking import kept_count
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..modeling_prunnet import PrunNetModel
+from .arguments import ModelArguments
 from .arguments import RunArguments
+from .multiply_adds import count_multiply_adds
 from .run_directory import subnetwork_directory
 
 METRICS_FORMAT = 1
@@ -48,18 +51,55 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "num_queries": num_images(splits.query),
         "num_gallery": num_images(splits.gallery),
         "command": command_line(),
-        "recipe": {name: value for name, value in recipe_of(arguments).items() if name not in OF_THIS_MACHINE},
+        "recipe": without_paths(recipe_of(arguments)),
         "commit": source_commit(),
         "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
         "device": describe_device(),
+        "latency_device": describe_cpu(),
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
     }
 
 
+def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without what means nothing on another machine: of a checkpoint in a local folder the name remains."""
+    kept = {name: value for name, value in recipe.items() if name not in OF_THIS_MACHINE}
+    source = kept.get("model_name_or_path")
+    return {**kept, "model_name_or_path": Path(source).name} if source and Path(source).is_absolute() else kept
+
+
+def describe_model(model: PrunNetForImageClassification) -> dict[str, Any]:
+    """The embedding network: backbone, image size, length and space of its embeddings, trained capacities, parameters.
+
+    Parameters are those that embedding needs: scores and classifier are not among them.
+    """
+    config, names = model.config, dict(model.prunnet.named_parameters())
+    return {
+        "backbone": config.backbone,
+        "backbone_kwargs": config.backbone_kwargs,
+        "image_size": config.image_size,
+        "embedding_dim": config.embedding_dim,
+        "embedding_space": config.embedding_space,
+        "capacities": config.capacities,
+        "prunable": config.prunable,
+        "parameters": sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
+    }
+
+
+def base_model(arguments: ModelArguments) -> str | None:
+    """The Hub repository of the weights that training starts from; None for random ones and for a local checkpoint."""
+    source = arguments.model_name_or_path
+    if source is not None:
+        return None if Path(source).exists() else source
+    if not arguments.pretrained_backbone:
+        return None
+    pretrained = timm.get_pretrained_cfg(arguments.backbone)
+    return pretrained.hf_hub_id if pretrained is not None else None
+
+
 def command_line() -> str:
     """The command that this process was started by, without folders that mean nothing on another machine."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = [Path(sys.argv[0]).name, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
     for place, word in enumerate(words):
         flag, sign, _ = word.partition("=")
         if flag.removeprefix("--") in OF_THIS_MACHINE:
@@ -80,7 +120,16 @@ def describe_device() -> str:
     """The machine in a few words: the GPU's name, or the CPU's architecture and the threads torch uses."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return describe_cpu()
+
+
+def describe_cpu() -> str:
+    """The CPU by its name where Linux tells it, else by its architecture, and the threads torch uses."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"CPU ({names[0] if names else platform.machine()}, {threads} thread{'s' if threads != 1 else ''})"
 
 
 def source_commit() -> str | None:
@@ -96,10 +145,11 @@ def source_commit() -> str | None:
 def describe_subnetworks(
     run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
 ) -> list[dict[str, Any]]:
-    """Per capacity: kept and prunable weights, bytes of the saved file where there is one, latency of one image."""
+    """Per capacity: kept weights, bytes of the saved file where there is one, multiply-adds, latency of an image."""
     latencies = measure_latency(subnetworks, model.config.image_size)
     pruned = next(iter(subnetworks.values()))
     sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
+    multiply_adds = count_multiply_adds(pruned, model.config.image_size)
     rows = []
     for capacity in subnetworks:
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
@@ -110,6 +160,7 @@ def describe_subnetworks(
                 "kept_weights": sum(kept_count(capacity, size) for size in sizes),
                 "prunable_weights": sum(sizes),
                 "file_bytes": files[0].stat().st_size if files else None,
+                "multiply_adds": multiply_adds.at(capacity),
                 "latency_ms": latencies[capacity],
             }
         )
@@ -118,14 +169,16 @@ def describe_subnetworks(
 
 @torch.inference_mode()
 def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
-    """Median milliseconds to embed one image, the models taking turns."""
-    device = next(iter(models.values())).device
-    image = torch.zeros(1, 3, image_size, image_size, device=device)
+    """Median milliseconds to embed one image on the CPU, which devices that send queries have; models take turns."""
+    models = {
+        capacity: model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        for capacity, model in models.items()
+    }
+    image = torch.zeros(1, 3, image_size, image_size)
     times: dict[float, list[float]] = {capacity: [] for capacity in models}
     for _ in range(repeats + 1):
         for capacity, model in models.items():
             start = time.perf_counter()
-            embedding: Tensor = model(image).pooler_output
-            embedding.sum().item()  # waits for the device
+            model(image)
             times[capacity].append(1e3 * (time.perf_counter() - start))
     return {capacity: statistics.median(values[1:]) for capacity, values in times.items()}

@@ -43,6 +43,7 @@ from .checkpoints import load_checkpoint
 from .checkpoints import save_checkpoint
 from .checkpoints import warn_of_changes
 from .checkpoints import warn_of_other_processes
+from .description import base_model
 from .description import dataset_name
 from .description import recipe_of
 from .evaluation import evaluate_run
@@ -142,6 +143,7 @@ class Trainer:
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
         self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
+        self.base_model = base_model(arguments.model)
         self.model = create_model(arguments, self.train_images.features[LABEL].names)
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
         lay_out(self.model, self.memory_format)
@@ -202,6 +204,7 @@ class Trainer:
             "training_seconds": self.seconds,
             "waiting_for_data": self.waiting_share,
             "skipped_steps": self.step.skipped,
+            "base_model": self.base_model,
         }
 
     def _prepare(self) -> None:

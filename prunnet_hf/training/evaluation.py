@@ -29,14 +29,17 @@ from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import compatibility_matrix
 from ..retrieval.compatibility import format_matrix
 from ..retrieval.compatibility import format_tests
-from ..retrieval.compatibility import plot_matrix
 from ..retrieval.encoding import Encoded
 from ..retrieval.encoding import Key
 from ..retrieval.encoding import pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
+from ..retrieval.plots import plot_curve
+from ..retrieval.plots import plot_matrix
 from ..retrieval.protocols import leave_one_out
 from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
+from .capacities import is_trained
+from .description import describe_model
 from .description import describe_run
 from .description import describe_subnetworks
 from .description import recipe_of
@@ -169,22 +172,29 @@ def evaluate_run(
     metrics = {
         **describe_run(accelerator, arguments, splits),
         **{fact: training.get(fact) for fact in TRAINING_FACTS},
+        "model": describe_model(model),
         "results": [asdict(result) for result in results],
-        "capacities": describe_subnetworks(run, model, subnetworks),
+        "capacities": [
+            {**row, "trained": is_trained(row["capacity"], model.config.capacities, options.capacity_sampling)}
+            for row in describe_subnetworks(run, model, subnetworks)
+        ],
         "interpolation": describe_interpolation(query, list(interpolated)),
     }
     if splits.protocol == "leave_one_out":
         labels = query.columns["label"]
         metrics["chance"] = {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}
     write_json(run / "metrics.json", metrics)
-    show_results(results, run / "compatibility.png", ", ".join(filter(None, (metrics["dataset"], metrics["method"]))))
+    title = ", ".join(filter(None, (metrics["dataset"], f"split {metrics['split']}", metrics["method"])))
+    show_results(results, run, title, trained=[row["capacity"] for row in metrics["capacities"] if row["trained"]])
     return metrics
 
 
-def show_results(results: list[CompatibilityResult], picture: Path, title: str) -> None:
-    """Draw the matrix of the first metrics, print that of the headline, and self-test and cross-test by all."""
+def show_results(results: list[CompatibilityResult], run: Path, title: str, trained: list[float]) -> None:
+    """Draw matrix and curve into `run`; print the headline's matrix, and self-test and cross-test by all metrics."""
     names = list(dict.fromkeys(result.metric for result in results))
-    plot_matrix(results, picture, metrics=names[:SHOWN_METRICS], title=title)
+    plot_matrix(results, run / "compatibility.png", metrics=names[:SHOWN_METRICS], title=title)
+    if len({result.query_capacity for result in results}) > 1:
+        plot_curve(results, run / "curve.png", metric=names[0], trained=trained, title=title)
     print(f"\n{format_matrix(results, names[0])}")
     print(f"\n{format_tests(results)}")
 

@@ -16,9 +16,10 @@ TRAINING_FACTS = (
     "training_seconds",
     "waiting_for_data",
     "skipped_steps",
+    "base_model",
 )
 """Entries of `metrics.json` that only the training itself knows."""
-CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png")
+CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json")
 
 
 def write_text(path: Path, text: str) -> None:
