@@ -3,8 +3,9 @@
     with HubServer() as hub:
         HfApi(hub.endpoint, hub.token).create_repo("org/name")
 
-Its parts are in `tests/loopback_hub/`. Like the Hub it hands out large files from a second address, the storage, which knows signatures and takes no token.
+Like the Hub it hands out large files from a second address, the storage, which knows signatures and takes no token.
 It is strict where the Hub is: a request that makes no sense is answered with 400. Xet transfer is not spoken.
+What it answers, and what it keeps, is in `tests/loopback_hub/`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs
@@ -73,6 +75,17 @@ class Failure:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Server(ThreadingHTTPServer):
+    """Not slowed down by asking for the machine's name, nor by connections that clients keep open."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.socket.getsockname()[1]
+
+
 class HubServer:
     """The Hub and its storage, running between `with` and the end of its block.
 
@@ -97,7 +110,7 @@ class HubServer:
         self.requests: list[Asked] = []
         self.lock = threading.Lock()
         self._failures: list[Failure] = []
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, kind)) for kind in (_Hub, _Storage)]
+        self._servers = [_Server(("127.0.0.1", 0), _handler(self, kind)) for kind in (_Hub, _Storage)]
         self.endpoint, self.storage_endpoint = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     @property
@@ -155,7 +168,6 @@ class HubServer:
 
     def __enter__(self) -> Self:
         for server in self._servers:
-            server.daemon_threads, server.block_on_close = True, False
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -209,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
                 )
         except HubError as error:
             return _error(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a body of another shape
+            return _error(HubError(400, f"the request makes no sense: {error!r}"))
 
     def _account(self) -> Account | None:
         said = self.headers.get("Authorization")
