@@ -1,61 +1,80 @@
 """The compatibility card: a model card rendered from a run directory alone.
 
-Every figure on it stands in the run's `metrics.json` or follows from it; nothing is typed in by hand.
+Every figure on it stands in the run's `metrics.json`, follows from it, or is the size of a file; nothing is typed in
+by hand. Its snippet was run when the card was made.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import Literal
 
-import yaml
-from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard
 from huggingface_hub import ModelCardData
+from jinja2 import Environment
+from jinja2 import FileSystemLoader
+from jinja2 import StrictUndefined
 
 from ..masking import format_capacity
 from ..retrieval.compatibility import SHOWN_METRICS
-from ..retrieval.compatibility import CompatibilityResult
 from ..retrieval.compatibility import markdown_matrix
 from ..retrieval.compatibility import markdown_tests
-from ..training.description import OF_THIS_MACHINE
 from ..training.run_directory import write_text
+from .figures import CapacityRow
+from .figures import FinishedRun
+from .figures import band_downloads
+from .figures import capacity_rows
+from .figures import read_run
+from .figures import weights_bytes
+from .metadata import card_data
+from .usage import Usage
+from .usage import dense_code
+from .usage import record_usage
+from .usage import recorded_usage
+from .usage import run_code
+from .usage import single_code
+from .usage import subnetwork_code
 
-DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
-"""Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
-TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
 BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
 """What stands outside these two lines, between the YAML and the file's end, was written by hand."""
 Layout = Literal["branches", "subfolders", "repos"]
 """Where ready subnetworks are published: as revisions, subfolders, or repositories of their own."""
+DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
+"""Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
+LOCAL = "model"
+"""What the model is called in the card of a run that isn't published: its path in the run directory."""
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_card(run: Path) -> str:
-    """Render the card of a run into its `README.md`.
+def write_card(run: Path, *, execute: bool = True) -> str:
+    """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
     Args:
         run: A finished run directory.
+        execute: Run the snippet; else the card shows the recorded output, or says that the snippet was not run.
 
     Returns:
         Three lines that sum up the run.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
+        ValueError: If one of them is damaged or lacks something.
+        RuntimeError: If the snippet fails; the message shows its output.
     """
-    metrics, recipe = _read(run / "metrics.json", json.loads), _read(run / "config.yaml", yaml.safe_load)
-    card = render_card(metrics, recipe, name=run.resolve().name)
-    write_text(run / "README.md", f"{card}\n")
-    return summarise(run, metrics)
+    found = read_run(run)
+    code = _code(found, LOCAL)
+    if execute:
+        record_usage(run, run_code(code, run))
+    write_text(run / "README.md", render_card(found, usage=recorded_usage(run, code), name=run.resolve().name))
+    return summarise(run, found)
 
 
 def build_card(
     run: Path,
     *,
-    model_id: str = "model",
+    model_id: str = LOCAL,
     layout: Layout | None = None,
     root: Path | None = None,
     subnetworks: Mapping[float, Path] | None = None,
@@ -75,10 +94,20 @@ def build_card(
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
+        ValueError: If one of them is damaged or lacks something.
         RuntimeError: If the snippet fails; the message shows its output.
     """
-    metrics, recipe = _read(run / "metrics.json", json.loads), _read(run / "config.yaml", yaml.safe_load)
-    return f"{render_card(metrics, recipe, name=model_id)}\n"
+    found, root = read_run(run), run if root is None else root
+    return render_card(
+        found,
+        usage=run_code(_code(found, model_id), root),
+        name=run.resolve().name if model_id == LOCAL else model_id.rpartition("/")[2],
+        model_id=model_id,
+        layout=layout,
+        files=None if subnetworks is None else {c: weights_bytes(folder) for c, folder in subnetworks.items()},
+        downloads=band_downloads(root / model_id, found.capacities),
+        license=license,
+    )
 
 
 def build_subnetwork_card(
@@ -103,108 +132,135 @@ def build_subnetwork_card(
     Raises:
         FileNotFoundError: As in `build_card`.
         RuntimeError: As in `build_card`.
-        ValueError: If the run never evaluated this capacity.
+        ValueError: If the run never evaluated this capacity, or as in `build_card`.
     """
-    raise NotImplementedError
-
-
-def render_card(metrics: dict[str, Any], recipe: dict[str, Any], *, name: str) -> ModelCard:
-    """Fill in the template.
-
-    Args:
-        metrics: What `metrics.json` holds.
-        recipe: What `config.yaml` holds.
-        name: Title of the card.
-    """
-    results = [CompatibilityResult(**entry) for entry in metrics["results"]]
-    names = list(dict.fromkeys(result.metric for result in results))
-    table = _Results(results)
-    card: ModelCard = ModelCard.from_template(
-        card_data=_card_data(metrics, results, name),
-        template_path=str(TEMPLATE),
+    found = read_run(run)
+    found.value(found.metric_names[0], capacity, capacity)
+    usage = run_code(subnetwork_code(model_id, dense_id), root)
+    name = model_id.rpartition("/")[2]
+    data = card_data(found, name=name, repo_id=model_id, capacity=capacity, dense_id=dense_id, license=license)
+    rows = capacity_rows(found, {capacity: weights_bytes(root / model_id)})
+    return _fill(
+        "subnetwork.md.jinja",
+        data,
+        found,
+        usage,
         name=name,
-        metrics=metrics,
-        recipe={key: value for key, value in recipe.items() if key not in OF_THIS_MACHINE},
-        headline=names[0],
-        matrices={metric: markdown_matrix(results, metric) for metric in names[:SHOWN_METRICS]},
-        tests=markdown_tests(results) if len(names) > SHOWN_METRICS else None,
-        rows=[{**row, **table.tests(names[0], row["capacity"])} for row in metrics["capacities"]],
-        is_prunable=len(metrics["capacities"]) > 1,
-        disjoint_protocols=DISJOINT_PROTOCOLS,
-        format_capacity=format_capacity,
-    )
-    return card
-
-
-def summarise(run: Path, metrics: dict[str, Any]) -> str:
-    """Three lines for a terminal: the dense network, the smallest trained subnetwork, and where everything is."""
-    table = _Results([CompatibilityResult(**entry) for entry in metrics["results"]])
-    headline = metrics["results"][0]["metric"]
-    largest = metrics["capacities"][-1]
-    chance = metrics.get("chance", {}).get(headline)
-    against = "" if chance is None else f" (chance {100 * chance:.1f})"
-    value = 100 * table.self_test(headline, largest["capacity"])
-    lines = [f"capacity {format_capacity(largest['capacity'])}: {headline} {value:.1f}{against}"]
-    saved = [row for row in metrics["capacities"] if row["file_bytes"] and row["capacity"] < largest["capacity"]]
-    if saved:
-        capacity = saved[0]["capacity"]
-        lines.append(
-            f"capacity {format_capacity(capacity)}: {headline} "
-            f"{100 * table.self_test(headline, capacity):.1f} by itself, "
-            f"{100 * table.cross_test(headline, capacity):.1f} searching the dense network's gallery; "
-            f"file {saved[0]['file_bytes'] / 1e6:.2f} MB"
-        )
-    lines.append(f"model, subnetworks, metrics.json, compatibility.png and the card: {run}")
-    return "\n".join(lines)
-
-
-class _Results:
-    """Looks up values of the compatibility matrix."""
-
-    def __init__(self, results: Sequence[CompatibilityResult]) -> None:
-        self._values = {(r.metric, r.query_capacity, r.gallery_capacity): r.value for r in results}
-        self._largest = max(result.gallery_capacity for result in results)
-
-    def self_test(self, metric: str, capacity: float) -> float:
-        return self._values[metric, capacity, capacity]
-
-    def cross_test(self, metric: str, capacity: float) -> float:
-        return self._values[metric, capacity, self._largest]
-
-    def tests(self, metric: str, capacity: float) -> dict[str, float]:
-        dense = self.self_test(metric, self._largest)
-        own = self.self_test(metric, capacity)
-        return {"self_test": own, "cross_test": self.cross_test(metric, capacity), "to_dense": own - dense}
-
-
-def _card_data(metrics: dict[str, Any], results: Sequence[CompatibilityResult], name: str) -> ModelCardData:
-    largest = max(result.gallery_capacity for result in results)
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["prunnet", "image-retrieval", "pruning", "compatible-embeddings"],
-        metrics=list(dict.fromkeys(result.metric for result in results)),
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="image-retrieval",
-                dataset_type=metrics["dataset"],
-                dataset_name=metrics["dataset"],
-                dataset_split=metrics["split"],
-                metric_type=result.metric,
-                metric_name=f"{result.metric}, query capacity {format_capacity(result.query_capacity)}, gallery "
-                f"{format_capacity(result.gallery_capacity)}",
-                metric_value=round(result.value, 4),
-            )
-            for result in results
-            if result.gallery_capacity in (largest, result.query_capacity)
+        dense_id=dense_id,
+        row=next(row for row in rows if row.capacity == capacity),
+        dense=rows[-1],
+        values=[
+            (metric, found.value(metric, capacity, capacity), found.value(metric, capacity, max(found.capacities)))
+            for metric in found.metric_names
         ],
     )
 
 
-def _read(path: Path, parse: Any) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: a card is made from a finished run directory of train_accelerate.py."
+def render_card(
+    run: FinishedRun,
+    *,
+    usage: Usage,
+    name: str,
+    model_id: str = LOCAL,
+    layout: Layout | None = None,
+    files: Mapping[float, int] | None = None,
+    downloads: Mapping[float, int] | None = None,
+    license: str | None = None,
+) -> str:
+    """Fill in the template of a run's card.
+
+    Args:
+        run: What the run recorded.
+        usage: The snippet, and what it printed.
+        name: Title of the card.
+        model_id: As in `build_card`.
+        layout: As in `build_card`.
+        files: As in `capacity_rows`.
+        downloads: As in `capacity_rows`.
+        license: As in `build_card`.
+    """
+    names = run.metric_names
+    rows = capacity_rows(run, files, downloads)
+    repo_id = None if model_id == LOCAL else model_id
+    return _fill(
+        "card.md.jinja",
+        card_data(run, name=name, repo_id=repo_id, license=license),
+        run,
+        usage,
+        name=name,
+        model_id=model_id,
+        layout=layout,
+        rows=rows,
+        dense=rows[-1],
+        phone=_phone(run, rows),
+        is_prunable=len(rows) > 1,
+        matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
+        tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,
+    )
+
+
+def summarise(directory: Path, run: FinishedRun) -> str:
+    """Three lines for a terminal: the dense network, the smallest saved subnetwork, and where everything is."""
+    headline, rows = run.metric_names[0], capacity_rows(run)
+    largest = rows[-1]
+    chance = (run.metrics.get("chance") or {}).get(headline)
+    against = "" if chance is None else f" (chance {100 * chance:.1f})"
+    lines = [f"capacity {format_capacity(largest.capacity)}: {headline} {100 * largest.self_test:.1f}{against}"]
+    saved = [row for row in rows if row.file_bytes and row.capacity < largest.capacity]
+    if saved:
+        smallest = saved[0]
+        lines.append(
+            f"capacity {format_capacity(smallest.capacity)}: {headline} {100 * smallest.self_test:.1f} by itself, "
+            f"{100 * smallest.cross_test:.1f} searching the dense network's gallery; "
+            f"file {(smallest.file_bytes or 0) / 1e6:.2f} MB"
         )
-    return parse(path.read_text(encoding="utf-8"))
+    lines.append(f"model, subnetworks, metrics.json, compatibility.png and the card: {directory}")
+    return "\n".join(lines)
+
+
+def _phone(run: FinishedRun, rows: list[CapacityRow]) -> CapacityRow:
+    """The subnetwork to speak of: the smallest that was trained, else the smallest of all."""
+    asked = run.recipe.get("capacities") or []
+    trained = [row for row in rows if (row.capacity in asked if row.trained is None else row.trained)]
+    return (trained or rows)[0]
+
+
+def _code(run: FinishedRun, model_id: str) -> str:
+    rows = capacity_rows(run)
+    return dense_code(model_id, _phone(run, rows).capacity) if len(rows) > 1 else single_code(model_id)
+
+
+def _fill(template: str, data: ModelCardData, run: FinishedRun, usage: Usage, **values: Any) -> str:
+    """Fill in a template; huggingface_hub's own card class then checks text and metadata."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters["capacity"] = format_capacity
+    environment.filters["count"] = _format_count
+    text = environment.get_template(template).render(
+        begin=BEGIN,
+        end=END,
+        metrics=run.metrics,
+        recipe=run.recipe,
+        headline=run.metric_names[0],
+        chance=(run.metrics.get("chance") or {}).get(run.metric_names[0]),
+        is_disjoint=run.metrics["protocol"] in DISJOINT_PROTOCOLS,
+        usage=usage,
+        **values,
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
+
+
+def _format_count(count: int) -> str:
+    """A large number, to three digits or more.
+
+    Example:
+        >>> _format_count(1_813_692_416), _format_count(60_291_969)
+        ('1.81 G', '60.3 M')
+    """
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"

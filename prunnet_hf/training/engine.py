@@ -45,6 +45,7 @@ from .checkpoints import warn_of_changes
 from .checkpoints import warn_of_other_processes
 from .description import base_model
 from .description import dataset_name
+from .description import describe_device
 from .description import recipe_of
 from .evaluation import evaluate_run
 from .evaluation import is_evaluated_again
@@ -205,6 +206,7 @@ class Trainer:
             "waiting_for_data": self.waiting_share,
             "skipped_steps": self.step.skipped,
             "base_model": self.base_model,
+            "training_device": describe_device(),
         }
 
     def _prepare(self) -> None:

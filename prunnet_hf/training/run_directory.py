@@ -17,6 +17,7 @@ TRAINING_FACTS = (
     "waiting_for_data",
     "skipped_steps",
     "base_model",
+    "training_device",
 )
 """Entries of `metrics.json` that only the training itself knows."""
 CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json")

@@ -1,0 +1,105 @@
+"""The metadata of a card: the YAML by which the Hub lists a model, and its results in machine-readable form.
+
+`library_name` is transformers: models load by its `from_pretrained`, so the lines that the Hub shows under "use this
+model" are right once `prunnet_hf` is imported, and downloads are counted. A name that the Hub doesn't know would bring
+neither. What the run directory doesn't tell is left out: a licence is the owner's to give, and a data set or a base
+model is named only if it has an id on the Hub.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import EvalResult
+from huggingface_hub import ModelCardData
+from huggingface_hub import constants
+
+from ..data.loading import FOLDERS
+from ..masking import format_capacity
+from .figures import FinishedRun
+
+TAGS = ("prunnet", "image-retrieval", "pruning", "compatible-embeddings", "timm")
+TASK, TASK_NAME = "image-retrieval", "Image retrieval"
+EMBEDDED = "glyphs"
+"""The data set that is rendered by this package, and so is on no Hub."""
+
+
+def card_data(
+    run: FinishedRun,
+    *,
+    name: str,
+    repo_id: str | None = None,
+    capacity: float | None = None,
+    dense_id: str | None = None,
+    license: str | None = None,
+) -> ModelCardData:
+    """The metadata of a card.
+
+    Args:
+        run: The run.
+        name: Of the model, for its entry in `model-index`.
+        repo_id: Repository of the card, if it has one: results then link to its `metrics.json`.
+        capacity: Of the subnetwork, for the card of one; its results only are told.
+        dense_id: Repository of the dense model, for the card of a subnetwork.
+        license: Of the weights, as the Hub abbreviates it; left out if not given.
+    """
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=list(TAGS),
+        datasets=_hub_datasets(run),
+        metrics=run.metric_names,
+        model_name=name,
+        eval_results=_eval_results(run, repo_id, capacity),
+        **_base_model(run, dense_id),
+    )
+
+
+def _hub_datasets(run: FinishedRun) -> list[str] | None:
+    """The data set trained on, if it came from the Hub."""
+    dataset = run.recipe.get("dataset")
+    return None if dataset is None or dataset in (*FOLDERS, EMBEDDED) else [dataset]
+
+
+def _base_model(run: FinishedRun, dense_id: str | None) -> dict[str, Any]:
+    if dense_id is not None:
+        # Of the relations that the Hub knows (adapter, merge, quantized, finetune) the one for the same weights in a
+        # smaller file: nothing was trained.
+        return {"base_model": dense_id, "base_model_relation": "quantized"}
+    base = run.metrics.get("base_model")
+    return {"base_model": base, "base_model_relation": "finetune"} if base else {}
+
+
+def _eval_results(run: FinishedRun, repo_id: str | None, capacity: float | None) -> list[EvalResult]:
+    """Self-tests and cross-tests by every metric: of one capacity, or of all."""
+    largest = max(run.capacities)
+    return [
+        _eval_result(run, repo_id, result.metric, result.query_capacity, result.gallery_capacity, result.value)
+        for result in run.results
+        if result.gallery_capacity in (largest, result.query_capacity)
+        and (capacity is None or result.query_capacity == capacity)
+    ]
+
+
+def _eval_result(
+    run: FinishedRun, repo_id: str | None, metric: str, query: float, gallery: float, value: float
+) -> EvalResult:
+    metrics = run.metrics
+    source: dict[str, Any] = {}
+    if repo_id is not None:  # a source needs an address
+        source["source_url"] = f"{constants.ENDPOINT}/{repo_id}/blob/main/metrics.json"
+        source["source_name"] = metrics["command"]
+    return EvalResult(
+        task_type=TASK,
+        task_name=TASK_NAME,
+        dataset_type=metrics["dataset"],
+        dataset_name=metrics["dataset"],
+        dataset_split=metrics["split"],
+        dataset_args={"protocol": metrics["protocol"], "command": metrics["command"]},
+        metric_type=metric,
+        metric_name=f"{metric}, query capacity {format_capacity(query)}, gallery {format_capacity(gallery)}",
+        metric_value=round(value, 4),
+        metric_args={"query_capacity": query, "gallery_capacity": gallery},
+        **source,
+    )
