@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from prunnet_hf.hub.local_paths import without_local_paths
 
 NO_PATHS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.from_regex(r"[a-z0-9.-]*", fullmatch=True),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.from_regex(r"[a-z0-9.-]*", fullmatch=True),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["a", "b", "seed"]), inner),
 )
 

@@ -30,7 +30,12 @@ def test_ours(path: str) -> None:
     "path",
     [
         *("README.md", ".gitattributes", "LICENSE", "notes.txt", "photo.png", "train.py", "tokenizer.json"),
-        *("capacity-0.20/notes.txt", "capacity-small/config.json", "onnx/model.safetensors", "capacity-0.20/a/config.json"),
+        *(
+            "capacity-0.20/notes.txt",
+            "capacity-small/config.json",
+            "onnx/model.safetensors",
+            "capacity-0.20/a/config.json",
+        ),
         *("capacity-0.20", "capacity-0.20/metrics.json", "capacity-0.20/README.md"),
     ],
 )
@@ -50,6 +55,8 @@ def test_all_that_is_saved_is_ours(tmp_path: Path) -> None:
     assert [name for name in names if not is_ours(name)] == []
 
 
-@pytest.mark.parametrize(("capacity", "name"), [(0.2, "capacity-0.20"), (0.125, "capacity-0.125"), (1.0, "capacity-1.00")])
+@pytest.mark.parametrize(
+    ("capacity", "name"), [(0.2, "capacity-0.20"), (0.125, "capacity-0.125"), (1.0, "capacity-1.00")]
+)
 def test_names_of_subnetworks(capacity: float, name: str) -> None:
     assert subnetwork_name(capacity) == name

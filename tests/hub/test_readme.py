@@ -75,7 +75,7 @@ def test_nothing_written_is_lost_and_merging_again_changes_nothing(before: str, 
     ids=["no end", "no begin", "wrong order", "twice", "begun twice"],
 )
 def test_broken_marks_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="once each, or neither; it has .* Mend them by hand"):
+    with pytest.raises(ValueError, match=r"once each, or neither; it has .* Mend them by hand"):
         merge_readme(CARD, f"# Mine\n{text}\n")
 
 
