@@ -35,6 +35,8 @@ BAR_DELAY = 3.0
 """Seconds that a calibration must take before it shows a bar."""
 MEAN = "statistics_mean"
 VARIANCE = "statistics_var"
+OWN_AND_STORED = (("running_mean", MEAN), ("running_var", VARIANCE))
+"""Names of a batch norm's own buffers and of those that hold a row for each stored capacity."""
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -122,25 +124,33 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
         UserWarning: If `capacity` lies below the smallest stored one, whose statistics are then used as they are.
     """
     norms = batch_norms(network)
+    if norms:
+        warn_if_below(stored, capacity, stacklevel=5)  # the line that called `prune`
+    mixture = interpolation(stored, capacity)
+    statistics = scratch_statistics(network)
+    for name, norm in norms.items():
+        for own, rows in OWN_AND_STORED:
+            of_row: dict[int | None, Tensor] = dict(enumerate(norm.get_buffer(rows)))
+            of_row[None] = norm.get_buffer(own)
+            statistics[f"{name}.{own}"] = mix(of_row, mixture)
+    return statistics
+
+
+def warn_if_below(stored: Sequence[float], capacity: float, stacklevel: int) -> None:
+    """Warn where `capacity` lies below the smallest with statistics; `stacklevel` as for `warnings.warn`."""
     smallest = min([*stored, DENSE])
-    if norms and capacity < smallest:
+    if capacity < smallest:
         warnings.warn(
             f"No running statistics are stored below capacity {format_capacity(smallest)}; those are used for "
             f"{format_capacity(capacity)} as they are. Pass `calibration=` (an iterable of pixel_values) for exact "
             "ones.",
-            stacklevel=4,  # the line that called `prune`
+            stacklevel=stacklevel,
         )
-    mixture = interpolation(stored, capacity)
-    statistics = scratch_statistics(network)
-    for name, norm in norms.items():
-        for own, rows in (("running_mean", MEAN), ("running_var", VARIANCE)):
-            statistics[f"{name}.{own}"] = _mixed(norm.get_buffer(rows), norm.get_buffer(own), mixture)
-    return statistics
 
 
-def _mixed(rows: Tensor, dense: Tensor, mixture: Sequence[tuple[int | None, float]]) -> Tensor:
-    parts = [share * (dense if row is None else rows[row]) for row, share in mixture]
-    return torch.stack(parts).sum(0)
+def mix(of_row: Mapping[int | None, Tensor], mixture: Sequence[tuple[int | None, float]]) -> Tensor:
+    """The mixture, as `interpolation` gives it, of the statistics of each row (None: the dense network's)."""
+    return torch.stack([share * of_row[row] for row, share in mixture]).sum(0)
 
 
 @torch.no_grad()

@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .tensor_file import BITS
 from .tensor_file import CODES
 from .tensor_file import DTYPES
 from .tensor_file import PACKABLE
@@ -53,6 +54,7 @@ from .tensor_file import check_shape
 from .tensor_file import damaged
 from .tensor_file import parse_json
 from .tensor_file import read_tensors
+from .tensor_file import storable
 from .tensor_file import write_tensors
 
 PACKED_WEIGHTS_NAME = "model.packed.safetensors"
@@ -61,7 +63,6 @@ FORMAT_VERSION = 1
 _FORMAT = "prunnet-packed"
 _METADATA_KEYS = ("crc32", "format", "packed", "version")
 _MASK, _VALUES = ".packed_mask", ".packed_values"
-_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
     tensors: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
     for name, tensor in state_dict.items():
-        _check_storable(name, tensor, PACKABLE if name in prunable else DTYPES)
-        plain = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        plain = storable(name, tensor, PACKABLE if name in prunable else DTYPES, (_MASK, _VALUES))
         halves = _compress(plain) if name in prunable else None
         if halves is None:
             tensors[name] = plain
@@ -173,27 +173,9 @@ def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointFormatError(f"{path}: {error}") from error
 
 
-def _check_storable(name: str, tensor: Tensor, allowed: Mapping[str, torch.dtype]) -> None:
-    """Raise unless `tensor` is dense, has an allowed dtype, and can be stored under `name`."""
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-        kind = f"{tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"state_dict[{name!r}] is {kind}; it must be a dense tensor that holds data.")
-    if tensor.dtype not in allowed.values():
-        raise TypeError(
-            f"state_dict[{name!r}] has dtype {tensor.dtype}; allowed are {', '.join(map(str, allowed.values()))}. "
-            "Convert it first."
-        )
-    if name == "__metadata__" or name.endswith((_MASK, _VALUES)):
-        raise ValueError(
-            f"state_dict has a tensor {name!r}; '__metadata__' and names that end in {_MASK!r} or {_VALUES!r} "
-            "are reserved by the file format. Rename it."
-        )
-    check_shape(name, list(tensor.shape))
-
-
 def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return mask `(ceil(n / 8),)` and values `(kept,)` of a contiguous tensor, or None where they aren't smaller."""
-    bits = plain.reshape(-1).view(_BITS[plain.itemsize]).numpy()
+    bits = plain.reshape(-1).view(BITS[plain.itemsize]).numpy()
     kept = bits != 0
     mask = np.packbits(kept, bitorder="little")
     if mask.nbytes + np.count_nonzero(kept) * plain.itemsize >= bits.nbytes:
@@ -220,7 +202,7 @@ def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Ten
             f"the values of tensor {name!r} are {values.dtype} of shape {tuple(values.shape)}; by its mask and "
             f"metadata they must be {entry.dtype} of shape ({kept},)"
         )
-    integers = _BITS[entry.dtype.itemsize]  # copying integers can't alter a NaN's payload
+    integers = BITS[entry.dtype.itemsize]
     full = torch.zeros(size, dtype=integers)
     full.numpy()[np.flatnonzero(bits[:size].view(np.bool_))] = values.view(integers).numpy()
     return full.view(entry.dtype).reshape(entry.shape)

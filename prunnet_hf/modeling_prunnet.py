@@ -61,6 +61,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _no_split_modules = ["PrunNetModel"]
+    # Rounded to a shorter type, scores that differ become equal and masks change.
+    _keep_in_fp32_modules_strict = [r"\.scores$"]
     model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -202,31 +204,57 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         return self.config.embedding_space
 
     # The arguments that PreTrainedModel has after `save_directory` are taken by keyword only.
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        scores: str = "full",
+        bands: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
 
         The directory holds either what it held before or the new model whole; a save cut short in between leaves it
         without `config.json`, so that nothing else can be loaded from it.
+
+        Args:
+            save_directory: Created where needed.
+            scores: How a prunable model's scores are stored: `"full"` as they are, `"rank16"` as two bytes a weight,
+                from which scores of the same order are rebuilt; masks at `config.capacities` and 1.0 stay exact.
+            bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
+                and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
+                the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.
+            **kwargs: As for `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            NotADirectoryError: If `save_directory` is a file.
+            TypeError: If `bands` is no list of numbers.
+            ValueError: If `scores` is unknown, an edge of `bands` has no running statistics, a score isn't finite, or
+                they don't go with each other, a pruned model, or `push_to_hub=True`; if there is a `variant`.
         """
-        save_model(self, super().save_pretrained, save_directory, **kwargs)
+        save_model(self, super().save_pretrained, save_directory, scores=scores, bands=bands, **kwargs)
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, capacity: float | None = None, **kwargs: Any
     ) -> Any:
-        """Load as `PreTrainedModel.from_pretrained` does, dense or packed; with `capacity` the result is pruned.
+        """Load as `PreTrainedModel.from_pretrained` does, in any form; with `capacity` the result is pruned.
+
+        Scores stay float32 whatever `dtype` is asked for, so that the masks stay those that were saved.
 
         Args:
             pretrained_model_name_or_path: Directory or Hub repository.
             *model_args: Passed to the constructor.
-            capacity: Prune to this kept share, in (0, 1], after loading.
+            capacity: Prune to this kept share, in (0, 1], after loading. Of a checkpoint in bands only those up to it
+                are fetched, and where it is an edge no ranks. With another `dtype` than the stored one, running
+                statistics of a capacity that has none are then mixed before they are rounded, not after.
             **kwargs: As for `PreTrainedModel.from_pretrained`.
 
         Raises:
             TypeError: If `capacity` is not a number.
             ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
                 a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint.
-            OSError: If a file is missing or a plain weight file is cut short; a damaged packed file is a
+            OSError: If a file is missing or a plain weight file is cut short; a damaged file of another form is a
                 `CheckpointFormatError`, a kind of ValueError.
         """
         return load_model(

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,23 @@ from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils import cached_file
+from transformers.utils.hub import resolve_revision
 
+from .band_index import INDEX_NAME
+from .calibration import warn_if_below
+from .calibration import warn_if_coarse
 from .checkpoint import PACKED_WEIGHTS_NAME
-from .checkpoint import load_packed
-from .checkpoint import save_packed
 from .masking import check_capacity
+from .weight_files import HUB_ARGUMENTS
+from .weight_files import SUBNETWORK_FIELDS
+from .weight_files import Weights
+from .weight_files import check_form
+from .weight_files import model_arguments
+from .weight_files import read_weights
+from .weight_files import write_weights
 
-# Arguments of from_pretrained that say where files are; looking for the packed file needs the same ones.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# Those of HUB_ARGUMENTS that say which commit is meant.
+RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
 # What a saved model consists of, and a newly saved one replaces.
 MODEL_FILES = (
     CONFIG_NAME,
@@ -32,6 +41,8 @@ MODEL_FILES = (
     SAFE_WEIGHTS_INDEX_NAME,
     "model-*-of-*.safetensors",
     PACKED_WEIGHTS_NAME,
+    INDEX_NAME,
+    "band-*-of-*.safetensors",
 )
 # Fields of the configuration on which names and shapes of weights depend.
 SHAPING_FIELDS = (
@@ -50,6 +61,8 @@ def save_model(
     save: Callable[..., None],
     directory: str | os.PathLike[str],
     *,
+    scores: str = "full",
+    bands: Sequence[float] | None = None,
     is_main_process: bool = True,
     state_dict: dict[str, torch.Tensor] | None = None,
     push_to_hub: bool = False,
@@ -62,6 +75,8 @@ def save_model(
         model: A PrunNet model; packed if it is a subnetwork below capacity 1.
         save: The `save_pretrained` of transformers, bound to `model`.
         directory: Created where needed.
+        scores: One of `SCORE_FORMS`.
+        bands: Edges of the bands of a progressive checkpoint, each in (0, 1]; None writes none.
         is_main_process: Only the main process writes.
         state_dict: Tensors to write instead of the model's own.
         push_to_hub: Also upload, to `repo_id` or a repository named like the directory.
@@ -70,13 +85,16 @@ def save_model(
 
     Raises:
         NotADirectoryError: If `directory` is a file.
-        ValueError: If `kwargs` have a `variant`.
+        TypeError: If `bands` is no list of numbers.
+        ValueError: If `kwargs` have a `variant`, `scores` or `bands` is none of what is allowed or doesn't go with the
+            model, each other or `push_to_hub`, or a score isn't finite.
     """
     _refuse_variant(
         kwargs.get("variant"),
         "a directory holds one model, which a save replaces whole",
         "Convert a copy of the model, as by model.to(torch.bfloat16), and save it in another directory.",
     )
+    bands = check_form(model, scores, bands, push_to_hub)
     if not is_main_process:
         return
     target = Path(directory)
@@ -86,11 +104,11 @@ def save_model(
     # Inside the target, so that moving the files is a rename on the same file system.
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
-        if model.config.capacity < 1.0:
-            save(staging, state_dict={}, **kwargs)
-            save_packed(staging / PACKED_WEIGHTS_NAME, state_dict or model.state_dict(), model.packable_weights())
-        else:
+        if model.config.capacity == 1.0 and scores == "full" and bands is None:
             save(staging, state_dict=state_dict, **kwargs)
+        else:
+            save(staging, state_dict={}, **kwargs)
+            write_weights(staging, model, state_dict or model.state_dict(), bands)
         _replace_model(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -128,9 +146,7 @@ def _config_last(files: Iterable[Path]) -> list[Path]:
 def load_model(
     cls: Any, load: Callable[..., Any], path: Any, *model_args: Any, capacity: float | None, **kwargs: Any
 ) -> Any:
-    """Load a dense or packed checkpoint strictly, and prune it where `capacity` is given.
-
-    Which of the two it is, the configuration says; a weight file of the other kind beside it is left over.
+    """Load a checkpoint of any form strictly, and prune it where `capacity` is given.
 
     Args:
         cls: The class of the model.
@@ -146,22 +162,21 @@ def load_model(
     Raises:
         TypeError: If `capacity` is not a number.
         ValueError: If weights are missing or foreign, other than a classifier's, or `capacity` is outside (0, 1], or
-            `variant` is given for a packed subnetwork.
+            `variant` is given for weights that aren't plain.
         OSError: If a weight file is damaged.
     """
     if capacity is not None:
         capacity = check_capacity(capacity)
     with_info = kwargs.pop("output_loading_info", False)
     kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
-    where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-    packed = _find_packed(cls, path, kwargs.get("config"), where)
-    source = path
-    if packed is not None:
-        _refuse_variant(
-            kwargs.pop("variant", None), "a packed subnetwork is one file", "dtype=torch.bfloat16 converts on loading."
-        )
-        # transformers refuses a path beside a state dict, but reads the configuration from one, changed by `kwargs`.
-        source, kwargs["config"], kwargs["state_dict"] = None, kwargs.get("config") or path, load_packed(packed)
+    source, weights = path, None
+    if path is not None:
+        # All files of one load come from the same commit, and what the cache knows of it isn't asked again.
+        kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
+        weights = _read_weights(cls, path, capacity, kwargs)
+    if weights is not None:
+        source = None  # transformers refuses a path beside a state dict
+        kwargs |= model_arguments(weights, kwargs.get("config") or path)
     try:
         model, info = load(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except SafetensorError as error:
@@ -170,25 +185,37 @@ def load_model(
         ) from error
     problems = _weight_problems(info)
     if problems:
-        raise ValueError(_misfit(path, problems, _changed_fields(cls, path, where, model.config)))
-    if packed is not None:
+        raise ValueError(_misfit(path, problems, _changed_fields(cls, path, _where(kwargs), model.config, weights)))
+    if weights is not None:
         model.config.name_or_path = str(path)
     if capacity is not None:
-        model = model.prune(capacity)
+        model = _cut(model, capacity, weights)
     return (model, info) if with_info else model
 
 
-def _find_packed(cls: Any, path: Any, config: Any, where: dict[str, Any]) -> str | None:
-    """The packed file of a checkpoint that is a subnetwork by its configuration; None where it has none."""
-    if path is None:
-        return None
-    if not isinstance(config, cls.config_class):
-        config = cls.config_class.from_pretrained(config or path, **where)
-    if config.prunable or config.capacity == 1.0:
-        return None
-    return cached_file(
-        path, PACKED_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **{"subfolder": "", **where}
-    )
+def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str, Any]) -> Weights | None:
+    """The weights at `path` where they aren't plain; for those there is no `variant`."""
+    if kwargs.get("state_dict") is not None:
+        return None  # transformers refuses that beside a path
+    variant = kwargs.get("variant")
+    weights = read_weights(cls, path, kwargs.get("config"), capacity, variant, _where(kwargs))
+    if weights is not None:
+        _refuse_variant(variant, weights.form, "dtype=torch.bfloat16 converts on loading.")
+    return weights
+
+
+def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+
+
+def _cut(model: Any, capacity: float, weights: Weights | None) -> Any:
+    """The subnetwork of a loaded model, which it may be already."""
+    if weights is None or weights.statistics is None:
+        return model.prune(capacity)
+    model.config.capacity = capacity
+    warn_if_coarse(weights.statistics, capacity)
+    warn_if_below(weights.statistics, capacity, stacklevel=5)  # the line that called `from_pretrained`
+    return model
 
 
 def _refuse_variant(variant: str | None, reason: str, remedy: str) -> None:
@@ -207,7 +234,9 @@ def _weight_problems(info: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _changed_fields(cls: Any, path: Any, where: dict[str, Any], asked: Any) -> dict[str, tuple[Any, Any]]:
+def _changed_fields(
+    cls: Any, path: Any, where: dict[str, Any], asked: Any, weights: Weights | None
+) -> dict[str, tuple[Any, Any]]:
     """Fields that shape weights in which `asked` differs from the checkpoint's config.json: `(asked, stored)`."""
     if path is None:
         return {}
@@ -215,7 +244,10 @@ def _changed_fields(cls: Any, path: Any, where: dict[str, Any], asked: Any) -> d
         stored = cls.config_class.from_pretrained(path, **where)
     except OSError:  # the caller brought a configuration for weights that have none
         return {}
-    pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in SHAPING_FIELDS}
+    # A subnetwork joined from bands differs in some, and its caller has not asked for that.
+    joined = weights is not None and weights.statistics is not None
+    fields = [name for name in SHAPING_FIELDS if not (joined and name in SUBNETWORK_FIELDS)]
+    pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in fields}
     return {name: (new, old) for name, (new, old) in pairs.items() if new != old}
 
 

@@ -1,7 +1,7 @@
 """Safetensors files of unknown origin read strictly, and written whole, always with the same bytes.
 
-safetensors itself checks the header, offsets and sizes. What is added here: only the types that torch and the packed
-format share, shapes that torch can hold, no name twice, and a file that appears complete or not at all.
+safetensors itself checks the header, offsets and sizes. What is added here: only the types that torch and the formats
+of this package share, shapes that torch can hold, no name twice, and a file that appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 from collections import Counter
+from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from torch import Tensor
 PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Floating-point types by the code that safetensors has for them."""
 _INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
-DTYPES = {**PACKABLE, **_INTEGERS, "BOOL": torch.bool}
+DTYPES = {**PACKABLE, **_INTEGERS, "U16": torch.uint16, "BOOL": torch.bool}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+"""Integers as wide as a float of so many bytes: copied as such, the payload of a NaN can't change."""
 
 _MAX_DIMENSIONS, _MAX_ELEMENTS = 64, 2**60
 _REMEDY = "Download the file again, or save the model again with save_pretrained."
@@ -81,12 +84,78 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
     """
     # One read instead of a memory map: header and tensors come from the same moment, and a file cut short by another
     # process meanwhile is an error, not a bus error.
-    return _deserialize(Path(path).read_bytes())
+    return parse_tensors(Path(path).read_bytes())
+
+
+def parse_tensors(blob: bytes) -> tuple[dict[str, Tensor], Any]:
+    """Read the contents of a safetensors file, as `read_tensors` does."""
+    try:
+        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # it checks the header, offsets and sizes
+    except SafetensorError as error:
+        raise damaged(f"the file is truncated or no safetensors file ({error})") from error
+    tensors: dict[str, Tensor] = {}
+    for name, fields in stored:
+        if fields["dtype"] not in DTYPES:
+            raise damaged(f"tensor {name!r} has dtype {fields['dtype']}; allowed are {', '.join(DTYPES)}")
+        check_shape(name, fields["shape"])
+        dtype, data = DTYPES[fields["dtype"]], fields["data"]
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        tensors[name] = flat.reshape(fields["shape"])
+    # safetensors lets the last of equal names win; another reader may take the first.
+    header = parse_json(blob[8 : 8 + int.from_bytes(blob[:8], "little")], "the header")
+    return tensors, header.get("__metadata__")
+
+
+def storable(
+    name: str, tensor: Tensor, allowed: Mapping[str, torch.dtype] = DTYPES, reserved: tuple[str, ...] = ()
+) -> Tensor:
+    """A contiguous copy on the CPU of a tensor of a model, once it is known that it can be stored as `name`.
+
+    Args:
+        name: Its name in the state dict.
+        tensor: On any device, in any memory layout.
+        allowed: Types it may have, by their code.
+        reserved: Endings of names that the file's format keeps for itself.
+
+    Raises:
+        TypeError: If it is no dense tensor that holds data, or of another type.
+        ValueError: If the name is reserved, or the shape can't be stored.
+    """
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        kind = f"{tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"state_dict[{name!r}] is {kind}; it must be a dense tensor that holds data.")
+    if tensor.dtype not in allowed.values():
+        raise TypeError(
+            f"state_dict[{name!r}] has dtype {tensor.dtype}; allowed are {', '.join(map(str, allowed.values()))}. "
+            "Convert it first."
+        )
+    if name == "__metadata__" or name.endswith(reserved):
+        raise ValueError(
+            f"state_dict has a tensor {name!r}; '__metadata__' and names that end in "
+            f"{' or '.join(map(repr, reserved))} are reserved by the file format. Rename it."
+        )
+    check_shape(name, list(tensor.shape))
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def damaged(problem: str) -> CheckpointFormatError:
     """The error for a file with this `problem`, with the way out."""
     return CheckpointFormatError(f"{problem}. {_REMEDY}")
+
+
+def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Leave out the entries of `state_dict` that are the very tensors of `names` under further names.
+
+    A layer registered twice has its tensors twice in a state dict. Stored in another form under one name and plain
+    under the other, they would contradict each other when loaded.
+    """
+    places = {_place(state_dict[name]) for name in names}
+    return {name: tensor for name, tensor in state_dict.items() if name in names or _place(tensor) not in places}
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, int, torch.Size, tuple[int, ...]]:
+    # Of a tensor without storage the address is 0; its identity tells it apart.
+    return tensor.device, tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride()
 
 
 def check_shape(name: str, shape: list[int]) -> None:
@@ -114,25 +183,6 @@ def _serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[by
     header = json.dumps(json.loads(blob[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header, memoryview(blob)[start:]
-
-
-def _deserialize(blob: bytes) -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors and the metadata of a safetensors file."""
-    try:
-        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # it checks the header, offsets and sizes
-    except SafetensorError as error:
-        raise damaged(f"the file is truncated or no safetensors file ({error})") from error
-    tensors: dict[str, Tensor] = {}
-    for name, fields in stored:
-        if fields["dtype"] not in DTYPES:
-            raise damaged(f"tensor {name!r} has dtype {fields['dtype']}; allowed are {', '.join(DTYPES)}")
-        check_shape(name, fields["shape"])
-        dtype, data = DTYPES[fields["dtype"]], fields["data"]
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        tensors[name] = flat.reshape(fields["shape"])
-    # safetensors lets the last of equal names win; another reader may take the first.
-    header = parse_json(blob[8 : 8 + int.from_bytes(blob[:8], "little")], "the header")
-    return tensors, header.get("__metadata__")
 
 
 def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:

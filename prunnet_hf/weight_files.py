@@ -1,0 +1,177 @@
+"""The forms in which weights are saved: which one suits a model, writing it, finding out which is there, reading it.
+
+A checkpoint whose configuration says that it is prunable has bands, or `model.safetensors` with scores as they are or
+as ranks; any other is packed or plain. A weight file of another kind beside those is left over. Plain weights are left
+to transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import cached_file
+
+from .band_index import INDEX_NAME
+from .band_index import BandIndex
+from .band_index import read_index
+from .band_reader import load_bands
+from .bands import save_bands
+from .checkpoint import PACKED_WEIGHTS_NAME
+from .checkpoint import load_packed
+from .checkpoint import save_packed
+from .masking import check_capacities
+from .masking import format_capacity
+from .rank16 import holds_rank16
+from .rank16 import load_rank16
+from .rank16 import save_rank16
+
+# Forms in which a prunable model's scores can be saved.
+SCORE_FORMS = ("full", "rank16")
+# How the configuration of a subnetwork joined from bands differs from the stored one, besides its capacity.
+SUBNETWORK_FIELDS: dict[str, Any] = {"prunable": False, "statistics_capacities": []}
+# Arguments of from_pretrained that say where files are; looking for other files needs the same ones.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were read here, for a model that transformers builds around them.
+
+    Attributes:
+        state_dict: The tensors.
+        form: What they are stored as, for the refusal of a variant.
+        statistics: Capacities with stored running statistics, where the tensors are a subnetwork's, joined from bands
+            of a prunable model; None otherwise.
+    """
+
+    state_dict: dict[str, Tensor]
+    form: str
+    statistics: tuple[float, ...] | None = None
+
+
+def write_weights(directory: Path, model: Any, state_dict: dict[str, Tensor], bands: Sequence[float] | None) -> None:
+    """Write weights in one of the forms that transformers doesn't know."""
+    layers = model.prunable_layers()
+    if model.config.capacity < 1.0:
+        save_packed(directory / PACKED_WEIGHTS_NAME, state_dict, model.packable_weights())
+    elif bands is None:
+        save_rank16(directory / SAFE_WEIGHTS_NAME, state_dict, layers, model.config.capacities)
+    else:
+        save_bands(directory, state_dict, layers, bands, model.config.stored_subnetworks)
+
+
+def check_form(model: Any, scores: str, bands: Sequence[float] | None, push_to_hub: bool) -> list[float] | None:
+    """Return the edges of `bands`, once they and `scores` are known to suit the model and each other."""
+    if scores not in SCORE_FORMS:
+        raise ValueError(f"scores must be one of {', '.join(map(repr, SCORE_FORMS))}; got {scores!r}.")
+    edges = None if bands is None else check_capacities(bands, "bands")
+    if scores == "full" and edges is None:
+        return None
+    asked = f"scores={scores!r}" if edges is None else f"bands={edges}"
+    if not model.config.prunable:
+        raise ValueError(
+            f"{asked} is for prunable models; this one is pruned to capacity {format_capacity(model.config.capacity)} "
+            "and has no scores. Save it without, or the dense model it was cut from with it."
+        )
+    if scores != "full" and edges is not None:
+        raise ValueError(f"scores must be 'full' beside bands={edges}, which have ranks of their own; got {scores!r}.")
+    if push_to_hub:
+        raise ValueError(
+            f"push_to_hub must be False beside {asked}, as it uploads scores as they are. Save first; then upload the "
+            "directory, as push_to_hub.py or `hf upload` does."
+        )
+    return edges
+
+
+def read_weights(
+    cls: Any, path: Any, config: Any, capacity: float | None, variant: str | None, where: dict[str, Any]
+) -> Weights | None:
+    """Read the weights of a checkpoint; None where they are plain, as transformers reads them.
+
+    Args:
+        cls: The class of the model.
+        path: Directory or Hub repository.
+        config: The configuration, where from, or None.
+        capacity: What the caller will prune to; of bands only those it needs are fetched.
+        variant: Of plain weights; there is none of the other forms.
+        where: Those of `HUB_ARGUMENTS` that the caller has given.
+
+    Raises:
+        CheckpointFormatError: If a file is damaged, or of another model.
+        OSError: If a file that must be there can't be found.
+    """
+    if not isinstance(config, cls.config_class):
+        config = cls.config_class.from_pretrained(config or path, **where)
+    if config.prunable:
+        return _read_bands(path, capacity, where) or (_read_rank16(path, where) if variant is None else None)
+    packed = None if config.capacity == 1.0 else _find(path, PACKED_WEIGHTS_NAME, where)
+    return None if packed is None else Weights(load_packed(packed), "a packed subnetwork is one file")
+
+
+def model_arguments(weights: Weights, config: Any) -> dict[str, Any]:
+    """The arguments of transformers' `from_pretrained` that build a model around `weights`.
+
+    Args:
+        weights: What `read_weights` found.
+        config: The configuration, or where from.
+    """
+    arguments = {"config": config, "state_dict": weights.state_dict}
+    if weights.statistics is None:
+        return arguments
+    if not isinstance(config, PreTrainedConfig):
+        return arguments | SUBNETWORK_FIELDS  # changes what is read
+    config = copy.deepcopy(config)
+    for name, value in SUBNETWORK_FIELDS.items():
+        setattr(config, name, value)
+    return arguments | {"config": config}
+
+
+def _read_bands(path: Any, capacity: float | None, where: dict[str, Any]) -> Weights | None:
+    found = _find(path, INDEX_NAME, where)
+    if found is None:
+        return None
+    index = read_index(found)
+    files = {name: _find_band(path, name, index, where) for name in index.needed_files(capacity)}
+    return Weights(
+        load_bands(index, files, capacity),
+        "bands are one set of files",
+        None if capacity is None else index.statistics,
+    )
+
+
+def _find_band(path: Any, name: str, index: BandIndex, where: dict[str, Any]) -> str:
+    try:
+        return str(cached_file(path, name, **{"subfolder": "", **where}))
+    except OSError as error:
+        raise OSError(
+            f"{path} is a checkpoint in bands of capacity {list(index.capacities)}, of which {name} is needed and "
+            f"can't be had ({error}). Copy or save all files again, or load once with access to the Hub."
+        ) from error
+
+
+def _read_rank16(path: Any, where: dict[str, Any]) -> Weights | None:
+    found = _find(path, SAFE_WEIGHTS_NAME, where)
+    if found is None:
+        return None
+    try:
+        with safe_open(found, framework="pt") as file:
+            names = list(file.keys())
+    except SafetensorError:
+        return None  # transformers reads it, and says what is wrong
+    return Weights(load_rank16(found), "ranks are stored in one file") if holds_rank16(names) else None
+
+
+def _find(path: Any, name: str, where: dict[str, Any]) -> str | None:
+    found: str | None = cached_file(
+        path, name, _raise_exceptions_for_missing_entries=False, **{"subfolder": "", **where}
+    )
+    return found
