@@ -109,7 +109,9 @@ def read_weights(
         CheckpointFormatError: If a file is damaged, or of another model.
         OSError: If a file that must be there can't be found.
     """
-    if not isinstance(config, cls.config_class):
+    if not isinstance(
+        config, PreTrainedConfig
+    ):  # of a local folder with code, the class comes from another copy of it
         config = cls.config_class.from_pretrained(config or path, **where)
     if config.prunable:
         return _read_bands(path, capacity, where) or (_read_rank16(path, where) if variant is None else None)

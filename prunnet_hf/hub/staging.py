@@ -200,8 +200,7 @@ class _Staging:
         """A model without the names of its training classes, in bands if it is prunable, with its image processor."""
         model.config.id2label = None
         model.config.num_labels = 2  # transformers' default, which its files leave out
-        bands = {"bands": model.config.capacities} if model.config.prunable else {}
-        model.save_pretrained(folder, **bands)
+        model.save_pretrained(folder, bands=model.config.capacities if model.config.prunable else None)
         PrunNetImageProcessor.from_pretrained(self._run / "model").save_pretrained(folder)
         refer_to_code(folder, present=self._publication.with_code)
 
