@@ -81,10 +81,16 @@ def publish_run(
         api.whoami()
     if collection is not None:
         check_collection(api, collection)
+    with explained(publication.repo_id):
+        exists = api.repo_exists(publication.repo_id)
+    if exists:
+        _check_repository(api, publication.repo_id, private=private)
     with tempfile.TemporaryDirectory(prefix="prunnet-publish-") as directory:
         staged = stage_run(run, publication, Path(directory))
         for repo_id in _repositories(staged):
-            _prepare_repository(api, repo_id, private=private)
+            with explained(repo_id):
+                api.create_repo(repo_id, private=private or None, exist_ok=True)
+            _check_repository(api, repo_id, private=private)
         uploaded = []
         for folder in staged.folders:
             with explained(f"{folder.repo_id}, branch {folder.branch},"):
@@ -119,10 +125,9 @@ def _repositories(staged: StagedRun) -> list[str]:
     return list(dict.fromkeys([staged.main.repo_id, *(folder.repo_id for folder in staged.subnetworks)]))
 
 
-def _prepare_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
-    """See to it that a repository exists, may be written to, and is what it should be, before anything is uploaded."""
+def _check_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
+    """See to it, before anything is uploaded, that a repository may be written to and is what it should be."""
     with explained(repo_id):
-        api.create_repo(repo_id, private=True if private else None, exist_ok=True)
         api.auth_check(repo_id, write=True)
         repository = api.repo_info(repo_id)
         model_type = _model_type(api, repo_id, repository.sha)

@@ -106,7 +106,7 @@ def test_names_of_training_classes_stay_at_home(finished_run: Path, branches: St
             assert b"secret-client" not in file.read_bytes(), file
 
 
-def test_no_folder_of_this_machine_goes_up(finished_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_no_folder_of_this_machine_goes_up(finished_run: Path, client_photos: Path, tmp_path: Path) -> None:
     run = damaged(
         finished_run,
         tmp_path / "run",
@@ -116,7 +116,9 @@ def test_no_folder_of_this_machine_goes_up(finished_run: Path, photos: Path, tmp
     recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     (run / "config.yaml").write_text(yaml.safe_dump({**recipe, "model_name_or_path": f"{tmp_path}/base"}))
     staged = stage(run, tmp_path / "staged", layout="repos", capacities=[0.2], with_code=True)
-    local = [str(folder).encode() for folder in (tmp_path, photos.parent, finished_run, Path.home() / "", Path.cwd())]
+    local = [
+        str(folder).encode() for folder in (tmp_path, client_photos.parent, finished_run, Path.home() / "", Path.cwd())
+    ]
     local += [tempfile.gettempdir().encode() + b"/", b"/home/", b"/Users/"]
     for folder in staged.folders:
         for name, file in folder.files().items():

@@ -1,11 +1,10 @@
-"""One small finished run for the tests of this room, trained once by the training code."""
+"""Small finished runs, trained by the training code, for tests of what is done with them afterwards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 from accelerate.state import AcceleratorState
 from accelerate.state import GradientState
 from PIL import Image
@@ -15,8 +14,6 @@ from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
 from prunnet_hf.training.engine import train
-
-TRAINED, EVALUATED = (0.2, 0.5), (0.2, 0.3, 0.5, 1.0)
 
 
 def make_photos(root: Path) -> Path:
@@ -31,7 +28,8 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def train_run(photos: Path, run: Path, method: str, capacities: tuple[float, ...]) -> Path:
+def train_run(photos: Path, run: Path, method: str, capacities: list[float]) -> Path:
+    """A run on `photos`; one by PrunNet also evaluates capacity 0.3."""
     data = DataArguments(
         dataset="image_folder", data_dir=str(photos), image_size=32, resize=32, augmentation="crop", num_workers=0
     )
@@ -41,7 +39,7 @@ def train_run(photos: Path, run: Path, method: str, capacities: tuple[float, ...
     training = TrainArguments(
         output_dir=str(run),
         method=method,
-        capacities=list(capacities),
+        capacities=capacities,
         eval_capacities=[0.3] if method == "prunnet" else [],
         epochs=1,
         batch_size=4,
@@ -51,20 +49,3 @@ def train_run(photos: Path, run: Path, method: str, capacities: tuple[float, ...
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return run
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(scope="session")
-def finished_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of `TRAINED` capacities that also evaluated 0.3. To be left as it is."""
-    return train_run(photos, tmp_path_factory.mktemp("runs") / "finished", "prunnet", TRAINED)
-
-
-@pytest.fixture(scope="session")
-def independent_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one network at capacity 0.2, which can't be pruned. To be left as it is."""
-    return train_run(photos, tmp_path_factory.mktemp("runs") / "independent", "independent", (0.2,))
