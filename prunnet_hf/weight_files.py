@@ -86,8 +86,8 @@ def check_form(model: Any, scores: str, bands: Sequence[float] | None, push_to_h
         raise ValueError(f"scores must be 'full' beside bands={edges}, which have ranks of their own; got {scores!r}.")
     if push_to_hub:
         raise ValueError(
-            f"push_to_hub must be False beside {asked}, as it uploads scores as they are. Save first; then upload the "
-            "directory, as push_to_hub.py or `hf upload` does."
+            f"push_to_hub must be False beside {asked}, as it uploads scores as they are. Save first; then call "
+            f"model.push_to_hub(repo_id, {asked})."
         )
     return edges
 

@@ -79,7 +79,8 @@ def test_only_what_changed_goes_up_and_what_is_stale_goes_away(hub: HubServer, a
 def test_what_was_written_by_hand_stays(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
     by_hand = f"---\nlicense: mit\n---\nWelcome.\n{BEGIN}\n# Old\n{END}\n\n## Limits\n\nTheirs.\n"
     api.upload_file(path_or_fileobj=by_hand.encode(), path_in_repo="README.md", repo_id=REPO)
-    merged = f"---\nlibrary_name: transformers\nlicense: mit\n---\nWelcome.\n{BEGIN}\n# Card\n{END}\n\n## Limits\n\nTheirs.\n"
+    metadata = "---\nlibrary_name: transformers\nlicense: mit\n---\n"
+    merged = f"{metadata}Welcome.\n{BEGIN}\n# Card\n{END}\n\n## Limits\n\nTheirs.\n"
     staged = folder(tmp_path / "a", README_md=CARD)
     upload_folder(api, staged)
     assert there(hub)["README.md"].decode() == merged
