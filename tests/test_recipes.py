@@ -68,7 +68,7 @@ def run(*flags: object) -> None:
     """The training script's work, in this process."""
     result = train(parse_arguments([*map(str, flags)]))
     if result.is_main_process:
-        write_card(result.directory)
+        write_card(result.directory, execute=False)  # a process for each recipe would take minutes
 
 
 def found_in(directory: Path) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     assert {path.name for path in run.iterdir()} == {
-        *("model", "subnetworks", "metrics.json", "compatibility.png", "README.md", "config.yaml"),
+        *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
+        "usage.json",
     }
     found = json.loads((run / "metrics.json").read_text())
     assert found["command"].startswith("train_accelerate.py --config")
@@ -111,6 +112,8 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
         "model, subnetworks, metrics.json, compatibility.png and the card",
     ]
     assert "Writing model shards" not in result.stderr
+    # The card's snippet ran with the model that was just trained.
+    assert "It was run when this card was made" in (run / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def plot_curve(
         color=_DENSE_COLOUR,
         linewidth=1,
         linestyle="--",
-        label=f"capacity {largest}: {self_test[-1]:.1f}",
+        label=f"gallery and queries at capacity {largest}: {self_test[-1]:.1f}",
     )
     _draw_curve(axes, capacities, self_test, trained, _SELF_COLOUR, "o", "self-test: gallery by the same subnetwork")
     _draw_curve(

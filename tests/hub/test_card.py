@@ -1,85 +1,48 @@
-"""The card: rendered from a run directory alone, valid Markdown and metadata, every figure from `metrics.json`."""
+"""The cards: rendered from a run directory alone, valid Markdown and metadata, every figure from the run."""
 
 from __future__ import annotations
 
 import json
 import re
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetImageProcessor
+from prunnet_hf import PrunNetModel
+from prunnet_hf.hub.card import BEGIN
+from prunnet_hf.hub.card import END
+from prunnet_hf.hub.card import Layout
+from prunnet_hf.hub.card import build_card
+from prunnet_hf.hub.card import build_subnetwork_card
 from prunnet_hf.hub.card import render_card
 from prunnet_hf.hub.card import summarise
 from prunnet_hf.hub.card import write_card
+from prunnet_hf.hub.figures import read_run
+from prunnet_hf.hub.usage import Usage
+from tests.hub.example_run import CAPACITIES
+from tests.hub.example_run import RECIPE
+from tests.hub.example_run import finished
+from tests.hub.example_run import metrics
+from tests.hub.example_run import value
+from tests.hub.example_run import write_run
 
-CAPACITIES = (0.2, 0.5, 1.0)
-RECIPE = {
-    "backbone": "resnet10t",
-    "backbone_kwargs": '{"stem_width": 4}',
-    "data_dir": "/home/someone/photos",
-    "output_dir": "/home/someone/out",
-    "capacities": [0.2, 0.5],
-    "epochs": 2,
-}
-
-
-def value(metric: str, query: float, gallery: float) -> float:
-    """Distinct for every cell, and told apart when rounded to a tenth of a percent."""
-    return round(0.3 + 0.1 * query + 0.01 * gallery + (0.2 if metric == "recall@1" else 0.0), 4)
+ROOT = Path(__file__).parents[2]
+USAGE = Usage("print(1)\n", "1\n")
 
 
-def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES) -> dict[str, Any]:
-    results = [
-        {"query_capacity": q, "gallery_capacity": g, "metric": m, "value": value(m, q, g)}
-        for q, g in product(capacities, capacities)
-        for m in ("mAP", "recall@1")
-    ]
-    rows = [
-        {
-            "capacity": c,
-            "kept_weights": int(12345 * c),
-            "prunable_weights": 12345,
-            "file_bytes": int(4_560_000 * c) if c != 0.5 else None,
-            "latency_ms": 7.0 + c,
-        }
-        for c in capacities
-    ]
-    return {
-        "format": 1,
-        "dataset": "photos",
-        "split": "test",
-        "protocol": "leave_one_out",
-        "num_queries": 41,
-        "num_gallery": 43,
-        "command": "train_accelerate.py --config recipe.yaml",
-        "commit": "0123456789ab",
-        "versions": {"python": "3.11.7", "torch": "2.9.0"},
-        "device": "CPU (x86_64, 1 threads)",
-        "method": method,
-        "seed": 3,
-        "num_train_classes": 17,
-        "num_train_images": 613,
-        "training_seconds": 90.0,
-        "results": results,
-        "capacities": rows,
-        "interpolation": [{"capacity": 0.3, "stored": 0.345, "interpolated": 0.3447}] if len(capacities) > 1 else [],
-        "chance": {"mAP": 0.026},
-    }
+def body(content: dict[str, Any], recipe: dict[str, Any] = RECIPE, **options: Any) -> str:
+    return ModelCard(render_card(finished(content, recipe), usage=USAGE, name="example", **options)).text
 
 
-def write_run(run: Path, content: dict[str, Any]) -> Path:
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "metrics.json").write_text(json.dumps(content))
-    (run / "config.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
-    return run
-
-
-def body(content: dict[str, Any]) -> str:
-    return ModelCard(str(render_card(content, RECIPE, name="example"))).text
+def line_of(text: str, beginning: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(beginning)]
+    return found
 
 
 def table(text: str, first: str) -> list[list[str]]:
@@ -99,23 +62,66 @@ def table(text: str, first: str) -> list[list[str]]:
     return rows
 
 
-def test_capacities_are_those_of_the_metrics() -> None:
-    assert table(body(metrics()), "capacity |") == [
-        [
-            *("capacity", "kept weights", "file", "mAP self-test (%)", "cross-test (%)", "self-test to dense"),
-            "latency, 1 image",
-        ],
-        # 0.3 + 0.02 + 0.002, and with the dense gallery 0.01; the dense network has 0.41
-        ["0.20", "2,469", "0.91 MB", "32.2", "33.0", "-8.8", "7.2 ms"],
-        ["0.50", "6,172", "not saved", "35.5", "36.0", "-5.5", "7.5 ms"],
-        ["1.00", "12,345", "4.56 MB", "41.0", "41.0", "+0.0", "8.0 ms"],
+def test_quality_of_each_capacity() -> None:
+    # 0.3 + 0.02 + 0.002, and with the dense gallery 0.01; the dense network has 0.41
+    assert table(body(metrics()), "capacity | trained") == [
+        ["capacity", "trained", "self-test", "to dense", "cross-test", "to dense"],
+        ["0.20", "yes", "32.2", "-8.8", "33.0", "-8.0"],
+        ["0.50", "no", "35.5", "-5.5", "36.0", "-5.0"],
+        ["1.00", "yes", "41.0", "+0.0", "41.0", "+0.0"],
     ]
+
+
+def test_cost_of_each_capacity() -> None:
+    text = body(metrics())
+    assert table(text, "capacity | kept") == [
+        ["capacity", "kept weights", "ready file", "multiply-adds", "latency"],
+        ["0.20", "2,469", "0.91 MB", "19.7 M", "7.2 ms"],
+        ["0.50", "6,172", "none", "49.4 M", "7.5 ms"],
+        ["1.00", "12,345", "4.56 MB", "98.7 M", "8.0 ms"],
+    ]
+    assert "37 × 37 pixels" in line_of(text, "- **Multiply-adds**")
+    assert "measured on CPU (Some CPU, 1 thread)" in line_of(text, "- **Latency**")
+    assert "12,345 in all" in line_of(text, "- **Kept weights**")
+
+
+def test_cost_of_what_is_published_is_that_of_its_files() -> None:
+    text = body(
+        metrics(),
+        model_id="org/name",
+        layout="branches",
+        files={0.5: 1_230_000},
+        downloads={0.2: 1_000_000, 0.5: 2_000_000, 1.0: 4_000_000},
+    )
+    assert [row[:4] for row in table(text, "capacity | kept")] == [
+        ["capacity", "kept weights", "ready file", "download"],
+        ["0.20", "2,469", "none", "1.00 MB"],
+        ["0.50", "6,172", "1.23 MB", "2.00 MB"],
+        ["1.00", "12,345", "none", "4.00 MB"],
+    ]
+
+
+def test_run_of_an_earlier_version_says_what_it_did_not_measure() -> None:
+    old = metrics()
+    for name in ("latency_device", "model", "base_model", "training_device", "interpolation", "chance"):
+        del old[name]
+    for row in old["capacities"]:
+        del row["multiply_adds"], row["trained"]
+    text = body(old)
+    assert {row[3] for row in table(text, "capacity | kept")[1:]} == {"not measured"}
+    assert {row[1] for row in table(text, "capacity | trained")[1:]} == {"not recorded"}
+    assert "- Multiply-adds." in text
+    assert "- What interpolated batch-norm statistics cost" in text
+    assert "measured on Some GPU" in line_of(text, "- **Latency**")
+    assert "curve.png" not in text
+    assert "None" not in text
+    assert "- Multiply-adds." not in body(metrics())
 
 
 def test_matrix_of_every_metric() -> None:
     text = body(metrics())
     for metric in ("mAP", "recall@1"):
-        section = text[text.index(f"\n{metric} (%), rows query capacity") :]
+        section = text[text.index(f"\n{metric} (%) on `photos`, split `test`, rows query capacity") :]
         rows = table(section, "query")
         assert rows[0][1:] == ["0.20", "0.50", "1.00"]
         for row, query in zip(rows[1:], CAPACITIES, strict=True):
@@ -129,24 +135,24 @@ def test_of_many_metrics_only_the_tests_are_told() -> None:
         {**result, "metric": name} for result in found["results"] for name in names if result["metric"] == "mAP"
     ]
     text = body({**found, "protocol": "revisited", "chance": None})
-    assert [f"\n{name} (%), rows" in text for name in names] == [True, True, True, False]
-    rows = table(text.split("All metrics:")[1], "(%)")
+    assert [f"\n{name} (%) on `photos`, split `test`, rows" in text for name in names] == [True, True, True, False]
+    rows = table(text.split("\nAll metrics (%)")[1], "(%)")
     assert rows[0] == ["(%)", "capacity", *names]
     assert rows[1] == ["self-test", "0.20", *["32.2"] * 4]
     assert rows[4] == ["cross-test", "0.20", *["33.0"] * 4]
-    assert "All metrics:" not in body(metrics())
+    assert "All metrics (%)" not in body(metrics())
 
 
 @pytest.mark.parametrize(("protocol", "is_said"), [("in_shop", True), ("veri776", True), ("gldv2", False)])
 def test_unseen_classes_are_claimed_only_where_test_classes_are_no_training_classes(
     protocol: str, is_said: bool
 ) -> None:
-    assert ("classes never seen in training" in body({**metrics(), "protocol": protocol})) == is_said
+    assert ("classes were never seen in training" in body({**metrics(), "protocol": protocol})) == is_said
 
 
 def test_cost_of_interpolation() -> None:
-    section = body(metrics()).split("## Running statistics")[1]
-    assert table(section, "capacity |")[1] == ["0.30", "34.5", "34.5", "+0.0"]
+    section = body(metrics()).split("### Between stored capacities")[1]
+    assert table(section, "capacity | with")[1] == ["0.30", "34.5", "34.5", "+0.0"]
 
 
 def test_every_number_of_the_text_is_one_of_the_metrics() -> None:
@@ -155,43 +161,63 @@ def test_every_number_of_the_text_is_one_of_the_metrics() -> None:
     for name in ("num_queries", "num_gallery", "num_train_classes", "num_train_images", "seed"):
         new[name] += 1000
     new["training_seconds"], new["chance"] = 600.0, {"mAP": 0.5}
+    new["model"].update({"parameters": 34567, "embedding_dim": 21, "image_size": 41, "embedding_space": "77aa"})
     texts = [body(content) for content in (old, new)]
     for gone, come in (
-        *(("41 query", "1041 query"), ("43 gallery", "1043 gallery"), ("613 images", "1613 images")),
-        *(("of 17 classes", "of 1017 classes"), ("1.5 minutes", "10.0 minutes"), ("seed 3.", "seed 1003.")),
-        ("mAP 2.6 %", "mAP 50.0 %"),
+        *(("the 43 images", "the 1043 images"), ("613 images", "1,613 images"), ("of 17 classes", "of 1017 classes")),
+        *(("1.5 minutes", "10.0 minutes"), ("seed 3.", "seed 1003."), ("order 2.6 %", "order 50.0 %")),
+        *(("23,456 parameters", "34,567 parameters"), ("to 19 numbers", "to 21 numbers")),
+        *(("37 × 37 pixels", "41 × 41 pixels"), ("`3f9a3f9a3f9a3f9a`", "`77aa`")),
     ):
         assert gone in texts[0]
         assert come in texts[1]
         assert f" {gone}" not in texts[1]
 
 
-def test_metadata_survive_a_round_trip() -> None:
-    card = ModelCard(str(render_card(metrics(), RECIPE, name="example")))
-    data = card.data
-    assert data.library_name == "transformers"
-    assert data.pipeline_tag == "image-feature-extraction"
-    assert data.model_name == "example"
-    found = {result.metric_name: result.metric_value for result in data.eval_results}
-    # Self-tests and cross-tests: three of each metric, of which the dense network's own is both.
-    assert len(found) == 2 * (3 + 2)
-    assert found["mAP, query capacity 0.20, gallery 1.00"] == value("mAP", 0.2, 1.0)
-    assert found["recall@1, query capacity 0.50, gallery 0.50"] == value("recall@1", 0.5, 0.5)
-    assert {result.dataset_name for result in data.eval_results} == {"photos"}
+def test_queries_and_gallery_apart_are_both_told() -> None:
+    text = body({**metrics(), "protocol": "in_shop", "num_queries": 41, "chance": None})
+    assert "41 queries search 43 gallery images" in text
+    assert "random order" not in text
 
 
-def test_markdown_is_well_formed() -> None:
+def test_figures_come_with_data_set_split_command_and_commit() -> None:
     text = body(metrics())
+    assert "`test` split of `photos`" in text
+    assert "```bash\ntrain_accelerate.py --config recipe.yaml\n```" in text
+    assert "at commit `0123456789ab`" in text
+    captions = [line for line in text.splitlines() if re.match(r"(mAP|recall@1) \(%\)", line)]
+    assert len(captions) == 3
+    assert all("on `photos`, split `test`" in caption for caption in captions)
+
+
+def test_first_paragraph_speaks_of_the_smallest_trained_subnetwork() -> None:
+    content = metrics()
+    assert "the smallest subnetwork that was trained, capacity 0.20, finds" in body(content)
+    assert "with mAP 33.0 %. The dense network itself has 41.0 %, a random order 2.6 %." in body(content)
+    content["capacities"][0]["trained"] = False
+    assert "capacity 1.00, finds" in body(content)  # the example's 0.5 wasn't trained either
+
+
+@pytest.mark.parametrize("options", [{}, {"model_id": "org/name", "layout": "branches"}])
+@pytest.mark.parametrize("capacities", [CAPACITIES, (0.2,)])
+def test_markdown_is_well_formed(options: dict[str, Any], capacities: tuple[float, ...]) -> None:
+    text = body(metrics(capacities=capacities), **options)
     lines = text.splitlines()
+    assert lines[0] == BEGIN
+    assert lines[-1] == END
     assert "{{" not in text
     assert "{%" not in text
     assert "\n\n\n" not in text.strip()
-    fences = [line for line in lines if line.startswith("```")]
-    assert fences == ["```python", "```", "```yaml", "```"]
+    is_code = False
     for index, line in enumerate(lines):
-        if line.startswith("#") and not line.startswith("# registers"):
-            assert index == 0 or lines[index - 1] == "", line
+        if line.startswith("```"):
+            assert is_code == (line == "```"), "a block of code says its language, and ends"
+            assert is_code or lines[index - 1] == "", line
+            is_code = not is_code
+        elif not is_code and line.startswith("#"):
             assert lines[index + 1] == "", line
+            assert index == 1 or lines[index - 1] == "", line
+    assert not is_code
 
 
 def test_recipe_is_yaml_and_leaves_out_folders_of_the_machine() -> None:
@@ -201,44 +227,81 @@ def test_recipe_is_yaml_and_leaves_out_folders_of_the_machine() -> None:
     assert yaml.safe_load(block) == {k: v for k, v in RECIPE.items() if k not in ("data_dir", "output_dir")}
 
 
-def test_snippet_is_python_and_prunes_to_a_trained_capacity() -> None:
-    block = body(metrics()).split("```python\n")[1].split("```")[0]
-    compile(block, "card", "exec")
-    assert "model.prune(capacity=0.2)" in block
+def test_snippet_and_output_are_shown_as_they_are() -> None:
+    text = body(metrics())
+    assert "```python\nprint(1)\n```\n\nIt was run when this card was made, and printed:\n\n```text\n1\n```\n" in text
 
 
-@pytest.mark.parametrize(("method", "says"), [("prunnet", "integrated where they conflict"), ("joint", "plain sum")])
+def test_snippet_that_was_not_run_is_said_to_be() -> None:
+    text = ModelCard(render_card(finished(metrics()), usage=Usage("print(1)\n"), name="example")).text
+    assert "This snippet was not run when this card was made." in text
+    assert "```text" not in text
+
+
+@pytest.mark.parametrize(
+    ("layout", "loading"),
+    [
+        (None, 'from_pretrained("subnetworks/capacity-0.20")'),
+        ("branches", 'from_pretrained("org/name", revision="capacity-0.20")'),
+        ("subfolders", 'from_pretrained("org/name", subfolder="capacity-0.20")'),
+        ("repos", 'from_pretrained("org/name-capacity-0.20")'),
+    ],
+)
+def test_ready_subnetworks_are_loaded_from_where_they_are_published(layout: Layout | None, loading: str) -> None:
+    text = body(metrics(), model_id="model" if layout is None else "org/name", layout=layout)
+    assert text.count(loading) == 1
+    assert "These lines were not run" in text
+    assert "accelerate launch train_accelerate.py --model_name_or_path" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("prunnet", "integrated where they\nconflict"), ("joint", "plain sum of the losses")],
+)
 def test_card_says_how_it_was_trained(method: str, says: str) -> None:
     assert says in body(metrics(method))
 
 
+@pytest.mark.parametrize(
+    ("content", "recipe", "says"),
+    [
+        ({"base_model": "timm/resnet18.a1_in1k"}, {"pretrained_backbone": True}, "weights of [timm/resnet18.a1_in1k]"),
+        ({}, {"model_name_or_path": "/home/me/earlier"}, "from the local checkpoint `earlier`;"),
+        ({}, {"pretrained_backbone": False}, "from random weights;"),
+    ],
+)
+def test_card_says_what_training_started_from(content: dict[str, Any], recipe: dict[str, Any], says: str) -> None:
+    assert says in body({**metrics(), **content}, {**RECIPE, **recipe})
+
+
 def test_independent_run_claims_no_compatibility() -> None:
     text = body(metrics("independent", (0.2,)))
-    assert "compatible with no other network" in text
-    assert "Subnetworks" not in text
-    assert "prune(" not in text
-    assert table(text, "capacity |") == [
-        ["capacity", "kept weights", "file", "mAP (%)", "latency, 1 image"],
-        ["0.20", "2,469", "0.91 MB", "32.2", "7.2 ms"],
+    assert "compatible with no other network" in text.replace("\n", " ")
+    for claim in ("subnetwork", "Subnetwork", "prune(", "re-index", "compatibility.png", "curve.png"):
+        assert claim not in text
+    assert table(text, "capacity | kept") == [
+        ["capacity", "kept weights", "file", "multiply-adds", "latency"],
+        ["0.20", "2,469", "0.91 MB", "19.7 M", "7.2 ms"],
     ]
+    assert table(text, "query")[1] == ["**0.20**", "32.2"]
 
 
 def test_model_trained_elsewhere_shows_no_training_it_knows_nothing_of() -> None:
     unknown = dict.fromkeys(("method", "seed", "num_train_classes", "num_train_images", "training_seconds"))
-    recipe = {**RECIPE, "model_name_or_path": "org/name"}
-    text = ModelCard(str(render_card({**metrics(), **unknown}, recipe, name="example"))).text
+    text = body({**metrics(), **unknown}, {**RECIPE, "model_name_or_path": "org/name"})
     assert "trained elsewhere, as `org/name`" in text
     assert "None" not in text
     assert "```yaml" not in text
+    assert "this is one, with seed" not in text
 
 
 def test_write_card_replaces_the_readme_and_sums_up(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metrics())
     (run / "README.md").write_text("old")
-    lines = write_card(run).splitlines()
+    lines = write_card(run, execute=False).splitlines()
     text = (run / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\n")
-    assert text.endswith("\n")
+    assert text.endswith(f"{END}\n")
     assert "# run" in text
     assert sorted(path.name for path in run.iterdir()) == ["README.md", "config.yaml", "metrics.json"]
     assert lines == [
@@ -249,15 +312,79 @@ def test_write_card_replaces_the_readme_and_sums_up(tmp_path: Path) -> None:
 
 
 def test_summary_of_a_lone_network_has_no_subnetwork(tmp_path: Path) -> None:
-    assert len(summarise(tmp_path, metrics("independent", (1.0,))).splitlines()) == 2
+    assert len(summarise(tmp_path, finished(metrics("independent", (1.0,)))).splitlines()) == 2
 
 
-@pytest.mark.parametrize("missing", ["metrics.json", "config.yaml"])
-def test_unfinished_run(tmp_path: Path, missing: str) -> None:
-    run = write_run(tmp_path, metrics())
-    (run / missing).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"{re.escape(missing)} is missing: a card is made from a finished run"
-    ):
+def test_failing_snippet_writes_no_card_and_shows_its_output(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())  # which has no model
+    with pytest.raises(RuntimeError, match=r"(?s)snippet failed in .*model.*server = AutoModel.*No card was written"):
         write_card(run)
     assert not (run / "README.md").exists()
+    assert not (run / "usage.json").exists()
+
+
+def save_models(root: Path) -> None:
+    """A dense model as `org/name` and its subnetwork as `org/name-capacity-0.20`, with processors."""
+    torch.manual_seed(0)
+    config = PrunNetConfig(
+        backbone="resnet10t",
+        backbone_kwargs={"channels": [4, 4, 8, 8], "stem_width": 4},
+        image_size=32,
+        embedding_dim=6,
+        capacities=[0.2],
+        statistics_capacities=[0.2],
+    )
+    model = PrunNetModel(config).eval()
+    processor = PrunNetImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for name, network in (("org/name", model), ("org/name-capacity-0.20", model.prune(0.2))):
+        network.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+
+
+def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    root = tmp_path / "staged"
+    save_models(root)
+    subnetwork = root / "org/name-capacity-0.20"
+
+    dense = build_card(
+        run, model_id="org/name", layout="repos", root=root, subnetworks={0.2: subnetwork}, license="mit"
+    )
+    small = build_subnetwork_card(
+        run, 0.2, model_id="org/name-capacity-0.20", dense_id="org/name", root=root, license="mit"
+    )
+
+    size = f"{(subnetwork / 'model.packed.safetensors').stat().st_size / 1e6:.2f} MB"
+    for text, title in ((dense, "name"), (small, "name-capacity-0.20")):
+        card = ModelCard(text)
+        assert card.text.splitlines()[:2] == [BEGIN, f"# {title}"]
+        assert card.data.license == "mit"
+        assert f"# {title}\n" in text
+        assert "```text\n(3, 6) (3, 6)\n[[" in text
+        assert f"| {size} |" in text
+        assert "\n\n\n" not in card.text
+    assert "finds images in the dense network's gallery with mAP 33.0 %" in small
+    assert table(small, "metric |")[1] == ["mAP", "32.2", "33.0"]
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_card_of_a_capacity_never_evaluated(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    with pytest.raises(
+        ValueError, match=r"capacity must be one that the run evaluated \(0\.20, 0\.50, 1\.00\).*0\.30"
+    ):
+        build_subnetwork_card(run, 0.3, model_id="org/small", dense_id="org/name", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "grocery"])
+def test_published_card_is_what_its_run_says(name: str) -> None:
+    """The cards in model_cards/ follow from the figures beside them; `benchmarks/model_card.py` makes them again."""
+    folder = ROOT / "model_cards" / name
+    found = read_run(folder)
+    usage = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
+    assert usage.output is not None
+    assert render_card(found, usage=usage, name=name) == (folder / "README.md").read_text(encoding="utf-8")
+    assert "This snippet was not run" not in (folder / "README.md").read_text(encoding="utf-8")
+    assert (folder / "compatibility.png").is_file()
+    assert (folder / "curve.png").is_file()

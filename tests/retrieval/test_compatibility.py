@@ -8,8 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
-from PIL import Image
 
 from prunnet_hf.retrieval.compatibility import CompatibilityResult
 from prunnet_hf.retrieval.compatibility import check_compatible
@@ -18,7 +16,6 @@ from prunnet_hf.retrieval.compatibility import format_matrix
 from prunnet_hf.retrieval.compatibility import format_tests
 from prunnet_hf.retrieval.compatibility import markdown_matrix
 from prunnet_hf.retrieval.compatibility import markdown_tests
-from prunnet_hf.retrieval.compatibility import plot_matrix
 from prunnet_hf.retrieval.protocols import leave_one_out
 
 CONFIG = SimpleNamespace(embedding_space="3f9a")
@@ -167,30 +164,3 @@ def test_unknown_metric_names_the_known_ones():
 def test_two_runs_mixed_are_refused():
     with pytest.raises(ValueError, match=r"hold 'mAP' twice for query capacity 0\.20 and gallery capacity 0\.20"):
         markdown_matrix([*RESULTS, RESULTS[0]], "mAP")
-
-
-def test_plot_is_a_png_that_replaces_the_old_one(tmp_path):
-    path = tmp_path / "compatibility.png"
-    path.write_text("old")
-    assert plot_matrix(RESULTS, path, title="a run") == path
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        # Panels are coloured: a viridis cell has no two equal channels, a blank page has no such pixel.
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    coloured = (np.ptp(pixels, axis=2) > 40).mean()
-    assert coloured > 0.3
-    assert [file.name for file in tmp_path.iterdir()] == ["compatibility.png"]
-
-
-def test_plot_refuses_before_it_writes(tmp_path):
-    with pytest.raises(ValueError, match="no metric 'mINP'"):
-        plot_matrix(RESULTS, tmp_path / "a.png", metrics=("mINP",))
-    with pytest.raises(ValueError, match="metrics must name at least one"):
-        plot_matrix(RESULTS, tmp_path / "a.png", metrics=())
-    assert not list(tmp_path.iterdir())
-
-
-def test_plot_leaves_pyplot_alone(tmp_path):
-    before = pyplot.get_fignums()
-    plot_matrix(RESULTS, tmp_path / "a.png")
-    assert pyplot.get_fignums() == before

@@ -23,12 +23,16 @@ from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import RunArguments
 from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.description import base_model
 from prunnet_hf.training.description import command_line
 from prunnet_hf.training.description import dataset_name
+from prunnet_hf.training.description import describe_cpu
+from prunnet_hf.training.description import describe_model
 from prunnet_hf.training.description import describe_run
 from prunnet_hf.training.description import describe_subnetworks
 from prunnet_hf.training.description import measure_latency
 from prunnet_hf.training.description import recipe_of
+from prunnet_hf.training.description import without_paths
 
 SIZE = 32
 
@@ -69,6 +73,7 @@ def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassificat
         int(subnetworks[0.2].get_parameter(name).count_nonzero()) for name in subnetworks[0.2].packable_weights()
     )
     assert rows[0]["kept_weights"] == kept
+    assert 0 < rows[0]["multiply_adds"] < rows[1]["multiply_adds"]
 
 
 def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
@@ -98,6 +103,7 @@ def test_description_of_a_run(accelerator: Accelerator, monkeypatch: pytest.Monk
             "train_accelerate.py --output_dir DIR --config 'my recipe.yaml'",
         ),
         (["--seed", "1", "--data_dir"], "train_accelerate.py --seed 1 --data_dir"),
+        (["--config", "/home/me/omniglot.yaml"], "train_accelerate.py --config omniglot.yaml"),
     ],
 )
 def test_command_without_the_folders_of_this_machine(
@@ -120,3 +126,34 @@ def test_recipe_leaves_out_how_the_run_was_called() -> None:
     recipe = recipe_of(arguments(resume=True, eval_only=True))
     assert recipe["batch_size"] == 4
     assert not {"resume", "eval_only"} & recipe.keys()
+
+
+def test_model_is_described_without_scores_and_classifier(model: PrunNetForImageClassification) -> None:
+    model.renew_embedding_space()
+    found = describe_model(model)
+    # Once pruned, nothing is left but what embedding needs.
+    assert found["parameters"] == sum(tensor.numel() for tensor in model.prunnet.prune(0.2).parameters())
+    assert found["embedding_space"] == model.config.embedding_space
+    assert (found["backbone"], found["image_size"], found["embedding_dim"]) == ("resnet10t", SIZE, 6)
+    assert (found["capacities"], found["prunable"]) == (model.config.capacities, True)
+
+
+def test_base_model_is_one_on_the_hub(tmp_path: Path) -> None:
+    assert base_model(ModelArguments()) is None
+    assert base_model(ModelArguments(model_name_or_path="org/name")) == "org/name"
+    assert base_model(ModelArguments(model_name_or_path=str(tmp_path))) is None
+    # timm's own default for resnet18
+    assert base_model(ModelArguments(pretrained_backbone=True)) == "timm/resnet18.a1_in1k"
+
+
+def test_recipe_names_no_folder_of_the_machine() -> None:
+    recipe = {"epochs": 3, "data_dir": "/home/me/photos", "output_dir": "out", "model_name_or_path": "/home/me/base"}
+    assert without_paths(recipe) == {"epochs": 3, "model_name_or_path": "base"}
+    assert without_paths({"model_name_or_path": "org/name"}) == {"model_name_or_path": "org/name"}
+    assert without_paths({"model_name_or_path": None}) == {"model_name_or_path": None}
+
+
+def test_cpu_is_named_with_the_threads_in_use() -> None:
+    threads = torch.get_num_threads()
+    assert describe_cpu().startswith("CPU (")
+    assert describe_cpu().endswith(f", {threads} thread{'s' if threads > 1 else ''})")

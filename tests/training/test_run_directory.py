@@ -42,7 +42,10 @@ def test_subnetwork_directories_have_two_digits_or_all(capacity: float, name: st
 
 
 def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> None:
-    for name in ("metrics.json", "README.md", "compatibility.png", "notes.txt", "model/config.json"):
+    for name in (
+        *("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json"),
+        *("notes.txt", "model/config.json"),
+    ):
         write_text(tmp_path / name, "old")
     write_text(tmp_path / "subnetworks/capacity-0.30/config.json", "old")
     discard_conclusions(tmp_path)
@@ -54,7 +57,10 @@ def test_recorded_training_is_what_the_metrics_say(tmp_path: Path) -> None:
     facts = {"method": "joint", "seed": 3, "num_train_classes": 4, "num_train_images": 24, "training_seconds": 9.5}
     write_json(tmp_path / "metrics.json", {"dataset": "photos", "split": "test", **facts})
     # What an earlier version did not record yet is unknown.
-    assert recorded_training(tmp_path, "photos") == {**facts, "waiting_for_data": None, "skipped_steps": None}
+    assert recorded_training(tmp_path, "photos") == {
+        **facts,
+        **dict.fromkeys(("waiting_for_data", "skipped_steps", "base_model", "training_device")),
+    }
     assert recorded_training(tmp_path / "elsewhere", "photos") == {}
 
 
