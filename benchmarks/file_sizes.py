@@ -1,16 +1,29 @@
-"""Size of a packed subnetwork's file against the dense network's plain file, both fp32, projector in, scores out.
+"""Sizes of the forms of a saved model against the plain dense file, `prune(1.0)` saved, of the same type.
 
-    python benchmarks/file_sizes.py --capacity 0.2
+    python benchmarks/file_sizes.py
+    python benchmarks/file_sizes.py --dtype bfloat16 --capacity 0.2 --backbones resnet18
 
-The weights are random: the size depends on their number alone.
+The weights are random: sizes depend on their number alone. All is in megabytes (10^6 bytes) and as a share of the
+dense file, projector in, running statistics of ten subnetworks in where the form has them:
+
+- packed: the subnetwork of `--capacity`;
+- full: the prunable model with scores as they are, rank16: with scores as ranks (in float32 or the type's own for the
+  weights), rank16 without statistics: the same, the rows of statistics left out;
+- bands: the files of all bands (edges at the trained capacities) and the index, bands + ranks: their ranks, too;
+- first band: what `from_pretrained(..., capacity)` fetches for the smallest edge, index in.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetModel
+from prunnet_hf.calibration import MEAN
+from prunnet_hf.calibration import VARIANCE
 
 BACKBONES = (
     "resnet18",
@@ -21,26 +34,54 @@ BACKBONES = (
     "swin_tiny_patch4_window7_224",
     "convnext_tiny",
 )
+COLUMNS = ("packed", "full", "rank16", "rank16 without statistics", "bands", "bands + ranks", "first band")
 
 
 def main() -> None:
     """Print one Markdown row a backbone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=float, default=0.2)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
     arguments = parser.parse_args()
-    print(f"| backbone | dense (MB) | capacity {arguments.capacity:g} (MB) | share |\n|---|---:|---:|---:|")
+    print(f"capacity {arguments.capacity:g}, {arguments.dtype}\n")
+    print(f"| backbone | dense (MB) | {' | '.join(COLUMNS)} |\n|---|---:|{'---:|' * len(COLUMNS)}")
     for backbone in arguments.backbones:
-        model = PrunNetModel(PrunNetConfig(backbone=backbone))
-        dense, packed = (saved_bytes(model.prune(capacity)) for capacity in (1.0, arguments.capacity))
-        print(f"| {backbone} | {dense / 1e6:.1f} | {packed / 1e6:.1f} | {100 * packed / dense:.1f} % |")
+        print(measure(backbone, arguments.capacity, getattr(torch, arguments.dtype)), flush=True)
 
 
-def saved_bytes(model: PrunNetModel) -> int:
-    """Bytes of the weight file that `save_pretrained` writes."""
+def measure(backbone: str, capacity: float, dtype: torch.dtype) -> str:
+    """Save a random model in every form."""
+    model = PrunNetModel(PrunNetConfig(backbone=backbone)).to(dtype)
+    dense = sum(saved(model.prune(1.0)).values())
+    ranked = sum(saved(model, scores="rank16").values())
+    statistics = sum(
+        buffer.numel() * buffer.itemsize
+        for name, buffer in model.named_buffers()
+        if name.endswith((f".{MEAN}", f".{VARIANCE}"))
+    )
+    files = saved(model, bands=model.config.capacities)
+    ranks = sum(size for name, size in files.items() if ".ranks." in name)
+    first = files["bands.index.json"] + min((name, size) for name, size in files.items() if ".ranks." not in name)[1]
+    sizes = [
+        sum(saved(model.prune(capacity)).values()),
+        sum(saved(model).values()),
+        ranked,
+        ranked - statistics,
+        sum(files.values()) - ranks,
+        sum(files.values()),
+        first,
+    ]
+    cells = (f"{size / 1e6:.1f} ({size / dense:.3f})" for size in sizes)
+    return f"| {backbone} | {dense / 1e6:.1f} | {' | '.join(cells)} |"
+
+
+def saved(model: PrunNetModel, **form: Any) -> dict[str, int]:
+    """Bytes of each file of weights that `save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        return sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
+        model.save_pretrained(directory, **form)
+        files = [file for file in Path(directory).iterdir() if file.name != "config.json"]
+        return {file.name: file.stat().st_size for file in files}
 
 
 if __name__ == "__main__":

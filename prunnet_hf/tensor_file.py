@@ -148,7 +148,15 @@ def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) ->
 
     A layer registered twice has its tensors twice in a state dict. Stored in another form under one name and plain
     under the other, they would contradict each other when loaded.
+
+    Raises:
+        ValueError: If `state_dict` lacks one of `names`.
     """
+    missing = sorted(set(names) - set(state_dict))
+    if missing:
+        raise ValueError(
+            f"state_dict lacks {missing[:5]}, which the model has; pass all tensors of the model, or none."
+        )
     places = {_place(state_dict[name]) for name in names}
     return {name: tensor for name, tensor in state_dict.items() if name in names or _place(tensor) not in places}
 

@@ -248,6 +248,150 @@ class TestCapacityOnLoading:
             PrunNetModel.from_pretrained(packed)
 
 
+FORMS: list[dict[str, Any]] = [{"scores": "rank16"}, {"bands": [0.2, 0.6]}]
+
+
+class TestFormsOfAPrunableModel:
+    """Ranks and bands, in what they share; what is in the files: tests/test_rank16.py and tests/test_bands.py."""
+
+    @pytest.fixture(params=FORMS, ids=lambda form: next(iter(form)))
+    def directory(self, model, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        """A directory with the prunable model in this form, which the test may change."""
+        model.save_pretrained(tmp_path / "model", **request.param)
+        return tmp_path / "model"
+
+    def test_all_but_the_scores_is_exact(self, model, directory: Path) -> None:
+        loaded, info = PrunNetForImageClassification.from_pretrained(directory, output_loading_info=True)
+        assert not info["missing_keys"]
+        state = model.state_dict()
+        found = {name: tensor for name, tensor in loaded.state_dict().items() if not name.endswith(".scores")}
+        assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+        assert loaded.state_dict().keys() == state.keys()
+        assert loaded.config.name_or_path == str(directory)
+        for capacity in (0.2, 0.6, 1.0):
+            assert same_state(loaded.prune(capacity), model.prune(capacity))
+
+    @pytest.mark.parametrize("capacity", [0.01, 0.2, 0.31, 0.6, 0.99, 1.0])
+    @pytest.mark.filterwarnings("ignore:No running statistics")
+    def test_a_capacity_on_loading_is_pruning_after_it(self, directory: Path, capacity: float) -> None:
+        for loader in (PrunNetForImageClassification, PrunNetModel, AutoModel, AutoModelForImageClassification):
+            expected = loader.from_pretrained(directory).prune(capacity)
+            found = loader.from_pretrained(directory, capacity=capacity)
+            assert type(found) is type(expected)
+            assert same_state(found, expected)
+            assert found.config.to_dict() == expected.config.to_dict()
+            assert not found.training
+
+    def test_saved_again_it_is_the_same(self, directory: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+        form = request.node.callspec.params["directory"]
+        loaded = PrunNetForImageClassification.from_pretrained(directory)
+        loaded.save_pretrained(tmp_path / "again", **form)
+        for file in directory.iterdir():
+            assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+    def test_it_can_be_trained_again(self, directory: Path) -> None:
+        loaded = PrunNetForImageClassification.from_pretrained(directory).train()
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        loaded(images, labels=torch.arange(4) % 3, capacity=0.6).loss.backward()
+        assert all(layer.scores.grad.abs().sum() > 0 for layer in loaded.prunable_layers().values())
+
+    def test_another_classifier(self, directory: Path) -> None:
+        for loader in (PrunNetForImageClassification, AutoModelForImageClassification):
+            loaded = loader.from_pretrained(directory, capacity=0.2, num_labels=5)
+            assert loaded.classifier.out_features == 5
+            assert loaded.config.num_labels == 5
+
+    def test_a_model_without_a_classifier(self, directory: Path, tmp_path: Path, request: Any) -> None:
+        form = request.node.callspec.params["directory"]
+        PrunNetModel.from_pretrained(directory).save_pretrained(tmp_path / "base", **form)
+        _, info = PrunNetForImageClassification.from_pretrained(tmp_path / "base", output_loading_info=True)
+        assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
+
+    def test_a_configuration_given_as_such(self, model, directory: Path) -> None:
+        for config in (PrunNetConfig.from_pretrained(directory), str(directory)):
+            loaded = PrunNetForImageClassification.from_pretrained(directory, config=config, capacity=0.6)
+            assert same_state(loaded, model.prune(0.6))
+
+    def test_a_subfolder_and_the_cache(self, model, directory: Path, tmp_path: Path) -> None:
+        repository = tmp_path / "cache" / "models--org--name"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(directory, repository / "snapshots" / ("0" * 40) / "dense")
+        where = {"cache_dir": tmp_path / "cache", "local_files_only": True, "subfolder": "dense"}
+        loaded = PrunNetForImageClassification.from_pretrained("org/name", capacity=0.6, **where)
+        assert same_state(loaded, model.prune(0.6))
+
+    def test_another_form_replaces_it(self, model, directory: Path) -> None:
+        model.save_pretrained(directory)
+        assert weight_files(directory) == {DENSE_WEIGHTS_NAME}
+        assert not (directory / "bands.index.json").exists()
+        model.save_pretrained(directory, bands=[0.2])
+        model.prune(0.6).save_pretrained(directory)
+        assert weight_files(directory) == {PACKED_WEIGHTS_NAME}
+        assert not (directory / "bands.index.json").exists()
+
+    def test_a_variant(self, directory: Path) -> None:
+        with pytest.raises((ValueError, OSError), match=r"variant must be None|model\.fp16\.safetensors"):
+            PrunNetModel.from_pretrained(directory, variant="fp16")
+
+    def test_weights_of_another_model(self, directory: Path) -> None:
+        edit_config(directory, embedding_dim=4)
+        for capacity in (None, 0.2):
+            with pytest.raises(ValueError, match=r"do not fit the model that its config\.json describes"):
+                PrunNetModel.from_pretrained(directory, capacity=capacity)
+
+    def test_an_argument_that_does_not_fit(self, directory: Path) -> None:
+        with pytest.raises(ValueError, match=r"do not fit embedding_dim=4, which from_pretrained was given"):
+            PrunNetModel.from_pretrained(directory, capacity=0.2, embedding_dim=4)
+
+    def test_a_save_that_fails_leaves_what_was_there(self, directory: Path, request: Any) -> None:
+        before = {file.name: file.read_bytes() for file in directory.iterdir()}
+        diverged = tiny()
+        with torch.no_grad():
+            diverged.prunnet.backbone.conv1.scores[0] = float("nan")
+        with pytest.raises(ValueError, match=r"conv1\.scores must be finite"):
+            diverged.save_pretrained(directory, **request.node.callspec.params["directory"])
+        assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+
+
+class TestBands:
+    @pytest.fixture
+    def bands(self, model, tmp_path: Path) -> Path:
+        """A directory with edges 0.2, 0.6 and 1.0, which the test may change."""
+        model.save_pretrained(tmp_path / "bands", bands=[0.2, 0.6])
+        return tmp_path / "bands"
+
+    def test_only_what_is_needed_must_be_there(self, model, bands: Path) -> None:
+        for file in weight_files(bands) - {"band-00001-of-00003.safetensors"}:
+            (bands / file).unlink()
+        assert same_state(PrunNetForImageClassification.from_pretrained(bands, capacity=0.2), model.prune(0.2))
+        with pytest.raises(
+            OSError, match=r"capacity \[0\.2, 0\.6, 1\.0\], of which band-00002-of-00003\.safetensors is"
+        ):
+            PrunNetModel.from_pretrained(bands, capacity=0.6)
+
+    def test_a_band_of_another_model(self, bands: Path, tmp_path: Path) -> None:
+        tiny(seed=1).save_pretrained(tmp_path / "other", bands=[0.2, 0.6])
+        shutil.copy(tmp_path / "other" / "band-00002-of-00003.safetensors", bands)
+        with pytest.raises(CheckpointFormatError, match=r"band-00002-of-00003\.safetensors: .*another model"):
+            PrunNetModel.from_pretrained(bands, capacity=0.6)
+
+    def test_statistics_that_are_mixed_warn_as_pruning_does(self, bands: Path) -> None:
+        with pytest.warns(UserWarning, match=r"stored below capacity 0\.20; those are used for 0\.10") as caught:
+            PrunNetModel.from_pretrained(bands, capacity=0.1)
+        assert caught[0].filename == __file__
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_another_type_on_loading(self, model, bands: Path, dtype: torch.dtype) -> None:
+        loaded = PrunNetForImageClassification.from_pretrained(bands, capacity=0.6, dtype=dtype)
+        assert same_state(loaded, model.prune(0.6).to(dtype))
+
+    def test_edges_without_statistics(self, model, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"stored running statistics, \[0\.2, 0\.6\] and 1\.0; got \[0\.3\]"):
+            model.save_pretrained(tmp_path, bands=[0.3])
+        assert list(tmp_path.iterdir()) == []
+
+
 class TestWhichFile:
     """config.json says what the checkpoint is; a weight file of another kind beside it is left over."""
 

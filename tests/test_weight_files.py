@@ -1,0 +1,94 @@
+"""Which form weights are saved in, and which is found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetModel
+from prunnet_hf.weight_files import check_form
+from prunnet_hf.weight_files import model_arguments
+from prunnet_hf.weight_files import read_weights
+
+
+@pytest.fixture(scope="module")
+def model() -> PrunNetModel:
+    """Not to be changed."""
+    torch.manual_seed(0)
+    layers = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
+    config = PrunNetConfig("resnet18", layers, 32, embedding_dim=8, capacities=[0.2], statistics_capacities=[0.2, 0.6])
+    return PrunNetModel(config)
+
+
+class TestChoice:
+    def test_edges_come_in_order(self, model) -> None:
+        assert check_form(model, "full", [0.6, 0.2, 0.2], push_to_hub=False) == [0.2, 0.6]
+        assert check_form(model, "full", [], push_to_hub=False) == []
+        assert check_form(model, "full", None, push_to_hub=True) is None
+        assert check_form(model, "rank16", None, push_to_hub=False) is None
+
+    @pytest.mark.parametrize(
+        ("scores", "bands", "push", "problem"),
+        [
+            ("rank8", None, False, r"scores must be one of 'full', 'rank16'; got 'rank8'"),
+            ("rank16", [0.2], False, r"scores must be 'full' beside bands=\[0\.2\]"),
+            ("full", [0.0], False, r"bands must be in \(0, 1\]"),
+            ("rank16", None, True, r"push_to_hub must be False beside scores='rank16'.*Save first"),
+            ("full", [0.2], True, r"push_to_hub must be False beside bands=\[0\.2\]"),
+        ],
+    )
+    def test_what_does_not_go_together(self, model, scores: str, bands: Any, push: bool, problem: str) -> None:
+        with pytest.raises(ValueError, match=problem):
+            check_form(model, scores, bands, push)
+
+    def test_bands_that_are_no_list(self, model) -> None:
+        with pytest.raises(TypeError, match=r"bands must be a list of numbers in \(0, 1\]"):
+            check_form(model, "full", 0.2, push_to_hub=False)
+
+    @pytest.mark.parametrize(("scores", "bands"), [("rank16", None), ("full", [0.2])])
+    @pytest.mark.parametrize("capacity", [0.25, 1.0])
+    def test_a_pruned_model_has_one_form(self, model, scores: str, bands: Any, capacity: float) -> None:
+        with pytest.raises(ValueError, match=r"for prunable models; this one is pruned to capacity"):
+            check_form(model.prune(capacity), scores, bands, push_to_hub=False)
+
+
+class TestFinding:
+    @pytest.mark.parametrize(
+        ("form", "found", "name"),
+        [
+            ({}, None, ""),
+            ({"scores": "rank16"}, "ranks are stored in one file", "backbone.conv1.scores"),
+            ({"bands": [0.2]}, "bands are one set of files", "backbone.conv1.scores"),
+        ],
+        ids=str,
+    )
+    def test_a_prunable_model(self, model, tmp_path: Path, form: Any, found: str | None, name: str) -> None:
+        model.save_pretrained(tmp_path, **form)
+        weights = read_weights(PrunNetModel, tmp_path, None, None, None, {})
+        assert (None if weights is None else weights.form) == found
+        assert weights is None or name in weights.state_dict
+
+    def test_a_subnetwork(self, model, tmp_path: Path) -> None:
+        for capacity, found in ((0.25, "a packed subnetwork is one file"), (1.0, None)):
+            model.prune(capacity).save_pretrained(tmp_path)
+            weights = read_weights(PrunNetModel, tmp_path, None, None, None, {})
+            assert (None if weights is None else weights.form) == found
+
+    def test_a_variant_is_plain(self, model, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path, scores="rank16")
+        assert read_weights(PrunNetModel, tmp_path, None, None, "fp16", {}) is None
+
+    def test_the_configuration_of_a_subnetwork_from_bands(self, model, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path, bands=[0.2])
+        weights = read_weights(PrunNetModel, tmp_path, None, 0.2, None, {})
+        assert weights.statistics == (0.2, 0.6)
+        by_path = model_arguments(weights, tmp_path)
+        assert (by_path["config"], by_path["prunable"], by_path["statistics_capacities"]) == (tmp_path, False, [])
+        by_instance = model_arguments(weights, model.config)
+        assert by_instance.keys() == {"config", "state_dict"}
+        assert by_instance["config"].prunable is False
+        assert model.config.prunable is True
