@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import cached_file
 
@@ -109,9 +110,9 @@ def read_weights(
         CheckpointFormatError: If a file is damaged, or of another model.
         OSError: If a file that must be there can't be found.
     """
-    if not isinstance(
-        config, PreTrainedConfig
-    ):  # of a local folder with code, the class comes from another copy of it
+    # Any kind: beside the code of a local folder, transformers imports the configuration's class a second time.
+    if not isinstance(config, PreTrainedConfig):
+        _find(config or path, CONFIG_NAME, where)  # says what is wrong with the Hub better than the next line
         config = cls.config_class.from_pretrained(config or path, **where)
     if config.prunable:
         return _read_bands(path, capacity, where) or (_read_rank16(path, where) if variant is None else None)
@@ -151,13 +152,13 @@ def _read_bands(path: Any, capacity: float | None, where: dict[str, Any]) -> Wei
 
 
 def _find_band(path: Any, name: str, index: BandIndex, where: dict[str, Any]) -> str:
-    try:
-        return str(cached_file(path, name, **{"subfolder": "", **where}))
-    except OSError as error:
+    found = _find(path, name, where)
+    if found is None:
         raise OSError(
-            f"{path} is a checkpoint in bands of capacity {list(index.capacities)}, of which {name} is needed and "
-            f"can't be had ({error}). Copy or save all files again, or load once with access to the Hub."
-        ) from error
+            f"{path} is a checkpoint in bands of capacity {list(index.capacities)}, of which {name} is needed and is "
+            "not there. Copy or save all files again, or load once with access to the Hub."
+        )
+    return found
 
 
 def _read_rank16(path: Any, where: dict[str, Any]) -> Weights | None:
@@ -173,7 +174,23 @@ def _read_rank16(path: Any, where: dict[str, Any]) -> Weights | None:
 
 
 def _find(path: Any, name: str, where: dict[str, Any]) -> str | None:
-    found: str | None = cached_file(
-        path, name, _raise_exceptions_for_missing_entries=False, **{"subfolder": "", **where}
-    )
+    """Where a file of a checkpoint is, fetched where need be; None where there is none.
+
+    Raises:
+        OSError: If the Hub refuses or fails to send it, which transformers would report as a file that isn't there, or
+            as a lack of connection.
+    """
+    arguments = {"subfolder": "", **where}
+    found: str | None
+    try:
+        found = cached_file(path, name, **arguments)
+    except OSError as error:
+        not_cached = error.__cause__
+        reason = not_cached.__cause__ if isinstance(not_cached, FileNotFoundError) else None
+        if reason is not None:
+            raise OSError(
+                f"{name} of {path} is not in the cache, and the Hub did not send it: {reason}\n"
+                "Mend what it names, or try again later."
+            ) from error
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **arguments)
     return found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Read when torch, matplotlib and huggingface_hub are first imported, which is after this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("prunnet", deadline=None)

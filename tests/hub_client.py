@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import transformers.utils.hub
 from huggingface_hub import constants
@@ -24,7 +23,6 @@ def use_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     The client reads the environment once, when it is imported, so what it made of it is set instead. Xet transfer is
     off, here and nowhere else: the Hub of the tests doesn't speak it.
     """
-    huggingface_hub.close_session()
     template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     settings = {
         "ENDPOINT": hub.endpoint,
@@ -52,7 +50,7 @@ def use_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def hub_environment(hub: HubServer, home: Path) -> dict[str, str]:
     """The environment of another process that asks `hub`, with nothing of this one's but what finds programs."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **_variables(hub, home)}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1", **_variables(hub, home)}
 
 
 def _variables(hub: HubServer, home: Path) -> dict[str, str]:
@@ -62,8 +60,6 @@ def _variables(hub: HubServer, home: Path) -> dict[str, str]:
         "HF_TOKEN": hub.token,
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
     }
 
 

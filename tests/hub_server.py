@@ -10,13 +10,12 @@ What it answers, and what it keeps, is in `tests/loopback_hub/`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
@@ -28,6 +27,8 @@ from urllib.parse import urlsplit
 from tests.loopback_hub import collections
 from tests.loopback_hub import routes
 from tests.loopback_hub import uploads
+from tests.loopback_hub.journal import Asked
+from tests.loopback_hub.journal import Failure
 from tests.loopback_hub.requests import Reply
 from tests.loopback_hub.requests import Request
 from tests.loopback_hub.requests import as_json
@@ -40,39 +41,6 @@ from tests.loopback_hub.store import Store
 
 CHUNK = 2**14
 ROUTES = [*routes.ROUTES, *uploads.ROUTES, *collections.ROUTES]
-
-
-@dataclass
-class Asked:
-    """One request as the server saw it.
-
-    Attributes:
-        method: `GET`, `POST`, ...
-        path: Of the address, without the query; a large file's ends in its repository and name at the storage too.
-        status: Of the answer; 0 where the connection was cut before one.
-        received: Bytes of the request's body.
-        sent: Bytes of the answer's body.
-        range: What the `Range` header asked for.
-    """
-
-    method: str
-    path: str
-    status: int = 0
-    received: int = 0
-    sent: int = 0
-    range: str | None = None
-
-
-@dataclass
-class Failure:
-    """What `fail_next` asked for."""
-
-    method: str
-    path_part: str
-    status: int
-    times: int
-    after_bytes: int | None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Server(ThreadingHTTPServer):
@@ -109,6 +77,7 @@ class HubServer:
         )
         self.requests: list[Asked] = []
         self.lock = threading.Lock()
+        self.connections: set[socket.socket] = set()
         self._failures: list[Failure] = []
         self._servers = [_Server(("127.0.0.1", 0), _handler(self, kind)) for kind in (_Hub, _Storage)]
         self.endpoint, self.storage_endpoint = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
@@ -177,6 +146,10 @@ class HubServer:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+        with self.lock:
+            for connection in self.connections:  # which the client would keep open for its next question
+                with contextlib.suppress(OSError):  # it has hung up itself
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,6 +161,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, request: Request) -> Reply:
         raise NotImplementedError
+
+    def handle(self) -> None:
+        with self.hub.lock:
+            self.hub.connections.add(self.connection)
+        try:
+            super().handle()
+        finally:
+            with self.hub.lock:
+                self.hub.connections.discard(self.connection)
 
     def serve(self) -> None:
         path = urlsplit(self.path).path
