@@ -1,5 +1,4 @@
-"""The README's Python snippets run as they stand, one after the other, as a reader would type them;
-the Hub is one on loopback."""
+"""The snippets of the README run as they stand, in order, as a reader would type them; the Hub is one on loopback."""
 
 import re
 from pathlib import Path
