@@ -50,6 +50,7 @@ from .masking import check_capacity
 from .masking import format_capacity
 from .pretrained import load_model
 from .pretrained import save_model
+from .pushing import push_model
 
 
 class PrunNetPreTrainedModel(PreTrainedModel):
@@ -233,6 +234,25 @@ class PrunNetPreTrainedModel(PreTrainedModel):
                 they don't go with each other, a pruned model, or `push_to_hub=True`; if there is a `variant`.
         """
         save_model(self, super().save_pretrained, save_directory, scores=scores, bands=bands, **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, tags: Sequence[str] | str = (), **kwargs: Any
+    ) -> Any:
+        """Upload to the Hub as `PreTrainedModel.push_to_hub` does, with a card that says what the model is.
+
+        Args:
+            repo_id: `org/name`; created where needed. Files of another form that it held are deleted.
+            tags: For the card, besides `model_tags`.
+            **kwargs: As for `PreTrainedModel.push_to_hub`; also `scores` and `bands`, as for `save_pretrained`.
+
+        Returns:
+            The Hub client's `CommitInfo`.
+
+        Raises:
+            ValueError: If `scores` or `bands` don't suit the model, as in `save_pretrained`.
+        """
+        own = [tags] if isinstance(tags, str) else list(tags)
+        return push_model(self, repo_id, tags=[*self.model_tags, *own], **kwargs)
 
     @classmethod
     def from_pretrained(

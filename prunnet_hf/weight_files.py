@@ -87,8 +87,8 @@ def check_form(model: Any, scores: str, bands: Sequence[float] | None, push_to_h
         raise ValueError(f"scores must be 'full' beside bands={edges}, which have ranks of their own; got {scores!r}.")
     if push_to_hub:
         raise ValueError(
-            f"push_to_hub must be False beside {asked}, as it uploads scores as they are. Save first; then upload the "
-            "directory, as push_to_hub.py or `hf upload` does."
+            f"push_to_hub must be False beside {asked}, as it uploads scores as they are. Save first; then call "
+            f"model.push_to_hub(repo_id, {asked})."
         )
     return edges
 
@@ -110,7 +110,8 @@ def read_weights(
         CheckpointFormatError: If a file is damaged, or of another model.
         OSError: If a file that must be there can't be found.
     """
-    if not isinstance(config, cls.config_class):
+    # Any kind: beside the code of a local folder, transformers imports the configuration's class a second time.
+    if not isinstance(config, PreTrainedConfig):
         _find(config or path, CONFIG_NAME, where)  # says what is wrong with the Hub better than the next line
         config = cls.config_class.from_pretrained(config or path, **where)
     if config.prunable:

@@ -23,6 +23,30 @@ settings.register_profile("prunnet", deadline=None)
 settings.load_profile("prunnet")
 
 
+@pytest.fixture(scope="session")
+def client_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder whose training classes have names that are nobody's business. To be left as it is."""
+    from tests.finished_runs import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def finished_run(client_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that trained capacities 0.2 and 0.5, and evaluated 0.3 and 1 besides. To be left as it is."""
+    from tests.finished_runs import train_run
+
+    return train_run(client_photos, tmp_path_factory.mktemp("runs") / "finished", "prunnet", [0.2, 0.5])
+
+
+@pytest.fixture(scope="session")
+def independent_run(client_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one network at capacity 0.2, which can't be pruned. To be left as it is."""
+    from tests.finished_runs import train_run
+
+    return train_run(client_photos, tmp_path_factory.mktemp("runs") / "independent", "independent", [0.2])
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub of its own for the test, which the client of this process is signed in to; its cache is empty."""

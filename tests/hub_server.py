@@ -114,6 +114,10 @@ class HubServer:
         """
         self._failures.append(Failure(method, path_part, status, times, after_bytes, headers or {}))
 
+    def stop_failing(self) -> None:
+        """Answer everything again."""
+        self._failures.clear()
+
     def take_failure(self, method: str, path: str) -> Failure | None:
         """What is to happen to a request instead of its answer."""
         for failure in self._failures:

@@ -1,4 +1,4 @@
-"""The README's Python snippets run as they stand, one after the other, as a reader would type them."""
+"""The snippets of the README run as they stand, in order, as a reader would type them; the Hub is one on loopback."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_snippets_run_in_order(tmp_path, monkeypatch, capsys):
+def test_the_snippets_run_in_order(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert len(snippets) >= 3
@@ -18,6 +18,8 @@ def test_the_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     assert namespace["ranks"].shape == (2, 2)
     assert set(namespace["found"]) <= {"0.png", "1.png"}
     assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
+    assert namespace["tablet"].config.capacity == 0.4
+    assert len(hub.asked("GET", "/download/")) == len({asked.path for asked in hub.asked("GET", "/download/")})
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -1,0 +1,82 @@
+"""A generated card and what people wrote around it, in one README.md.
+
+The generated text stands between two HTML comments, which a reader doesn't see. What stands outside them belongs to
+people, and is put back where it was each time the card is generated anew.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from .card import BEGIN
+from .card import END
+
+FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL | re.MULTILINE)
+
+
+def merge_readme(generated: str, existing: str | None) -> str:
+    """Put a newly generated card into the README that is there.
+
+    Args:
+        generated: A card with metadata and both marks.
+        existing: The README it goes into; one without marks is kept whole, below the card.
+
+    Returns:
+        The README. Metadata that the card doesn't generate are kept, tags of both are joined. Merging the same card
+        again changes nothing.
+
+    Raises:
+        ValueError: If the metadata of `existing` are no YAML mapping, or its marks aren't one pair in order.
+    """
+    metadata, body = split_front_matter(generated)
+    card = _block(body)
+    if existing is None:
+        return _join(metadata, body)
+    kept, theirs = split_front_matter(existing)
+    merged = {**metadata, **{key: value for key, value in kept.items() if key not in metadata}}
+    if isinstance(metadata.get("tags"), list) and isinstance(kept.get("tags"), list):
+        merged["tags"] = list(dict.fromkeys([*metadata["tags"], *kept["tags"]]))
+    if not theirs.strip():
+        return _join(merged, body)
+    if BEGIN not in theirs and END not in theirs:
+        return _join(merged, f"\n{card}\n\n{theirs.lstrip()}")
+    _block(theirs)
+    before, after = theirs.split(BEGIN)[0], theirs.split(END)[1]
+    return _join(merged, f"{before}{card}{after}")
+
+
+def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a README.
+
+    Raises:
+        ValueError: If the metadata are no YAML mapping.
+    """
+    found = FRONT_MATTER.match(readme)
+    if found is None:
+        return {}, readme
+    try:
+        metadata = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        raise ValueError(f"The metadata at the top of README.md are no YAML ({error}). Mend them.") from error
+    if metadata is not None and not isinstance(metadata, dict):
+        raise ValueError(f"The metadata at the top of README.md must be `key: value`; got {metadata!r}. Mend them.")
+    return metadata or {}, readme[found.end() :]
+
+
+def _block(body: str) -> str:
+    """The generated card with its marks."""
+    begin, end = body.find(BEGIN), body.find(END)
+    if (body.count(BEGIN), body.count(END)) != (1, 1) or end < begin:
+        raise ValueError(
+            f"README.md must have {BEGIN!r} and, after it, {END!r}, once each, or neither; it has "
+            f"{body.count(BEGIN)} and {body.count(END)}. Mend them by hand: what stands between them is "
+            "generated, what stands outside is kept."
+        )
+    return body[begin : end + len(END)]
+
+
+def _join(metadata: dict[str, Any], body: str) -> str:
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)}---\n{body}"

@@ -1,0 +1,95 @@
+r"""Publish a finished run on the Hub, so that each device downloads what its capacity needs.
+
+    # see every file, its size and where it would go; needs neither token nor network
+    python push_to_hub.py out/photos --repo_id org/photos --dry_run
+
+    # the dense progressive model with the card, and a branch for each trained capacity
+    hf auth login
+    python push_to_hub.py out/photos --repo_id org/photos
+
+    # other capacities that the run evaluated, in repositories of their own, in a collection
+    python push_to_hub.py out/photos --repo_id org/photos --capacities 0.2 0.5 --layout repos --collection Photos
+
+    # for machines without prunnet_hf: its code goes along, and runs where trust_remote_code=True is given
+    python push_to_hub.py out/photos --repo_id org/photos --with_code
+
+Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
+All arguments: python push_to_hub.py --help
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from prunnet_hf.hub.publish import check_repo_id
+from prunnet_hf.hub.publish import publish_run
+from prunnet_hf.hub.staging import LAYOUTS
+from prunnet_hf.hub.staging import Publication
+from prunnet_hf.hub.staging import stage_run
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, help="The --output_dir of a finished run of train_accelerate.py.")
+    parser.add_argument("--repo_id", required=True, help="Repository for the dense model and the card: org/name.")
+    parser.add_argument(
+        "--capacities",
+        type=float,
+        nargs="+",
+        help="Of the ready subnetworks, among those that the run evaluated; by default those trained.",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="branches",
+        help="Where ready subnetworks go: branches capacity-0.20, subfolders capacity-0.20/, or repositories "
+        "org/name-capacity-0.20.",
+    )
+    parser.add_argument("--collection", help="Title of a collection, made where needed, or slug of one.")
+    parser.add_argument("--private", action="store_true", help="Only you and your organisation may see it.")
+    parser.add_argument("--license", help="Of the weights, as the Hub abbreviates it: apache-2.0.")
+    parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
+    parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
+    return parser.parse_args()
+
+
+def push(arguments: argparse.Namespace) -> str:
+    """Publish as the command line says, or lay out what would be; returns what to tell."""
+    publication = Publication(
+        arguments.repo_id,
+        arguments.capacities,
+        layout=arguments.layout,
+        with_code=arguments.with_code,
+        license=arguments.license,
+    )
+    if not arguments.dry_run:
+        published = publish_run(
+            arguments.run_dir, publication, collection=arguments.collection, private=arguments.private
+        )
+        return published.describe()
+    check_repo_id(arguments.repo_id)
+    staged = stage_run(arguments.run_dir, publication, Path(tempfile.mkdtemp(prefix="prunnet-dry-run-")))
+    return (
+        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what was written by hand in "
+        "a README on the Hub would be kept."
+    )
+
+
+def main() -> int:
+    """Say what was published where; or in a line, with status 1, why not."""
+    arguments = parse_arguments()
+    disable_progress_bar()  # transformers shows one for every model saved; those of uploads are the Hub client's
+    try:
+        print(push(arguments))
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"push_to_hub.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

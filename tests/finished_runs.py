@@ -1,0 +1,51 @@
+"""Small finished runs, trained by the training code, for tests of what is done with them afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from accelerate.state import AcceleratorState
+from accelerate.state import GradientState
+from PIL import Image
+
+from prunnet_hf.training.arguments import DataArguments
+from prunnet_hf.training.arguments import ModelArguments
+from prunnet_hf.training.arguments import RunArguments
+from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.training.engine import train
+
+
+def make_photos(root: Path) -> Path:
+    """Noise: two classes of four images for training, two others for testing."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("secret-client", "other-client"):
+            folder = root / split / f"{split}-{name}"
+            folder.mkdir(parents=True)
+            for index in range(4):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+def train_run(photos: Path, run: Path, method: str, capacities: list[float]) -> Path:
+    """A run on `photos`; one by PrunNet also evaluates capacity 0.3."""
+    data = DataArguments(
+        dataset="image_folder", data_dir=str(photos), image_size=32, resize=32, augmentation="crop", num_workers=0
+    )
+    model = ModelArguments(
+        backbone="resnet10t", backbone_kwargs='{"channels": [4, 4, 8, 8], "stem_width": 4}', embedding_dim=8
+    )
+    training = TrainArguments(
+        output_dir=str(run),
+        method=method,
+        capacities=capacities,
+        eval_capacities=[0.3] if method == "prunnet" else [],
+        epochs=1,
+        batch_size=4,
+        calibration_images=8,
+    )
+    train(RunArguments(model, data, training))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return run

@@ -1,0 +1,179 @@
+"""Whole runs, published to the Hub on loopback by the real client, downloaded again, and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub import ModelCard
+from huggingface_hub import constants
+
+from prunnet_hf import PrunNetImageProcessor
+from prunnet_hf import PrunNetModel
+from prunnet_hf.hub.errors import PublishError
+from prunnet_hf.hub.publish import PublishedRun
+from prunnet_hf.hub.publish import publish_run
+from prunnet_hf.hub.staging import Publication
+from tests.hub_server import HubServer
+
+IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+
+
+def publish(
+    run: Path, repo_id: str = "org/name", *, options: dict[str, Any] | None = None, **kwargs: Any
+) -> PublishedRun:
+    return publish_run(run, Publication(repo_id, **(options or {})), **kwargs)
+
+
+def embed(model: PrunNetModel) -> torch.Tensor:
+    return model.eval()(IMAGES).pooler_output
+
+
+def nothing_was_uploaded(hub: HubServer) -> bool:
+    return not hub.uploaded() and not hub.asked("POST", "/commit/")
+
+
+def test_published_downloaded_and_published_again(hub: HubServer, finished_run: Path) -> None:
+    trained = PrunNetModel.from_pretrained(finished_run / "model")
+    first = publish(finished_run)
+    page = f"{hub.endpoint}/org/name"
+    assert [folder.url for folder in first.folders] == [
+        *(f"{page}/tree/capacity-0.20", f"{page}/tree/capacity-0.50"),
+        page,
+    ]
+    assert (first.collection, first.remarks) == (None, ())
+    assert [line.partition(": ")[2] for line in first.describe().splitlines()][:2] == ["3 files uploaded"] * 2
+
+    phone = PrunNetModel.from_pretrained("org/name", capacity=0.2)
+    assert torch.equal(embed(phone), embed(trained.prune(0.2)))
+    assert hub.downloaded("band-00002") == hub.downloaded("band-00003") == hub.downloaded(".ranks.") == 0
+    ready = PrunNetModel.from_pretrained("org/name", revision="capacity-0.50")
+    assert torch.equal(embed(ready), embed(trained.prune(0.5)))
+    assert torch.equal(embed(PrunNetModel.from_pretrained("org/name")), embed(trained))
+    assert PrunNetImageProcessor.from_pretrained("org/name").crop_size["height"] == 32
+
+    uploaded, asked = hub.uploaded(), len(hub.requests)
+    second = publish(finished_run)
+    assert [folder.uploaded + folder.deleted for folder in second.folders] == [(), (), ()]
+    assert [folder.commit for folder in second.folders] == [folder.commit for folder in first.folders]
+    assert hub.uploaded() == uploaded
+    assert not [one for one in hub.requests[asked:] if "/commit/" in one.path or "/branch/" in one.path]
+    assert second.describe().splitlines()[-1] == f"{page}: nothing had changed"
+
+    fewer = publish(finished_run, options={"capacities": [0.2]})
+    assert len(fewer.remarks) == 1
+    assert "still has capacity-0.50 of an earlier publication" in fewer.remarks[0]
+    assert "capacity-0.50" in hub.repos["org/name"].branches
+
+
+def test_repositories_of_their_own_in_a_private_collection(hub: HubServer, finished_run: Path) -> None:
+    published = publish(
+        finished_run, options={"layout": "repos", "capacities": [0.2]}, collection="My nets", private=True
+    )
+    assert [folder.url.removeprefix(hub.endpoint) for folder in published.folders] == [
+        *("/org/name-capacity-0.20", "/org/name"),
+    ]
+    assert all(hub.repos[repo].private for repo in ("org/name", "org/name-capacity-0.20"))
+    card = ModelCard.load("org/name-capacity-0.20").data
+    assert card.base_model in ("org/name", ["org/name"])
+    ((slug, _),) = hub.collections.items()
+    assert published.collection == f"{hub.endpoint}/collections/{slug}"
+    shown = HfApi().get_collection(slug)
+    assert [item.item_id for item in shown.items] == ["org/name", "org/name-capacity-0.20"]
+    again = publish(finished_run, options={"layout": "repos", "capacities": [0.2]}, collection=slug, private=True)
+    assert again.collection == published.collection
+    assert [folder.uploaded for folder in again.folders] == [(), ()]
+    assert len(hub.collections) == 1
+
+
+def test_an_interrupted_publication_goes_on(hub: HubServer, finished_run: Path) -> None:
+    options = {"layout": "subfolders", "capacities": [0.2]}
+    hub.fail_next("POST", "/commit/main", 500, times=20)
+    with pytest.raises(PublishError, match="a problem of its own, status 500"):
+        publish(finished_run, options=options)
+    assert set(hub.repos["org/name"].branches["main"].files) == {".gitattributes"}
+    hub.stop_failing()
+    uploaded = hub.uploaded()
+    publish(finished_run, options=options)
+    assert hub.uploaded() == uploaded > 0
+    part = PrunNetModel.from_pretrained("org/name", subfolder="capacity-0.20")
+    assert torch.equal(embed(part), embed(PrunNetModel.from_pretrained(finished_run / "model").prune(0.2)))
+
+
+@pytest.mark.parametrize(
+    "repo_id",
+    ["", "name", "org/name/more", "org name/x", "https://huggingface.co/org/name", "datasets/org/name", "org/na--me"],
+)
+def test_names_that_are_no_repository(hub: HubServer, finished_run: Path, repo_id: str) -> None:
+    with pytest.raises(ValueError, match="repo_id must"):
+        publish(finished_run, repo_id)
+    assert hub.requests == []
+
+
+def test_unfinished_runs_are_refused_before_the_hub_is_asked(hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no finished run directory"):
+        publish(tmp_path)
+    assert hub.requests == []
+
+
+def test_capacity_that_was_never_evaluated(hub: HubServer, finished_run: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 0\.40 besides"):
+        publish(finished_run, options={"capacities": [0.4]})
+    assert hub.repos == {}
+
+
+def test_no_token(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match="needs a token: log in with `hf auth login`"):
+        publish(finished_run)
+
+
+def test_wrong_token(hub: HubServer, finished_run: Path) -> None:
+    with pytest.raises(PublishError, match=r"not valid: log in .* Status 401") as raised:
+        publish(finished_run, token="hf_wrong")
+    assert "hf_wrong" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["read_token", "foreign_token"])
+def test_no_rights(hub: HubServer, finished_run: Path, name: str) -> None:
+    HfApi().create_repo("org/name")
+    with pytest.raises(PublishError, match=r"The token may not write there.* Status 403"):
+        publish(finished_run, token=getattr(hub, name))
+    assert nothing_was_uploaded(hub)
+
+
+def test_offline(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PublishError, match="HF_HUB_OFFLINE is set"):
+        publish(finished_run)
+
+
+def test_no_network(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PublishError, match=r"The connection failed \(ConnectError: .* Run the same command again"):
+        publish(finished_run)
+
+
+def test_private_publication_to_a_public_repository(hub: HubServer, finished_run: Path) -> None:
+    HfApi().create_repo("org/name")
+    with pytest.raises(PublishError, match="exists and is public"):
+        publish(finished_run, private=True)
+    assert nothing_was_uploaded(hub)
+
+
+def test_repository_of_another_model(hub: HubServer, finished_run: Path) -> None:
+    HfApi().create_repo("org/name")
+    HfApi().upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id="org/name")
+    before = len(hub.asked("POST", "/commit/"))
+    with pytest.raises(PublishError, match="holds a model of type 'bert', which would be lost"):
+        publish(finished_run)
+    assert len(hub.asked("POST", "/commit/")) == before
+
+
+def test_collection_that_does_not_exist(hub: HubServer, finished_run: Path) -> None:
+    with pytest.raises(PublishError, match="the collection org/nets-0123456789abcdef01234567 failed"):
+        publish(finished_run, collection="org/nets-0123456789abcdef01234567")
+    assert hub.repos == {}
