@@ -17,6 +17,7 @@ from typing import get_args
 import yaml
 from safetensors import SafetensorError
 
+from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..masking import check_capacities
 from ..masking import format_capacity
@@ -37,6 +38,8 @@ from .names import README
 from .names import subnetwork_name
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
+BAND_EDGES = (0.2, 0.4, 0.6, 0.8)
+"""Between them a download grows. Saying which weights are in which of these five bands takes 2.8 bits a weight."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class _Staging:
         """A model without the names of its training classes, in bands if it is prunable, with its image processor."""
         model.config.id2label = None
         model.config.num_labels = 2  # transformers' default, which its files leave out
-        model.save_pretrained(folder, bands=model.config.capacities if model.config.prunable else None)
+        model.save_pretrained(folder, bands=band_edges(model.config) if model.config.prunable else None)
         PrunNetImageProcessor.from_pretrained(self._run / "model").save_pretrained(folder)
         refer_to_code(folder, present=self._publication.with_code)
 
@@ -235,6 +238,12 @@ class _Staging:
                 license=publication.license,
             )
             write_text(folder.path / README, card)
+
+
+def band_edges(config: PrunNetConfig) -> list[float]:
+    """Where bands of a published model end: at `BAND_EDGES`, or, lacking statistics there, the trained capacities."""
+    usual = set(BAND_EDGES) <= set(config.stored_subnetworks)
+    return list(BAND_EDGES if usual else config.capacities)
 
 
 def _read_metrics(file: Path) -> dict[str, Any]:

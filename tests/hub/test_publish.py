@@ -32,6 +32,13 @@ def embed(model: PrunNetModel) -> torch.Tensor:
     return model.eval()(IMAGES).pooler_output
 
 
+def same_weights(found: PrunNetModel, expected: PrunNetModel) -> bool:
+    """Bit for bit, but for scores, which bands store as their order."""
+    state, wanted = found.state_dict(), expected.state_dict()
+    names = [name for name in wanted if not name.endswith(".scores")]
+    return state.keys() == wanted.keys() and all(torch.equal(state[name], wanted[name]) for name in names)
+
+
 def nothing_was_uploaded(hub: HubServer) -> bool:
     return not hub.uploaded() and not hub.asked("POST", "/commit/")
 
@@ -48,11 +55,13 @@ def test_published_downloaded_and_published_again(hub: HubServer, finished_run: 
     assert [line.partition(": ")[2] for line in first.describe().splitlines()][:2] == ["3 files uploaded"] * 2
 
     phone = PrunNetModel.from_pretrained("org/name", capacity=0.2)
-    assert torch.equal(embed(phone), embed(trained.prune(0.2)))
+    assert same_weights(phone, trained.prune(0.2))
     assert hub.downloaded("band-00002") == hub.downloaded("band-00003") == hub.downloaded(".ranks.") == 0
     ready = PrunNetModel.from_pretrained("org/name", revision="capacity-0.50")
-    assert torch.equal(embed(ready), embed(trained.prune(0.5)))
-    assert torch.equal(embed(PrunNetModel.from_pretrained("org/name")), embed(trained))
+    assert same_weights(ready, trained.prune(0.5))
+    whole = PrunNetModel.from_pretrained("org/name")
+    assert same_weights(whole, trained)
+    torch.testing.assert_close(embed(whole), embed(trained))
     assert PrunNetImageProcessor.from_pretrained("org/name").crop_size["height"] == 32
 
     uploaded, asked = hub.uploaded(), len(hub.requests)
@@ -100,7 +109,7 @@ def test_an_interrupted_publication_goes_on(hub: HubServer, finished_run: Path) 
     publish(finished_run, options=options)
     assert hub.uploaded() == uploaded > 0
     part = PrunNetModel.from_pretrained("org/name", subfolder="capacity-0.20")
-    assert torch.equal(embed(part), embed(PrunNetModel.from_pretrained(finished_run / "model").prune(0.2)))
+    assert same_weights(part, PrunNetModel.from_pretrained(finished_run / "model").prune(0.2))
 
 
 @pytest.mark.parametrize(

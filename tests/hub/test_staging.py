@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 
+from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf import PrunNetModel
 from prunnet_hf.hub.staging import Publication
 from prunnet_hf.hub.staging import StagedRun
+from prunnet_hf.hub.staging import band_edges
 from prunnet_hf.hub.staging import stage_run
 
 PACKED = {"config.json", "model.packed.safetensors", "preprocessor_config.json"}
@@ -191,3 +193,9 @@ def test_full_disk(finished_run: Path, tmp_path: Path) -> None:
             stage(finished_run, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_bands_end_at_fifths_or_where_the_model_has_statistics() -> None:
+    # The grid of statistics has 0.05, 0.1, 0.3, 0.5, 0.7, 0.9 and what was trained.
+    assert band_edges(PrunNetConfig(capacities=[0.1, 0.2, 0.4, 0.6, 0.8])) == [0.2, 0.4, 0.6, 0.8]
+    assert band_edges(PrunNetConfig(capacities=[0.25, 0.5])) == [0.25, 0.5]
