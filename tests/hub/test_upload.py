@@ -88,6 +88,13 @@ def test_what_was_written_by_hand_stays(hub: HubServer, api: HfApi, tmp_path: Pa
     assert upload_folder(api, staged).uploaded == ()
 
 
+def test_a_readme_that_is_no_text_is_refused(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    api.upload_file(path_or_fileobj=b"caf\xe9", path_in_repo="README.md", repo_id=REPO)
+    with pytest.raises(ValueError, match=r"README\.md on the Hub is no UTF-8 text"):
+        upload_folder(api, folder(tmp_path / "a", README_md=CARD))
+    assert there(hub) == {"README.md": b"caf\xe9"}
+
+
 def test_branches_have_nothing_in_common_with_main(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
     upload_folder(api, folder(tmp_path / "main", README_md=CARD, config_json="{}", model_safetensors=LARGE))
     branch = folder(tmp_path / "b", "capacity-0.20", config_json='{"capacity": 0.2}')
