@@ -99,6 +99,9 @@ def test_cost_of_what_is_published_is_that_of_its_files() -> None:
         ["0.50", "6,172", "1.23 MB", "2.00 MB"],
         ["1.00", "12,345", "none", "4.00 MB"],
     ]
+    # Figures are those of the run's full scores.
+    assert "to a 256th of a capacity band" in line_of(text, "- **Download**")
+    assert "256th" not in body(metrics())
 
 
 def test_run_of_an_earlier_version_says_what_it_did_not_measure() -> None:
