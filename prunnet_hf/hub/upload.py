@@ -81,16 +81,11 @@ def _merge_readme(api: HfApi, folder: StagedFolder, commit: str, *, exists: bool
     readme = folder.path / README
     if not readme.is_file():
         return
-    theirs = _read_theirs(Path(api.hf_hub_download(folder.repo_id, README, revision=commit))) if exists else None
+    theirs = None
+    if exists:
+        cached = Path(api.hf_hub_download(folder.repo_id, README, revision=commit))
+        theirs = cached.read_bytes().decode("utf-8-sig")  # line endings as they are, without the mark of some editors
     readme.write_bytes(merge_readme(readme.read_text(encoding="utf-8"), theirs).encode("utf-8"))
-
-
-def _read_theirs(file: Path) -> str:
-    """With its line endings as they are."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"README.md on the Hub is no UTF-8 text ({error}). Mend or remove it there.") from error
 
 
 def _is_same(file: Path, remote: RepoFile | None) -> bool:

@@ -11,6 +11,7 @@ from prunnet_hf.hub.card import BEGIN
 from prunnet_hf.hub.card import END
 from prunnet_hf.hub.errors import PublishError
 from prunnet_hf.hub.errors import explained
+from prunnet_hf.hub.readme import split_front_matter
 from prunnet_hf.hub.staging import StagedFolder
 from prunnet_hf.hub.upload import upload_folder
 from tests.hub_server import HubServer
@@ -88,11 +89,13 @@ def test_what_was_written_by_hand_stays(hub: HubServer, api: HfApi, tmp_path: Pa
     assert upload_folder(api, staged).uploaded == ()
 
 
-def test_a_readme_that_is_no_text_is_refused(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
-    api.upload_file(path_or_fileobj=b"caf\xe9", path_in_repo="README.md", repo_id=REPO)
-    with pytest.raises(ValueError, match=r"README\.md on the Hub is no UTF-8 text"):
-        upload_folder(api, folder(tmp_path / "a", README_md=CARD))
-    assert there(hub) == {"README.md": b"caf\xe9"}
+def test_metadata_are_found_behind_a_byte_order_mark(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    by_hand = "\ufeff---\nlicense: mit\n---\nTheirs.\n"
+    api.upload_file(path_or_fileobj=by_hand.encode(), path_in_repo="README.md", repo_id=REPO)
+    upload_folder(api, folder(tmp_path / "a", README_md=CARD))
+    metadata, text = split_front_matter(there(hub)["README.md"].decode())
+    assert metadata == {"library_name": "transformers", "license": "mit"}
+    assert text.endswith(f"{END}\n\nTheirs.\n")
 
 
 def test_branches_have_nothing_in_common_with_main(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
