@@ -188,6 +188,7 @@ def load_model(
         raise ValueError(_misfit(path, problems, _changed_fields(cls, path, _where(kwargs), model.config, weights)))
     if weights is not None:
         model.config.name_or_path = str(path)
+    model.is_from_hub = path is not None and not os.path.isdir(path)
     if capacity is not None:
         model = _cut(model, capacity, weights)
     return (model, info) if with_info else model
