@@ -65,6 +65,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     # Rounded to a shorter type, scores that differ become equal and masks change.
     _keep_in_fp32_modules_strict = [r"\.scores$"]
     model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
+    # Whether `config.name_or_path` is a repository; a relative path reads the same.
+    is_from_hub = False
 
     def _init_weights(self, module: nn.Module) -> None:
         # timm and torch have initialised all but the scores; what they keep out of checkpoints is made again here.

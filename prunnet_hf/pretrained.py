@@ -175,7 +175,7 @@ def load_model(
         kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
         weights = _read_weights(cls, path, capacity, kwargs)
     if weights is not None:
-        source = None  # transformers refuses a path beside a state dict
+        source = path if weights.state_dict is None else None  # transformers refuses a path beside a state dict
         kwargs |= model_arguments(weights, kwargs.get("config") or path)
     try:
         model, info = load(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
@@ -188,13 +188,14 @@ def load_model(
         raise ValueError(_misfit(path, problems, _changed_fields(cls, path, _where(kwargs), model.config, weights)))
     if weights is not None:
         model.config.name_or_path = str(path)
+    model.is_from_hub = path is not None and not os.path.isdir(path)
     if capacity is not None:
         model = _cut(model, capacity, weights)
     return (model, info) if with_info else model
 
 
 def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str, Any]) -> Weights | None:
-    """The weights at `path` where they aren't plain; for those there is no `variant`."""
+    """The weights at `path`; where they aren't plain there is no `variant`."""
     if kwargs.get("state_dict") is not None:
         return None  # transformers refuses that beside a path
     variant = kwargs.get("variant")

@@ -3,7 +3,6 @@
 A whole run, with its figures, is published by `push_to_hub.py`.
 """
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +84,7 @@ def card_facts(model: Any, repo_id: str) -> dict[str, str]:
     """
     facts = {"library_name": "transformers", "pipeline_tag": PIPELINE_TAG}
     source = model.config.name_or_path or ""
-    if source.count("/") == 1 and source != repo_id and not os.path.exists(source):
+    if model.is_from_hub and source != repo_id:
         facts["base_model"] = source
         if not model.config.prunable:
             facts["base_model_relation"] = RELATION_OF_SUBNETWORK

@@ -45,16 +45,16 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were read here, for a model that transformers builds around them.
+    """Weights that were found here, for a model that transformers builds around them.
 
     Attributes:
-        state_dict: The tensors.
+        state_dict: The tensors; None where they are plain, in one file, which transformers reads.
         form: What they are stored as, for the refusal of a variant.
         statistics: Capacities with stored running statistics, where the tensors are a subnetwork's, joined from bands
             of a prunable model; None otherwise.
     """
 
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor] | None
     form: str
     statistics: tuple[float, ...] | None = None
 
@@ -96,7 +96,7 @@ def check_form(model: Any, scores: str, bands: Sequence[float] | None, push_to_h
 def read_weights(
     cls: Any, path: Any, config: Any, capacity: float | None, variant: str | None, where: dict[str, Any]
 ) -> Weights | None:
-    """Read the weights of a checkpoint; None where they are plain, as transformers reads them.
+    """Read the weights of a checkpoint; None where there is no file but such as transformers alone knows.
 
     Args:
         cls: The class of the model.
@@ -114,10 +114,8 @@ def read_weights(
     if not isinstance(config, PreTrainedConfig):
         _find(config or path, CONFIG_NAME, where)  # says what is wrong with the Hub better than the next line
         config = cls.config_class.from_pretrained(config or path, **where)
-    if config.prunable:
-        return _read_bands(path, capacity, where) or (_read_rank16(path, where) if variant is None else None)
-    packed = None if config.capacity == 1.0 else _find(path, PACKED_WEIGHTS_NAME, where)
-    return None if packed is None else Weights(load_packed(packed), "a packed subnetwork is one file")
+    weights = _read_bands(path, capacity, where) if config.prunable else _read_packed(path, config, where)
+    return weights or (_read_one_file(path, config, where) if variant is None else None)
 
 
 def model_arguments(weights: Weights, config: Any) -> dict[str, Any]:
@@ -127,6 +125,8 @@ def model_arguments(weights: Weights, config: Any) -> dict[str, Any]:
         weights: What `read_weights` found.
         config: The configuration, or where from.
     """
+    if weights.state_dict is None:
+        return {"force_download": False}  # it has just been fetched
     arguments = {"config": config, "state_dict": weights.state_dict}
     if weights.statistics is None:
         return arguments
@@ -161,16 +161,27 @@ def _find_band(path: Any, name: str, index: BandIndex, where: dict[str, Any]) ->
     return found
 
 
-def _read_rank16(path: Any, where: dict[str, Any]) -> Weights | None:
+def _read_packed(path: Any, config: Any, where: dict[str, Any]) -> Weights | None:
+    found = None if config.capacity == 1.0 else _find(path, PACKED_WEIGHTS_NAME, where)
+    return None if found is None else Weights(load_packed(found), "a packed subnetwork is one file")
+
+
+def _read_one_file(path: Any, config: Any, where: dict[str, Any]) -> Weights | None:
+    # Plain weights, too, are fetched here: of a Hub that refuses them transformers says that there are none.
     found = _find(path, SAFE_WEIGHTS_NAME, where)
     if found is None:
         return None
+    if config.prunable and _has_ranks(found):
+        return Weights(load_rank16(found), "ranks are stored in one file")
+    return Weights(None, "plain")
+
+
+def _has_ranks(file: str) -> bool:
     try:
-        with safe_open(found, framework="pt") as file:
-            names = list(file.keys())
+        with safe_open(file, framework="pt") as opened:
+            return holds_rank16(list(opened.keys()))
     except SafetensorError:
-        return None  # transformers reads it, and says what is wrong
-    return Weights(load_rank16(found), "ranks are stored in one file") if holds_rank16(names) else None
+        return False  # transformers reads it, and says what is wrong
 
 
 def _find(path: Any, name: str, where: dict[str, Any]) -> str | None:

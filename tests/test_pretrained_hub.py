@@ -197,6 +197,26 @@ def test_what_is_not_there_is_named(published: HubServer) -> None:
         PrunNetModel.from_pretrained(REPO)
 
 
+@pytest.mark.parametrize("form", [{}, {"scores": "rank16"}], ids=["plain", "rank16"])
+def test_force_download_fetches_the_weights_once_more(
+    hub: HubServer, model: PrunNetForImageClassification, form: dict[str, str]
+) -> None:
+    model.push_to_hub(REPO, **form)
+    for times in (1, 2):
+        PrunNetForImageClassification.from_pretrained(REPO, force_download=True)
+        assert hub.downloaded(DENSE) == times * size(hub, DENSE)
+
+
+def test_force_download_of_several_files(hub: HubServer, model: PrunNetForImageClassification) -> None:
+    model.push_to_hub(REPO, max_shard_size="50KB")
+    shards = [name for name in hub.repos[REPO].files() if name.startswith("model-")]
+    assert len(shards) > 1
+    for times in (1, 2):
+        loaded = PrunNetForImageClassification.from_pretrained(REPO, force_download=True)
+        assert same_state(loaded, model)
+        assert [hub.downloaded(name) for name in shards] == [times * size(hub, name) for name in shards]
+
+
 @pytest.mark.parametrize("status", [429, 500])
 def test_what_fails_for_a_moment_is_asked_again(
     published: HubServer, model: PrunNetForImageClassification, status: int
@@ -250,6 +270,15 @@ def test_a_packed_file_that_the_hub_refuses_is_not_called_missing(published: Hub
     published.fail_next("*", f"/{PACKED}", 403, times=9)
     with pytest.raises(OSError, match=rf"{PACKED} of org/name .*the Hub did not send it: 403"):
         PrunNetModel.from_pretrained(REPO, revision="capacity-0.20")
+
+
+def test_dense_weights_that_are_not_prunable_and_the_hub_refuses_are_not_called_missing(
+    hub: HubServer, model: PrunNetForImageClassification
+) -> None:
+    model.prune(1.0).push_to_hub(REPO)
+    hub.fail_next("*", f"/{DENSE}", 403, times=9)
+    with pytest.raises(OSError, match=rf"{DENSE} of org/name .*the Hub did not send it: 403"):
+        PrunNetModel.from_pretrained(REPO)
 
 
 def test_a_hub_that_limits_rates_for_good_is_named_as_the_cause(published: HubServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -72,14 +74,25 @@ def test_what_was_written_by_hand_stays(hub: HubServer, model: PrunNetModel) -> 
     assert (card.data.license, card.data.pipeline_tag) == ("mit", "image-classification")
 
 
-def test_facts_name_no_base_where_there_is_none(model: PrunNetModel, tmp_path: object) -> None:
-    for source in ("", "name", str(tmp_path), REPO):
-        model.config.name_or_path = source
-        assert "base_model" not in card_facts(model, REPO)
-    model.config.name_or_path = "org/other"
-    assert card_facts(model, REPO)["base_model"] == "org/other"
-    assert "base_model_relation" not in card_facts(model, REPO)
-    model.config.name_or_path = ""
+def test_facts_name_a_base_only_where_the_model_came_from_the_hub(hub: HubServer, model: PrunNetModel) -> None:
+    assert "base_model" not in card_facts(model, REPO)
+    model.push_to_hub("org/other")
+    loaded = PrunNetModel.from_pretrained("org/other")
+    assert card_facts(loaded, REPO)["base_model"] == "org/other"
+    assert "base_model_relation" not in card_facts(loaded, REPO)
+    assert "base_model" not in card_facts(loaded, "org/other")
+
+
+@pytest.mark.parametrize("form", [{}, {"scores": "rank16"}], ids=["plain", "rank16"])
+def test_a_path_that_reads_like_a_repository_is_no_base(
+    model: PrunNetModel, form: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("out/photos", **form)
+    loaded = PrunNetModel.from_pretrained("out/photos")
+    monkeypatch.chdir("/")
+    for one in (loaded, loaded.prune(0.2)):
+        assert "base_model" not in card_facts(one, REPO)
 
 
 def test_form_that_does_not_suit_the_model_is_refused_before_anything_is_uploaded(

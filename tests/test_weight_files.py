@@ -61,23 +61,27 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("form", "found", "name"),
         [
-            ({}, None, ""),
+            ({}, "plain", None),
             ({"scores": "rank16"}, "ranks are stored in one file", "backbone.conv1.scores"),
             ({"bands": [0.2]}, "bands are one set of files", "backbone.conv1.scores"),
         ],
         ids=str,
     )
-    def test_a_prunable_model(self, model, tmp_path: Path, form: Any, found: str | None, name: str) -> None:
+    def test_a_prunable_model(self, model, tmp_path: Path, form: Any, found: str, name: str | None) -> None:
         model.save_pretrained(tmp_path, **form)
         weights = read_weights(PrunNetModel, tmp_path, None, None, None, {})
-        assert (None if weights is None else weights.form) == found
-        assert weights is None or name in weights.state_dict
+        assert weights.form == found
+        assert weights.state_dict is None if name is None else name in weights.state_dict
 
     def test_a_subnetwork(self, model, tmp_path: Path) -> None:
-        for capacity, found in ((0.25, "a packed subnetwork is one file"), (1.0, None)):
+        for capacity, found in ((0.25, "a packed subnetwork is one file"), (1.0, "plain")):
             model.prune(capacity).save_pretrained(tmp_path)
-            weights = read_weights(PrunNetModel, tmp_path, None, None, None, {})
-            assert (None if weights is None else weights.form) == found
+            assert read_weights(PrunNetModel, tmp_path, None, None, None, {}).form == found
+
+    def test_several_files_are_left_to_transformers(self, model, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path, max_shard_size="50KB")
+        assert not (tmp_path / "model.safetensors").exists()
+        assert read_weights(PrunNetModel, tmp_path, None, None, None, {}) is None
 
     def test_a_variant_is_plain(self, model, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path, scores="rank16")

@@ -55,7 +55,8 @@ class EmbeddingParts:
 
     def done(self) -> list[int]:
         """Numbers of the finished parts, ascending."""
-        return sorted(int(file.stem.removeprefix("part-")) for file in self.folder.glob("part-[0-9]*.parquet"))
+        numbers = (file.stem.removeprefix("part-") for file in self.folder.glob("part-*.parquet"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def write(self, number: int, rows: pa.Table, images: str, skipped: list[str]) -> None:
         """Write a part, whole or not at all.
@@ -147,6 +148,8 @@ class EmbeddingParts:
             begun = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
+        if not isinstance(begun, dict):
+            raise ValueError(f"{file} is damaged (no JSON object). {self._remedy()}")
         differing = [
             f"{name} ({begun.get(name)!r} then, {plan[name]!r} now)" for name in plan if begun.get(name) != plan[name]
         ]

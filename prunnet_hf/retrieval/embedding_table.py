@@ -219,7 +219,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
     try:
         with pq.ParquetFile(path) as file:
             return _read(file)
-    except (ValueError, OSError) as error:  # pyarrow's errors are kinds of these
+    except (ValueError, OSError, OverflowError) as error:  # pyarrow's errors are kinds of these
         raise ValueError(f"{path} can't be read as a table of embeddings: {error}") from error
 
 

@@ -95,7 +95,9 @@ def encode_folder(
     paths = _listed_images(root)
     spans = [paths[start : start + images_per_part] for start in range(0, len(paths), images_per_part)]
     parts = EmbeddingParts(Path(output).absolute(), schema, _plan(model, image_processor, images_per_part))
-    skipped = _check_done(parts, spans, root, skip_corrupt_images)
+    # Taken before any image is read: one that changes meanwhile is found out by the next call.
+    digests = [_digest(root, span) for span in spans]
+    skipped = _check_done(parts, spans, digests, skip_corrupt_images)
     missing = {number: span for number, span in enumerate(spans) if number not in skipped}
     num_missing = sum(map(len, missing.values()))
     batches = _read_batches(root, list(missing.values()), _Reading(image_processor), batch_size, num_workers)
@@ -105,7 +107,7 @@ def encode_folder(
             own = islice(batches, -(-len(span) // batch_size))
             array, embedded, skipped[number] = _embed_part(model, own, skip_corrupt_images, bar)
             rows = as_table(schema, array, embedded, [_label(path) for path in embedded])
-            parts.write(number, rows, _digest(root, span), skipped[number])
+            parts.write(number, rows, digests[number], skipped[number])
     left_out = [path for number in sorted(skipped) for path in skipped[number]]
     _report(left_out, len(paths))
     parts.finish(len(spans))
@@ -203,13 +205,13 @@ def _finite(embeddings: NDArray[np.float32], paths: Sequence[str]) -> NDArray[np
 
 
 def _check_done(
-    parts: EmbeddingParts, spans: Sequence[list[str]], root: Path, skip_corrupt_images: bool
+    parts: EmbeddingParts, spans: Sequence[list[str]], digests: Sequence[str], skip_corrupt_images: bool
 ) -> dict[int, list[str]]:
     """The finished parts, each with the images that it left out, once they are found to be of these images."""
     skipped = {}
     for number in parts.done():
-        span = spans[number] if number < len(spans) else []
-        skipped[number] = parts.check(number, _digest(root, span), span)
+        span, digest = (spans[number], digests[number]) if number < len(spans) else ([], "")
+        skipped[number] = parts.check(number, digest, span)
         if skipped[number] and not skip_corrupt_images:
             raise ValueError(
                 f"an earlier call has left out images that can't be decoded: {listed(skipped[number])}. "

@@ -120,8 +120,16 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         begin(tmp_path / "none")
 
 
-def test_a_damaged_plan(tmp_path: Path) -> None:
+def test_a_copy_that_somebody_made_is_no_part(tmp_path: Path) -> None:
     parts = begin(tmp_path)
-    (parts.folder / "plan.json").write_text("{")
+    write(parts, 0)
+    (parts.folder / "part-000000 (copy).parquet").write_text("")
+    assert parts.done() == [0]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
+    parts = begin(tmp_path)
+    (parts.folder / "plan.json").write_text(text)
     with pytest.raises(ValueError, match=r"plan\.json is damaged .*To begin anew, remove"):
         begin(tmp_path)

@@ -107,6 +107,7 @@ def forged(path: Path, metadata: dict[str, str | None], space: str = "3f9a") -> 
         ({"capacity": "7"}, r"capacity must lie in \(0, 1\], got 7"),
         ({"capacity": "much"}, "could not convert string to float: 'much'"),
         ({"embedding_dim": "3"}, "its columns are .*not those of format version 1"),
+        ({"embedding_dim": "9" * 11}, "can't be read as a table of embeddings"),
         ({"embedding_dim": "-3"}, "can't be read as a table of embeddings"),
         ({"embedding_space": "77aa"}, "rows from 0 on are of other spaces than '77aa'"),
         ({"embedding_space": ""}, "can't be read as a table of embeddings"),

@@ -153,6 +153,27 @@ def test_other_images_are_refused(
         encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=2, progress=False)
 
 
+def test_an_image_that_changed_after_it_was_read_is_refused(
+    model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
+) -> None:
+    passes = []
+
+    def replace_then_stop(*_: object) -> None:
+        passes.append(1)
+        if len(passes) == 1:
+            Image.new("RGB", (SIZE, SIZE)).save(photos / IN_ORDER[0])
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    hook = model.register_forward_hook(replace_then_stop)
+    arguments = {"batch_size": 2, "images_per_part": 2, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
+    hook.remove()
+    with pytest.raises(ValueError, match=r"made of other images.*sizes or times of change differ"):
+        encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
+
+
 def test_other_models_are_refused(
     model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
 ) -> None:
