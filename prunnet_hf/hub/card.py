@@ -185,6 +185,8 @@ def render_card(
     rows = capacity_rows(run, files, downloads)
     repo_id = None if model_id == LOCAL else model_id
     phone = _phone(run, rows)
+    # In the run directory, the file of the largest is the whole model's.
+    ready = [row for row in rows if row.file_bytes and (layout is not None or row.capacity < rows[-1].capacity)]
     return _fill(
         "card.md.jinja",
         card_data(run, name=name, repo_id=repo_id, license=license),
@@ -196,6 +198,7 @@ def render_card(
         rows=rows,
         dense=rows[-1],
         phone=phone,
+        ready=phone if phone in ready else next(iter(ready), None),
         is_prunable=len(rows) > 1,
         matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
         tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,

@@ -101,6 +101,7 @@ def test_cost_of_what_is_published_is_that_of_its_files() -> None:
     ]
     # Figures are those of the run's full scores.
     assert "to a 256th of a capacity band" in line_of(text, "- **Download**")
+    assert "the trained ones" not in line_of(text, "- **Download**")  # a trained capacity may lie within a band
     assert "256th" not in body(metrics())
 
 
@@ -256,6 +257,23 @@ def test_ready_subnetworks_are_loaded_from_where_they_are_published(layout: Layo
     assert text.count(loading) == 1
     assert "These lines were not run" in text
     assert "accelerate launch train_accelerate.py --model_name_or_path" in text
+
+
+@pytest.mark.parametrize(
+    ("layout", "loading"),
+    [
+        ("branches", 'revision="capacity-0.50"'),
+        ("subfolders", 'subfolder="capacity-0.50"'),
+        ("repos", 'from_pretrained("org/name-capacity-0.50")'),
+    ],
+)
+def test_only_what_is_published_is_told_to_load(layout: Layout, loading: str) -> None:
+    chosen = body(metrics(), model_id="org/name", layout=layout, files={0.5: 1_230_000})
+    assert loading in chosen
+    assert "capacity-0.20" not in chosen
+    without = body(metrics(), model_id="org/name", layout=layout, files={})
+    assert "# ready" not in without
+    assert 'from_pretrained("org/name", capacity=0.2)' in without
 
 
 @pytest.mark.parametrize(
