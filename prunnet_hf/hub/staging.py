@@ -224,6 +224,7 @@ class _Staging:
             root=self._directory,
             subnetworks={capacity: folder.path for capacity, folder in folders.items()},
             license=publication.license,
+            with_code=publication.with_code,
         )
         write_text(self._main.path / README, card)
         if publication.layout != "repos":
@@ -236,6 +237,7 @@ class _Staging:
                 dense_id=publication.repo_id,
                 root=self._directory,
                 license=publication.license,
+                with_code=publication.with_code,
             )
             write_text(folder.path / README, card)
 
