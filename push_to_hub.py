@@ -18,6 +18,7 @@ All arguments: python push_to_hub.py --help
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -72,7 +73,12 @@ def push(arguments: argparse.Namespace) -> str:
         )
         return published.describe()
     check_repo_id(arguments.repo_id)
-    staged = stage_run(arguments.run_dir, publication, Path(tempfile.mkdtemp(prefix="prunnet-dry-run-")))
+    directory = Path(tempfile.mkdtemp(prefix="prunnet-dry-run-"))
+    try:
+        staged = stage_run(arguments.run_dir, publication, directory)
+    except BaseException:  # a disk that is full should not stay so
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return (
         f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what was written by hand in "
         "a README on the Hub would be kept."

@@ -41,6 +41,14 @@ def test_dry_run_needs_no_hub_and_leaves_the_files_to_look_at(
     assert hub.requests == []
 
 
+def test_a_dry_run_that_fails_leaves_nothing_behind(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    environment = hub_environment(hub, tmp_path / "home") | {"TMPDIR": str(tmp_path / "temporary")}
+    result = push(environment, str(tmp_path / "nowhere"), "--repo_id", "org/name", "--dry_run")
+    assert result.returncode == 1
+    assert list((tmp_path / "temporary").glob("prunnet-*")) == []
+
+
 def test_push_says_where_everything_is(hub: HubServer, finished_run: Path, tmp_path: Path) -> None:
     environment = hub_environment(hub, tmp_path / "home")
     result = push(environment, str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--license", "mit")

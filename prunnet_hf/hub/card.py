@@ -81,6 +81,7 @@ def build_card(
     root: Path | None = None,
     subnetworks: Mapping[float, Path] | None = None,
     license: str | None = None,
+    with_code: bool = False,
 ) -> str:
     """Render the card of a run: YAML, then the text between `BEGIN` and `END`; runs the usage snippet that it shows.
 
@@ -93,6 +94,7 @@ def build_card(
         subnetworks: The folders of the ready subnetworks by capacity, of which the files' sizes are told; the run's
             own if not given.
         license: Of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
+        with_code: Whether the code for `trust_remote_code` lies beside the model.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
@@ -109,6 +111,7 @@ def build_card(
         files=None if subnetworks is None else {c: weights_bytes(folder) for c, folder in subnetworks.items()},
         downloads=band_downloads(root / model_id, found.capacities),
         license=license,
+        with_code=with_code,
     )
 
 
@@ -120,6 +123,7 @@ def build_subnetwork_card(
     dense_id: str,
     root: Path,
     license: str | None = None,
+    with_code: bool = False,
 ) -> str:
     """Render the card of one subnetwork that is published by itself; runs the usage snippet that it shows.
 
@@ -130,6 +134,7 @@ def build_subnetwork_card(
         dense_id: The repository of the dense model it was cut from.
         root: A folder in which both ids are paths to the models, staged as they will be published.
         license: As in `build_card`.
+        with_code: As in `build_card`.
 
     Raises:
         FileNotFoundError: As in `build_card`.
@@ -140,7 +145,7 @@ def build_subnetwork_card(
     found.value(found.metric_names[0], capacity, capacity)
     usage = run_code(subnetwork_code(model_id, dense_id), root)
     name = model_id.rpartition("/")[2]
-    data = card_data(found, name=name, repo_id=model_id, capacity=capacity, dense_id=dense_id, license=license)
+    data = card_data(found, name=name, repo_id=dense_id, capacity=capacity, dense_id=dense_id, license=license)
     rows = capacity_rows(found, {capacity: weights_bytes(root / model_id)})
     largest = rows[-1].capacity
     return _fill(
@@ -149,6 +154,7 @@ def build_subnetwork_card(
         found,
         usage,
         name=name,
+        with_code=with_code,
         dense_id=dense_id,
         row=next(row for row in rows if row.capacity == capacity),
         dense=rows[-1],
@@ -168,6 +174,7 @@ def render_card(
     files: Mapping[float, int] | None = None,
     downloads: Mapping[float, int] | None = None,
     license: str | None = None,
+    with_code: bool = False,
 ) -> str:
     """Fill in the template of a run's card.
 
@@ -180,22 +187,27 @@ def render_card(
         files: As in `capacity_rows`.
         downloads: As in `capacity_rows`.
         license: As in `build_card`.
+        with_code: As in `build_card`.
     """
     names = run.metric_names
     rows = capacity_rows(run, files, downloads)
     repo_id = None if model_id == LOCAL else model_id
     phone = _phone(run, rows)
+    # In the run directory, the file of the largest is the whole model's.
+    ready = [row for row in rows if row.file_bytes and (layout is not None or row.capacity < rows[-1].capacity)]
     return _fill(
         "card.md.jinja",
         card_data(run, name=name, repo_id=repo_id, license=license),
         run,
         usage,
         name=name,
+        with_code=with_code,
         model_id=model_id,
         layout=layout,
         rows=rows,
         dense=rows[-1],
         phone=phone,
+        ready=phone if phone in ready else next(iter(ready), None),
         is_prunable=len(rows) > 1,
         matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
         tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,

@@ -41,9 +41,10 @@ def _shorten_command(command: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    """The last part of an absolute path of any system, or of one below somebody's home; other text as it is."""
+    """The last part of a path that is absolute on any system, leads upwards, or lies below a home; else the text."""
     path = text.removeprefix("file://")
     for kind in (PurePosixPath, PureWindowsPath):
-        if kind(path).is_absolute() or (kind(path).parts[:1] or ("",))[0].startswith("~"):
+        first = (kind(path).parts or ("",))[0]
+        if kind(path).is_absolute() or first.startswith("~") or first == "..":
             return kind(path).name
     return text

@@ -38,7 +38,7 @@ def card_data(
     Args:
         run: The run.
         name: Of the model, for its entry in `model-index`.
-        repo_id: Repository of the card, if it has one: results then link to its `metrics.json`.
+        repo_id: Repository of the run's `metrics.json`, if it is published: results then link to it.
         capacity: Of the subnetwork, for the card of one; its results only are told.
         dense_id: Repository of the dense model, for the card of a subnetwork.
         license: Of the weights, as the Hub abbreviates it; left out if not given.

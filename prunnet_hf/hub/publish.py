@@ -144,11 +144,16 @@ def _check_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
 
 
 def _model_type(api: HfApi, repo_id: str, commit: str | None) -> str | None:
+    """None for a repository without a configuration; "unknown" where that can't be read."""
     try:
         config = api.hf_hub_download(repo_id, "config.json", revision=commit)
     except RemoteEntryNotFoundError:
         return None
-    return str(json.loads(Path(config).read_text(encoding="utf-8")).get("model_type"))
+    try:
+        content = json.loads(Path(config).read_text(encoding="utf-8"))
+    except ValueError:
+        return "unknown"
+    return str(content.get("model_type")) if isinstance(content, dict) else "unknown"
 
 
 def _forgotten_branches(api: HfApi, staged: StagedRun) -> tuple[str, ...]:

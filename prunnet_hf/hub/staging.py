@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from .card import build_card
 from .card import build_subnetwork_card
 from .code import add_code
 from .code import refer_to_code
+from .figures import read_run
 from .local_paths import without_local_paths
 from .names import MAIN
 from .names import METRICS
@@ -128,7 +128,7 @@ def stage_run(run: Path, publication: Publication, directory: Path) -> StagedRun
 
     Raises:
         FileNotFoundError: If `run` is no finished run directory.
-        ValueError: If a capacity was never evaluated, or there is no subnetwork to cut.
+        ValueError: If a capacity was never evaluated, there is no subnetwork to cut, or the run's files are damaged.
         OSError: If there isn't room enough.
     """
     check_run(run)
@@ -165,7 +165,9 @@ class _Staging:
         self._run = run
         self._publication = publication
         self._directory = directory
-        self._metrics = _read_metrics(run / METRICS)
+        found = read_run(run)
+        self._metrics: dict[str, Any] = without_local_paths(found.metrics)
+        self._recipe: dict[str, Any] = without_local_paths(found.recipe)
         self._model: PrunNetModel = PrunNetModel.from_pretrained(run / "model")
         self._capacities = _choose_capacities(self._model, self._metrics, publication.capacities)
         # The card's snippet is run in `directory`, where the name of a repository is the path of its folder.
@@ -191,9 +193,8 @@ class _Staging:
     def _public_run(self) -> Path:
         """What cards are made from, without the folders of this machine."""
         public = self._directory / ".run"
-        recipe = yaml.safe_load((self._run / "config.yaml").read_text(encoding="utf-8"))
         write_json(public / METRICS, self._metrics)
-        write_text(public / "config.yaml", yaml.safe_dump(without_local_paths(recipe), sort_keys=False))
+        write_text(public / "config.yaml", yaml.safe_dump(self._recipe, sort_keys=False))
         for picture in PICTURES:
             if (self._run / picture).is_file():
                 shutil.copyfile(self._run / picture, public / picture)
@@ -224,6 +225,7 @@ class _Staging:
             root=self._directory,
             subnetworks={capacity: folder.path for capacity, folder in folders.items()},
             license=publication.license,
+            with_code=publication.with_code,
         )
         write_text(self._main.path / README, card)
         if publication.layout != "repos":
@@ -236,6 +238,7 @@ class _Staging:
                 dense_id=publication.repo_id,
                 root=self._directory,
                 license=publication.license,
+                with_code=publication.with_code,
             )
             write_text(folder.path / README, card)
 
@@ -244,15 +247,6 @@ def band_edges(config: PrunNetConfig) -> list[float]:
     """Where bands of a published model end: at `BAND_EDGES`, or, lacking statistics there, the trained capacities."""
     usual = set(BAND_EDGES) <= set(config.stored_subnetworks)
     return list(BAND_EDGES if usual else config.capacities)
-
-
-def _read_metrics(file: Path) -> dict[str, Any]:
-    """Without the folders of this machine."""
-    try:
-        metrics: dict[str, Any] = without_local_paths(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}). Evaluate the run again with --eval_only true.") from error
-    return metrics
 
 
 def _choose_capacities(

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.constants import ENDPOINT
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetImageProcessor
@@ -101,6 +102,7 @@ def test_cost_of_what_is_published_is_that_of_its_files() -> None:
     ]
     # Figures are those of the run's full scores.
     assert "to a 256th of a capacity band" in line_of(text, "- **Download**")
+    assert "the trained ones" not in line_of(text, "- **Download**")  # a trained capacity may lie within a band
     assert "256th" not in body(metrics())
 
 
@@ -259,6 +261,23 @@ def test_ready_subnetworks_are_loaded_from_where_they_are_published(layout: Layo
 
 
 @pytest.mark.parametrize(
+    ("layout", "loading"),
+    [
+        ("branches", 'revision="capacity-0.50"'),
+        ("subfolders", 'subfolder="capacity-0.50"'),
+        ("repos", 'from_pretrained("org/name-capacity-0.50")'),
+    ],
+)
+def test_only_what_is_published_is_told_to_load(layout: Layout, loading: str) -> None:
+    chosen = body(metrics(), model_id="org/name", layout=layout, files={0.5: 1_230_000})
+    assert loading in chosen
+    assert "capacity-0.20" not in chosen
+    without = body(metrics(), model_id="org/name", layout=layout, files={})
+    assert "# ready" not in without
+    assert 'from_pretrained("org/name", capacity=0.2)' in without
+
+
+@pytest.mark.parametrize(
     ("method", "says"),
     [("prunnet", "integrated where they\nconflict"), ("joint", "plain sum of the losses")],
 )
@@ -319,6 +338,11 @@ def test_summary_of_a_lone_network_has_no_subnetwork(tmp_path: Path) -> None:
     assert len(summarise(tmp_path, finished(metrics("independent", (1.0,)))).splitlines()) == 2
 
 
+def test_code_beside_the_model_is_told() -> None:
+    assert "trust_remote_code=True" in body(metrics(), model_id="org/name", layout="branches", with_code=True)
+    assert "trust_remote_code" not in body(metrics(), model_id="org/name", layout="branches")
+
+
 def test_failing_snippet_writes_no_card_and_shows_its_output(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metrics())  # which has no model
     with pytest.raises(RuntimeError, match=r"(?s)snippet failed in .*model.*server = AutoModel.*No card was written"):
@@ -370,6 +394,10 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
         assert "\n\n\n" not in card.text
     assert "finds images in the dense network's gallery with mAP 33.0 % and recall@1 53.0 %." in small
     assert table(small, "metric |")[1] == ["mAP", "32.2", "33.0"]
+    # The run's metrics.json is in the dense model's repository only.
+    assert "stand in `metrics.json` of [org/name]" in small
+    sources = {result.source_url.removeprefix(ENDPOINT) for result in ModelCard(small).data.eval_results}
+    assert sources == {"/org/name/blob/main/metrics.json"}
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 

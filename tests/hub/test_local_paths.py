@@ -28,6 +28,7 @@ NO_PATHS = st.recursive(
         (r"C:\Users\someone\base", "base"),
         (r"\\server\share\someone\base", "base"),
         ("org/name", "org/name"),
+        ("../client/out/base", "base"),
         ("recipes/omniglot.yaml", "recipes/omniglot.yaml"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("CPU (x86_64, 1 threads)", "CPU (x86_64, 1 threads)"),

@@ -173,11 +173,15 @@ def test_private_publication_to_a_public_repository(hub: HubServer, finished_run
     assert nothing_was_uploaded(hub)
 
 
-def test_repository_of_another_model(hub: HubServer, finished_run: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "model_type"),
+    [(b'{"model_type": "bert"}', "bert"), (b"{}", "None"), (b"{", "unknown"), (b"[1]", "unknown")],
+)
+def test_repository_of_another_model(hub: HubServer, finished_run: Path, config: bytes, model_type: str) -> None:
     HfApi().create_repo("org/name")
-    HfApi().upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id="org/name")
+    HfApi().upload_file(path_or_fileobj=config, path_in_repo="config.json", repo_id="org/name")
     before = len(hub.asked("POST", "/commit/"))
-    with pytest.raises(PublishError, match="holds a model of type 'bert', which would be lost"):
+    with pytest.raises(PublishError, match=f"holds a model of type '{model_type}', which would be lost"):
         publish(finished_run)
     assert len(hub.asked("POST", "/commit/")) == before
 

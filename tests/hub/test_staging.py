@@ -168,10 +168,19 @@ def test_unknown_run_is_refused(tmp_path: Path) -> None:
         stage(tmp_path / "nowhere", tmp_path / "staged")
 
 
-def test_damaged_metrics_are_refused(finished_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("metrics.json", "{", r"metrics\.json is damaged"),
+        ("metrics.json", "[1]", r"metrics\.json must hold a mapping"),
+        ("metrics.json", "{}", r"metrics\.json lacks dataset, .*capacities"),
+        ("config.yaml", "a: [", r"config\.yaml is damaged"),
+    ],
+)
+def test_damaged_runs_are_refused(finished_run: Path, tmp_path: Path, file: str, content: str, says: str) -> None:
     run = damaged(finished_run, tmp_path / "run")
-    (run / "metrics.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"metrics\.json is damaged"):
+    (run / file).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
         stage(run, tmp_path / "staged")
 
 
