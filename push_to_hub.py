@@ -53,6 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--collection", help="Title of a collection, made where needed, or slug of one.")
     parser.add_argument("--private", action="store_true", help="Only you and your organisation may see it.")
     parser.add_argument("--license", help="Of the weights, as the Hub abbreviates it: apache-2.0.")
+    parser.add_argument(
+        "--eval_task", help="Task of the Hub benchmark that the run was on: its leaderboard lists the dense network."
+    )
     parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
     return parser.parse_args()
@@ -66,6 +69,7 @@ def push(arguments: argparse.Namespace) -> str:
         layout=arguments.layout,
         with_code=arguments.with_code,
         license=arguments.license,
+        eval_task=arguments.eval_task,
     )
     if not arguments.dry_run:
         published = publish_run(

@@ -206,7 +206,8 @@ def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str,
 
 
 def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    return where | ({"subfolder": ""} if where.get("subfolder", "") is None else {})
 
 
 def _cut(model: Any, capacity: float, weights: Weights | None) -> Any:

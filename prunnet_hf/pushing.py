@@ -86,6 +86,6 @@ def card_facts(model: Any, repo_id: str) -> dict[str, str]:
     source = model.config.name_or_path or ""
     if model.is_from_hub and source != repo_id:
         facts["base_model"] = source
-        if not model.config.prunable:
+        if model.config.capacity < 1.0:
             facts["base_model_relation"] = RELATION_OF_SUBNETWORK
     return facts

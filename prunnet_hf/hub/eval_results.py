@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import yaml
 from huggingface_hub import EvalResultEntry
-from huggingface_hub import constants
 from huggingface_hub import eval_result_entries_to_yaml
 
 from ..masking import format_capacity
 from .figures import FinishedRun
+from .metadata import HUB
 from .metadata import hub_dataset
 
 EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
@@ -43,7 +43,7 @@ def eval_results_yaml(run: FinishedRun, task_id: str, *, repo_id: str, capacity:
         dataset_id=dataset,
         task_id=task_id,
         value=round(run.value(metric, capacity, capacity), 4),
-        source_url=f"{constants.ENDPOINT}/{repo_id}/blob/main/metrics.json",
+        source_url=f"{HUB}/{repo_id}/blob/main/metrics.json",
         source_name="metrics.json",
         notes=f"{metric} in [0, 1], queries and gallery at capacity {format_capacity(capacity)}, split "
         f"{run.metrics['split']}, protocol {run.metrics['protocol']}; {run.metrics['command']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import PurePosixPath
 from pathlib import PureWindowsPath
@@ -42,6 +43,11 @@ def _shorten_command(command: str) -> str:
 
 def _shorten(text: str) -> str:
     """The last part of a path that is absolute on any system, leads upwards, or lies below a home; else the text."""
+    if text.startswith("{"):  # backbone_kwargs, as a command line has them
+        try:
+            return json.dumps(without_local_paths(json.loads(text)))
+        except ValueError:
+            return text
     path = text.removeprefix("file://")
     for kind in (PurePosixPath, PureWindowsPath):
         first = (kind(path).parts or ("",))[0]

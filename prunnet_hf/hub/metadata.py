@@ -12,11 +12,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 from huggingface_hub import ModelCardData
-from huggingface_hub import constants
 
 from ..data.loading import FOLDERS
 from ..masking import format_capacity
 from .figures import FinishedRun
+
+HUB = "https://huggingface.co"
+"""What links in cards lead to, whatever mirror a run was published through."""
 
 TAGS = ("prunnet", "image-retrieval", "pruning", "compatible-embeddings", "timm")
 TASK, TASK_NAME = "image-retrieval", "Image retrieval"
@@ -89,7 +91,7 @@ def _eval_result(
     metrics = run.metrics
     source: dict[str, Any] = {}
     if repo_id is not None:  # a source needs an address
-        source["source_url"] = f"{constants.ENDPOINT}/{repo_id}/blob/main/metrics.json"
+        source["source_url"] = f"{HUB}/{repo_id}/blob/main/metrics.json"
         source["source_name"] = metrics["command"]
     return EvalResult(
         task_type=TASK,

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from ..masking import format_capacity
 from ..pretrained import MODEL_FILES
 from .code import code_files
+from .eval_results import EVAL_RESULTS_FILE
 
 MAIN = "main"
 README = "README.md"
@@ -35,6 +36,8 @@ def is_ours(path: str) -> bool:
         path: In the repository, such as `capacity-0.20/config.json`. README.md, which people write in, is never ours.
     """
     file = PurePosixPath(path)
+    if path == EVAL_RESULTS_FILE:
+        return True
     of_a_model = any(fnmatchcase(file.name, pattern) for pattern in (*MODEL_FILES, PROCESSOR))
     if len(file.parts) == 2:
         return of_a_model and fnmatchcase(file.parts[0], SUBNETWORKS)

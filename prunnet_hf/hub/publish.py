@@ -70,7 +70,8 @@ def publish_run(
 
     Raises:
         FileNotFoundError: If `run` is no finished run directory.
-        ValueError: If an argument is out of range; nothing is uploaded.
+        ValueError: If an argument is out of range, where nothing is uploaded; or if the README on the Hub can't be
+            merged.
         PublishError: If the Hub refuses or can't be reached.
         OSError: If there isn't room to lay out the files.
     """
@@ -87,6 +88,8 @@ def publish_run(
         _check_repository(api, publication.repo_id, private=private)
     with tempfile.TemporaryDirectory(prefix="prunnet-publish-") as directory:
         staged = stage_run(run, publication, Path(directory))
+        for repo_id in _repositories(staged):
+            check_repo_id(repo_id)  # those of subnetworks have longer names
         for repo_id in _repositories(staged):
             with explained(repo_id):
                 api.create_repo(repo_id, private=private or None, exist_ok=True)

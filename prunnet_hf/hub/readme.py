@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from typing import ClassVar
 
 import yaml
 
 from .card import BEGIN
 from .card import END
 
+OF_THE_CARD = ("base_model", "base_model_relation", "metrics", "model-index")
+"""Metadata that no one but the card states: what an earlier card said and this one doesn't, is no longer so."""
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -36,7 +39,7 @@ def merge_readme(generated: str, existing: str | None) -> str:
     if existing is None:
         return _join(metadata, body)
     kept, theirs = split_front_matter(existing)
-    merged = {**metadata, **{key: value for key, value in kept.items() if key not in metadata}}
+    merged = {**metadata, **{key: kept[key] for key in kept if key not in metadata and key not in OF_THE_CARD}}
     if isinstance(metadata.get("tags"), list) and isinstance(kept.get("tags"), list):
         merged["tags"] = list(dict.fromkeys([*metadata["tags"], *kept["tags"]]))
     if not theirs.strip():
@@ -46,6 +49,18 @@ def merge_readme(generated: str, existing: str | None) -> str:
     _block(theirs)
     before, after = theirs.split(BEGIN)[0], theirs.split(END)[1]
     return _join(merged, f"{before}{card}{after}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as the Hub does: `no` is Norwegian, and only `true` and `false` are truth values."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
 
 
 def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
@@ -58,7 +73,7 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, readme
     try:
-        metadata = yaml.safe_load(found[1])
+        metadata = yaml.load(found[1], _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"The metadata at the top of README.md are no YAML ({error}). Mend them.") from error
     if metadata is not None and not isinstance(metadata, dict):

@@ -28,6 +28,8 @@ from .card import build_card
 from .card import build_subnetwork_card
 from .code import add_code
 from .code import refer_to_code
+from .eval_results import EVAL_RESULTS_FILE
+from .eval_results import eval_results_yaml
 from .figures import read_run
 from .local_paths import without_local_paths
 from .names import MAIN
@@ -52,6 +54,8 @@ class Publication:
         layout: Where ready subnetworks go: `branches`, `subfolders` or `repos`.
         with_code: Whether the code that `trust_remote_code` runs goes along.
         license: Of the weights, as the Hub abbreviates it (`apache-2.0`); None leaves it open.
+        eval_task: Task, in the `eval.yaml` of the Hub data set that the run was evaluated on, whose leaderboard shall
+            list the dense network; None for none.
 
     Raises:
         ValueError: If `layout` is none of these.
@@ -62,6 +66,7 @@ class Publication:
     layout: Layout = "branches"
     with_code: bool = False
     license: str | None = None
+    eval_task: str | None = None
 
     def __post_init__(self) -> None:
         """Check the layout."""
@@ -183,6 +188,11 @@ class _Staging:
             if file.name in (METRICS, *PICTURES):
                 shutil.copyfile(file, self._main.path / file.name)
         self._write_cards(public_run, folders)
+        if self._publication.eval_task is not None:
+            entry = eval_results_yaml(
+                read_run(public_run), self._publication.eval_task, repo_id=self._publication.repo_id
+            )
+            write_text(self._main.path / EVAL_RESULTS_FILE, entry)
         inside_main = self._publication.layout == "subfolders"
         subnetworks = () if inside_main else tuple(folders.values())
         if self._publication.with_code:
@@ -204,6 +214,7 @@ class _Staging:
         """A model without the names of its training classes, in bands if it is prunable, with its image processor."""
         model.config.id2label = None
         model.config.num_labels = 2  # transformers' default, which its files leave out
+        model.config.backbone_kwargs = without_local_paths(model.config.backbone_kwargs)
         model.save_pretrained(folder, bands=band_edges(model.config) if model.config.prunable else None)
         PrunNetImageProcessor.from_pretrained(self._run / "model").save_pretrained(folder)
         refer_to_code(folder, present=self._publication.with_code)

@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub import CommitOperationDelete
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
+from transformers.utils import CONFIG_NAME
 
 from .names import MAIN
 from .names import README
@@ -58,7 +59,8 @@ def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
     there = _remote_files(api, folder.repo_id, head)
     _merge_readme(api, folder, head, exists=README in there)
     changed = [path for path, file in folder.files().items() if not _is_same(file, there.get(path))]
-    stale = sorted(path for path in there if path not in folder.files() and is_ours(path))
+    # Without a configuration no model of ours was there, and files of these names are other people's.
+    stale = sorted(path for path in there if path not in folder.files() and is_ours(path) and CONFIG_NAME in there)
     if changed or stale:
         head = _commit(api, folder, head, changed, stale)
     return UploadedFolder(_url(api, folder), head, tuple(changed), tuple(stale))

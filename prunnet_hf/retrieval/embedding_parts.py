@@ -28,6 +28,19 @@ _IMAGES, _SKIPPED = b"images", b"skipped"
 _PARTS_A_ROW_GROUP = 64
 
 
+def check_output(output: Path) -> None:
+    """Refuse a place where no table can be written.
+
+    Raises:
+        FileExistsError: If there is a file already.
+        FileNotFoundError: If its folder doesn't exist.
+    """
+    if output.exists():
+        raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"output={str(output)!r}: its folder doesn't exist. Create it first.")
+
+
 class EmbeddingParts:
     """The parts of a table that isn't finished yet.
 
@@ -43,10 +56,7 @@ class EmbeddingParts:
     """
 
     def __init__(self, output: Path, schema: pa.Schema, plan: Mapping[str, Any]) -> None:
-        if output.exists():
-            raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"output={str(output)!r}: its folder doesn't exist. Create it first.")
+        check_output(output)
         self.output = output
         self.schema = schema
         self.folder = output.with_name(output.name + ".partial")

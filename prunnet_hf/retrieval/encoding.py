@@ -11,6 +11,7 @@ Killed and started again, it goes on where it was. The columns: `prunnet_hf.retr
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
 from .embed import embed
 from .folder_encoding import IMAGES_PER_PART
+from .folder_encoding import check_places
 from .folder_encoding import encode_folder
 
 Key = TypeVar("Key")
@@ -218,13 +220,23 @@ def _no_embeddings(model: PrunNetModel) -> NDArray[np.float32]:
     return np.empty((0, model.config.embedding_dim), dtype=np.float32)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Embed a folder as the command line says.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Embed a folder as the command line says; or say in a line, with status 1, why not.
 
     Args:
         arguments: Instead of the command line's.
     """
     chosen = _parser().parse_args(arguments)
+    try:
+        _encode_folder(chosen)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"prunnet_hf.retrieval.encoding: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _encode_folder(chosen: argparse.Namespace) -> None:
+    check_places(chosen.data_dir, chosen.output)  # before a model is downloaded
     disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
     place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
     dtype = getattr(torch, chosen.dtype)
@@ -271,4 +283,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

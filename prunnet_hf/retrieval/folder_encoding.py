@@ -27,6 +27,7 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
+from ..configuration_prunnet import PrunNetConfig
 from ..data.image_folder import list_images
 from ..data.reading import read_image
 from ..data.splits import IMAGE
@@ -34,6 +35,7 @@ from ..data.splits import listed
 from ..modeling_prunnet import PrunNetModel
 from .embed import embed
 from .embedding_parts import EmbeddingParts
+from .embedding_parts import check_output
 from .embedding_table import PATH
 from .embedding_table import as_table
 from .embedding_table import check_known_space
@@ -89,8 +91,9 @@ def encode_folder(
     _check_at_least(0, num_workers=num_workers)
     config = model.config
     schema = table_schema(
-        config.embedding_dim, check_known_space(config.embedding_space), config.capacity, config.name_or_path or ""
+        config.embedding_dim, check_known_space(config.embedding_space), config.capacity, _model_name(config)
     )
+    check_places(data_dir, output)
     root = Path(data_dir).absolute()  # workers may not share this process's working directory
     paths = _listed_images(root)
     spans = [paths[start : start + images_per_part] for start in range(0, len(paths), images_per_part)]
@@ -220,9 +223,25 @@ def _check_done(
     return skipped
 
 
+def check_places(data_dir: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Refuse, before any work, a folder that isn't there, and a place where no table can be written.
+
+    Raises:
+        FileNotFoundError: If `data_dir` or the folder of `output` doesn't exist.
+        FileExistsError: If `output` exists.
+    """
+    if not Path(data_dir).is_dir():
+        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is no folder; give one that holds images.")
+    check_output(Path(output).absolute())
+
+
+def _model_name(config: PrunNetConfig) -> str:
+    """The repository, or of a local folder its name: the path means nothing to whom the table is given."""
+    source = config.name_or_path or ""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
 def _listed_images(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"data_dir={str(root)!r} is no folder; give one that holds images.")
     paths = list_images(root)
     if not paths:
         raise ValueError(f"data_dir={str(root)!r} holds no images (by their suffix, hidden files left aside).")

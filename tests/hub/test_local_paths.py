@@ -31,6 +31,8 @@ NO_PATHS = st.recursive(
         ("../client/out/base", "base"),
         ("recipes/omniglot.yaml", "recipes/omniglot.yaml"),
         ("https://example.org/a/b", "https://example.org/a/b"),
+        ('{"file": "/home/someone/base.bin", "drop_rate": 0.1}', '{"file": "base.bin", "drop_rate": 0.1}'),
+        ("{no JSON}", "{no JSON}"),
         ("CPU (x86_64, 1 threads)", "CPU (x86_64, 1 threads)"),
     ],
 )

@@ -45,6 +45,18 @@ def test_metadata_of_the_card_win_and_others_are_kept() -> None:
     }
 
 
+def test_what_only_an_earlier_card_can_have_said_goes() -> None:
+    existing = f"---\nbase_model: org/old\nmodel-index: []\ndatasets: [org/ds]\n---\n{BEGIN}\n{END}\n"
+    metadata, _ = split_front_matter(merge_readme(CARD, existing))
+    assert metadata == {"library_name": "prunnet", "tags": ["prunnet"], "datasets": ["org/ds"]}
+
+
+def test_metadata_are_read_as_the_hub_reads_them() -> None:
+    merged = merge_readme(CARD, f"---\nlanguage: no\ngated: true\n---\n{BEGIN}\n{END}\n")
+    assert yaml.safe_load(merged.split("---")[1])["language"] == "no"
+    assert split_front_matter(merged)[0]["gated"] is True
+
+
 def test_a_readme_of_metadata_alone_becomes_the_card_with_them() -> None:
     merged = merge_readme(CARD, "---\nlicense: mit\n---\n")
     assert merged.endswith(f"license: mit\n---\n\n{BEGIN}\n# New card\n{END}\n")

@@ -208,3 +208,16 @@ def test_bands_end_at_fifths_or_where_the_model_has_statistics() -> None:
     # The grid of statistics has 0.05, 0.1, 0.3, 0.5, 0.7, 0.9 and what was trained.
     assert band_edges(PrunNetConfig(capacities=[0.1, 0.2, 0.4, 0.6, 0.8])) == [0.2, 0.4, 0.6, 0.8]
     assert band_edges(PrunNetConfig(capacities=[0.25, 0.5])) == [0.25, 0.5]
+
+
+def test_a_leaderboard_needs_a_data_set_of_the_hub(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'retrieval' needs a run on a data set of the Hub"):
+        stage(finished_run, tmp_path / "staged", eval_task="retrieval")
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    recipe = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "dataset": "org/photos"}))
+    (run / "config.yaml").write_text(yaml.safe_dump({**recipe, "dataset": "org/photos"}))
+    staged = stage(run, tmp_path / "staged", eval_task="retrieval")
+    (entry,) = yaml.safe_load(staged.main.files()[".eval_results/prunnet_hf.yaml"].read_text())
+    assert entry["dataset"] == {"id": "org/photos", "task_id": "retrieval"}

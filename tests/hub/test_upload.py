@@ -77,6 +77,13 @@ def test_only_what_changed_goes_up_and_what_is_stale_goes_away(hub: HubServer, a
     assert hub.uploaded() == uploaded
 
 
+def test_files_of_a_repository_without_our_model_stay(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    for name in ("layers.py", "metrics.json", "model.safetensors"):
+        api.upload_file(path_or_fileobj=b"by hand", path_in_repo=name, repo_id=REPO)
+    assert upload_folder(api, folder(tmp_path / "new", config_json="{}")).deleted == ()
+    assert {"layers.py", "metrics.json", "model.safetensors", "config.json"} <= set(there(hub))
+
+
 def test_what_was_written_by_hand_stays(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
     by_hand = f"---\nlicense: mit\n---\nWelcome.\n{BEGIN}\n# Old\n{END}\n\n## Limits\n\nTheirs.\n"
     api.upload_file(path_or_fileobj=by_hand.encode(), path_in_repo="README.md", repo_id=REPO)

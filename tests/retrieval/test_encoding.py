@@ -28,6 +28,7 @@ from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.encoding import Encoded
 from prunnet_hf.retrieval.encoding import encode
 from prunnet_hf.retrieval.encoding import encode_share
+from prunnet_hf.retrieval.encoding import main
 from prunnet_hf.retrieval.encoding import pixel_batches
 
 SIZE = 32
@@ -226,3 +227,11 @@ def test_the_command_embeds_a_folder_without_a_warning(
     assert found.labels == ["shelf"] * 7
     expected = encode({0.5: trained.prune(0.5)}, images, processor, progress=False)[0.5]
     np.testing.assert_allclose(found.embeddings, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_says_in_a_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--data_dir", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out.parquet")]
+    assert main(["--model", "org/never-asked-for", *places]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("prunnet_hf.retrieval.encoding: error: data_dir=")
+    assert "nowhere' is no folder" in error
