@@ -206,8 +206,7 @@ def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str,
 
 
 def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
-    where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-    return where | ({"subfolder": ""} if where.get("subfolder", "") is None else {})
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
 
 
 def _cut(model: Any, capacity: float, weights: Weights | None) -> Any:
