@@ -49,7 +49,11 @@ class FiniteWatch:
         if step == _NEVER:
             return
         capacities = self.capacities.at(step)
-        bad = [format_capacity(c) for c, is_bad in zip(capacities, self._is_bad.tolist(), strict=False) if is_bad]
+        bad = [
+            format_capacity(round(c, 4))
+            for c, is_bad in zip(capacities, self._is_bad.tolist(), strict=False)
+            if is_bad
+        ]
         what = f"The loss of capacity {', '.join(bad)}" if bad else "The merged gradient"
         raise FloatingPointError(
             f"{what} is no finite number in step {step}: the run has diverged, and nothing was saved since. Lower "
