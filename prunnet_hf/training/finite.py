@@ -48,12 +48,8 @@ class FiniteWatch:
         step = int(self._step)
         if step == _NEVER:
             return
-        capacities = self.capacities.at(step)
-        bad = [
-            format_capacity(round(c, 4))
-            for c, is_bad in zip(capacities, self._is_bad.tolist(), strict=False)
-            if is_bad
-        ]
+        passes = zip(self.capacities.at(step), self._is_bad.tolist(), strict=False)  # the last is the gradient's
+        bad = [format_capacity(round(capacity, 4)) for capacity, is_bad in passes if is_bad]
         what = f"The loss of capacity {', '.join(bad)}" if bad else "The merged gradient"
         raise FloatingPointError(
             f"{what} is no finite number in step {step}: the run has diverged, and nothing was saved since. Lower "
