@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from typing import ClassVar
 
 import yaml
 
@@ -54,12 +53,11 @@ def merge_readme(generated: str, existing: str | None) -> str:
 class _Loader(yaml.SafeLoader):
     """Reads YAML as the Hub does: `no` is Norwegian, and only `true` and `false` are truth values."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
 
 
