@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 
+from ..band_index import INDEX_NAME
+from ..band_index import read_index
 from ..masking import format_capacity
 from ..retrieval.compatibility import CompatibilityResult
 from ..training.description import METRICS_FORMAT
-from ..training.description import without_paths
+from ..training.local_paths import without_local_paths
 
 NEEDED = ("dataset", "split", "protocol", "num_queries", "num_gallery", "command", "versions", "results", "capacities")
 """Without these entries of `metrics.json`, no figure could be told with its data set, split and command."""
@@ -116,7 +118,7 @@ def read_run(run: Path) -> FinishedRun:
             "version of prunnet_hf that wrote it, or evaluate the run again (--eval_only)."
         )
     return FinishedRun(
-        metrics, without_paths(recipe), tuple(CompatibilityResult(**entry) for entry in metrics["results"])
+        metrics, without_local_paths(recipe), tuple(CompatibilityResult(**entry) for entry in metrics["results"])
     )
 
 
@@ -171,19 +173,11 @@ def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int
         For each capacity the bands up to the one it lies in, and unless it is that one's edge its ranks; None if the
         model doesn't lie in bands.
     """
-    file = folder / "bands.index.json"
+    file = folder / INDEX_NAME
     if not file.is_file():
         return None
-    index = json.loads(file.read_text(encoding="utf-8"))
-    edges: list[float] = index["capacities"]
-    sizes = {name: entry["size"] for name, entry in index["files"].items()}
-    found = {}
-    for capacity in capacities:
-        number = next(place for place, edge in enumerate(edges, start=1) if capacity <= edge)
-        names = [f"band-{band:05d}-of-{len(edges):05d}" for band in range(1, number + 1)]
-        ranks = [] if capacity == edges[number - 1] else [f"{names[-1]}.ranks.safetensors"]
-        found[capacity] = sum(sizes[name] for name in [*(f"{name}.safetensors" for name in names), *ranks])
-    return found
+    index = read_index(file)
+    return {capacity: sum(index.files[name].size for name in index.needed_files(capacity)) for capacity in capacities}
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

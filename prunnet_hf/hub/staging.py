@@ -21,6 +21,7 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..masking import check_capacities
 from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
+from ..training.local_paths import without_local_paths
 from ..training.run_directory import write_json
 from ..training.run_directory import write_text
 from .card import Layout
@@ -31,7 +32,6 @@ from .code import refer_to_code
 from .eval_results import EVAL_RESULTS_FILE
 from .eval_results import eval_results_yaml
 from .figures import read_run
-from .local_paths import without_local_paths
 from .names import MAIN
 from .names import METRICS
 from .names import PICTURES

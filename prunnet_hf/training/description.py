@@ -25,13 +25,13 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..modeling_prunnet import PrunNetModel
 from .arguments import ModelArguments
 from .arguments import RunArguments
+from .local_paths import OF_THIS_MACHINE
+from .local_paths import without_local_paths
 from .multiply_adds import count_multiply_adds
 from .run_directory import subnetwork_directory
 
 METRICS_FORMAT = 1
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
-OF_THIS_MACHINE = ("data_dir", "output_dir")
-"""Arguments that mean nothing on another machine."""
 PER_INVOCATION = ("resume", "eval_only")
 """Flags that say how a run is called, not what it is."""
 
@@ -51,7 +51,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "num_queries": num_images(splits.query),
         "num_gallery": num_images(splits.gallery),
         "command": command_line(),
-        "recipe": without_paths(recipe_of(arguments)),
+        "recipe": without_local_paths(recipe_of(arguments)),
         "commit": source_commit(),
         "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
         "device": describe_device(),
@@ -59,13 +59,6 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
     }
-
-
-def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without what means nothing on another machine: of a checkpoint in a local folder the name remains."""
-    kept = {name: value for name, value in recipe.items() if name not in OF_THIS_MACHINE}
-    source = kept.get("model_name_or_path")
-    return {**kept, "model_name_or_path": Path(source).name} if source and Path(source).is_absolute() else kept
 
 
 def describe_model(model: PrunNetForImageClassification) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 
 from prunnet_hf.hub.figures import FinishedRun
 from prunnet_hf.retrieval.compatibility import CompatibilityResult
-from prunnet_hf.training.description import without_paths
+from prunnet_hf.training.local_paths import without_local_paths
 
 CAPACITIES = (0.2, 0.5, 1.0)
 RECIPE = {
@@ -93,4 +93,4 @@ def write_run(run: Path, content: dict[str, Any]) -> Path:
 
 def finished(content: dict[str, Any], recipe: dict[str, Any] = RECIPE) -> FinishedRun:
     results = tuple(CompatibilityResult(**entry) for entry in content["results"])
-    return FinishedRun(content, without_paths(recipe), results)
+    return FinishedRun(content, without_local_paths(recipe), results)

@@ -98,9 +98,10 @@ def test_download_is_all_bands_up_to_the_capacity_and_ranks_between_edges(tmp_pa
         "band-00002-of-00003": (10, 200),
         "band-00003-of-00003": (20, 400),
     }
-    files = {f"{name}.safetensors": {"size": size} for name, (size, _) in sizes.items()}
-    files |= {f"{name}.ranks.safetensors": {"size": size} for name, (_, size) in sizes.items()}
-    index = {"capacities": [0.2, 0.6, 1.0], "files": files}
+    files = {f"{name}.safetensors": {"size": size, "sha256": ""} for name, (size, _) in sizes.items()}
+    files |= {f"{name}.ranks.safetensors": {"size": size, "sha256": ""} for name, (_, size) in sizes.items()}
+    index = {"format": "prunnet-bands", "version": 1, "capacities": [0.2, 0.6, 1.0], "files": files}
+    index |= {"statistics": [], "tensors": {}}
     (tmp_path / "bands.index.json").write_text(json.dumps(index))
     assert band_downloads(tmp_path, [0.1, 0.2, 0.3, 0.6, 1.0]) == {
         0.1: 1 + 100,

@@ -32,7 +32,7 @@ from prunnet_hf.training.description import describe_run
 from prunnet_hf.training.description import describe_subnetworks
 from prunnet_hf.training.description import measure_latency
 from prunnet_hf.training.description import recipe_of
-from prunnet_hf.training.description import without_paths
+from prunnet_hf.training.local_paths import without_local_paths
 
 SIZE = 32
 
@@ -148,9 +148,9 @@ def test_base_model_is_one_on_the_hub(tmp_path: Path) -> None:
 
 def test_recipe_names_no_folder_of_the_machine() -> None:
     recipe = {"epochs": 3, "data_dir": "/home/me/photos", "output_dir": "out", "model_name_or_path": "/home/me/base"}
-    assert without_paths(recipe) == {"epochs": 3, "model_name_or_path": "base"}
-    assert without_paths({"model_name_or_path": "org/name"}) == {"model_name_or_path": "org/name"}
-    assert without_paths({"model_name_or_path": None}) == {"model_name_or_path": None}
+    assert without_local_paths(recipe) == {"epochs": 3, "model_name_or_path": "base"}
+    assert without_local_paths({"model_name_or_path": "org/name"}) == {"model_name_or_path": "org/name"}
+    assert without_local_paths({"model_name_or_path": None}) == {"model_name_or_path": None}
 
 
 def test_cpu_is_named_with_the_threads_in_use() -> None:

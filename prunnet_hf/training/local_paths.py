@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from pathlib import PureWindowsPath
 from typing import Any
 
-from ..training.description import OF_THIS_MACHINE
+OF_THIS_MACHINE = ("data_dir", "output_dir")
+"""Arguments that mean nothing on another machine."""
 
 
 def without_local_paths(content: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.hub.local_paths import without_local_paths
+from prunnet_hf.training.local_paths import without_local_paths
 
 NO_PATHS = st.recursive(
     st.none()
