@@ -38,16 +38,20 @@ def test_rows_are_the_indices_of_what_the_masks_keep(p, q):
 def test_values_of_a_layer_worked_out_by_hand():
     model = tiny()
     layer = model.get_submodule(STEM)
-    size = layer.weight.numel()  # 4 * 3 * 7 * 7 = 588
+    size = layer.weight.numel()
+    assert size == 64 * 3 * 7 * 7 == 9408
     with torch.no_grad():
         layer.scores.copy_(torch.arange(size, 0, -1.0).view_as(layer.scores))  # kept from the first on
-        layer.weight.zero_().flatten()[:147] = -2.0
-    small, half, dense = compressibility(model, [147 / 588, 0.5, 1.0]).of(STEM)
-    assert (small.kept, small.index, small.keep_bound) == (148, pytest.approx(1 / 148), pytest.approx(147))
-    # 588 - round(0.5 * 587) = 588 - 294 kept, half of them equal, half zero.
-    assert (half.kept, half.index, half.keep_bound) == (294, pytest.approx(0.5), pytest.approx(147))
-    assert (dense.kept, dense.index, dense.keep_bound) == (588, pytest.approx(0.75), pytest.approx(147))
-    assert compressibility(model, [1.0], eta=1.0).of(STEM)[0].keep_bound == pytest.approx(147 / 4)  # (1 + 1)^(-1/0.5)
+        layer.weight.zero_().flatten()[:2352] = -2.0  # a quarter
+    quarter, half, dense = compressibility(model, [0.25, 0.5, 1.0]).of(STEM)
+    # 9408 - round(0.75 * 9407) = 9408 - 7055 kept: all of the equal ones and one zero.
+    assert (quarter.kept, quarter.index, quarter.keep_bound) == (2353, pytest.approx(1 / 2353), pytest.approx(2352))
+    # 9408 - round(0.5 * 9407) = 9408 - 4704 kept, half of them equal, half zero.
+    assert (half.kept, half.index, half.keep_bound) == (4704, pytest.approx(0.5), pytest.approx(2352))
+    assert (dense.kept, dense.index, dense.keep_bound) == (9408, pytest.approx(0.75), pytest.approx(2352))
+    assert compressibility(model, [1.0], eta=1.0).of(STEM)[0].keep_bound == pytest.approx(
+        588
+    )  # times (1 + 1)^(-1/0.5)
 
 
 @pytest.mark.parametrize("capacity", [0.2, 0.37, 1.0])
@@ -92,9 +96,7 @@ def test_plot_is_written(tmp_path):
 
 
 def test_a_pruned_model_has_its_own_capacity_only():
-    with pytest.raises(
-        ValueError, match=r"capacities must be \[0.20\] or left out.*got \[0.2, 0.6\].*dense checkpoint"
-    ):
+    with pytest.raises(ValueError, match=r"capacities must be \[0.20\] or left out.*got \[0.2, 0.6\].*dense"):
         compressibility(tiny().prune(0.2), [0.2, 0.6])
 
 
