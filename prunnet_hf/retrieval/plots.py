@@ -57,12 +57,12 @@ def plot_matrix(
     grids = [as_grid(results, metric) for metric in metrics]
     query_capacities, gallery_capacities, _ = grids[0]
     width = (1.9 + 0.72 * len(gallery_capacities)) * len(metrics)
-    figure = _figure(max(width, 5.0), 1.8 + 0.62 * len(query_capacities))
+    figure = new_figure(max(width, 5.0), 1.8 + 0.62 * len(query_capacities))
     figure.suptitle(title, fontsize=13)
     for axes, metric, grid in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, grids, strict=True):
         _draw_panel(axes, metric, *grid)
     figure.supxlabel(_LEGEND, fontsize=8, color="0.35")
-    return _save(figure, Path(path))
+    return save_png(figure, Path(path))
 
 
 def plot_curve(
@@ -94,7 +94,7 @@ def plot_curve(
     self_test = [100 * values[row, column] for row, column in cells]
     cross_test = [100 * values[row, -1] for row, _ in cells]
     largest = format_capacity(gallery_capacities[-1])
-    figure = _figure(7.5, 4.4)
+    figure = new_figure(7.5, 4.4)
     axes = figure.subplots()
     axes.axhline(
         self_test[-1],
@@ -109,7 +109,7 @@ def plot_curve(
     )
     _label_curve(axes, capacities, metric, [*self_test, *cross_test])
     axes.set_title(title, fontsize=12)
-    return _save(figure, Path(path))
+    return save_png(figure, Path(path))
 
 
 def _draw_panel(
@@ -184,8 +184,8 @@ def _label_curve(axes: Axes, capacities: Sequence[float], metric: str, values: S
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches; one of its own, because pyplot's state belongs to the caller."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` by `height` inches; one of its own, because pyplot's state belongs to the caller."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only plots need matplotlib
     from matplotlib.figure import Figure
 
@@ -194,7 +194,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_png(figure: Figure, path: Path) -> Path:
+    """Save a figure; an existing file is replaced only by a complete one. Returns `path`."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, format="png", metadata={"Software": None})
     os.replace(unfinished, path)

@@ -1,0 +1,51 @@
+"""How long `compressibility` takes: the PQ Index of every layer and of the whole at ten capacities.
+
+    python benchmarks/compressibility.py
+    python benchmarks/compressibility.py --backbones resnet50 vit_small_patch16_224
+
+Random weights, on the CPU; the median over rounds, the first of which is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+
+import torch
+
+from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetModel
+from prunnet_hf.compression.report import compressibility
+
+
+def main() -> None:
+    """Print one row a backbone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=["resnet50"], help="timm names (default: resnet50)")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, load {load:.1f}, ", end="")
+    print(f"median of {arguments.rounds} rounds\n")
+    print("| backbone | prunable weights (M) | capacities | compressibility (s) |\n|---|---:|---:|---:|")
+    for backbone in arguments.backbones:
+        print(measure(backbone, arguments.rounds), flush=True)
+
+
+def measure(backbone: str, rounds: int) -> str:
+    """Time one backbone."""
+    torch.manual_seed(0)
+    model = PrunNetModel(PrunNetConfig(backbone=backbone))
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        result = compressibility(model)
+        seconds.append(time.perf_counter() - start)
+    whole = result.of(None)
+    return f"| {backbone} | {whole[0].num_weights / 1e6:.1f} | {len(whole)} | {statistics.median(seconds[1:]):.2f} |"
+
+
+if __name__ == "__main__":
+    main()

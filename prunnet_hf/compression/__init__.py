@@ -1,0 +1,1 @@
+"""How far a network can be pruned, and where: what its weights say of it."""

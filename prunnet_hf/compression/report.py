@@ -1,0 +1,243 @@
+"""What the PQ Index says of a model: how far each of its layers, and the whole, could be pruned.
+
+The index is that of the weights a capacity keeps. From it follows the least number of weights that sparsity-informed
+adaptive pruning (SAP) would keep of them. Both are read off the weights, without data; whether quality bears it out
+has to be measured.
+
+Source: arXiv 2302.05601.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..masking import check_capacities
+from ..masking import format_capacity
+from ..masking import kept_count
+from ..modeling_prunnet import PrunNetPreTrainedModel
+from ..pq_index import DEFAULT_P
+from ..pq_index import DEFAULT_Q
+from ..pq_index import KeptPowers
+from ..pq_index import check_exponents
+from ..pq_index import join
+from ..pq_index import kept_powers
+from ..pq_index import powers_of_pruned
+from ..pq_index import sap_keep_bound
+
+DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class CompressibilityRow:
+    """One scope at one capacity.
+
+    Attributes:
+        layer: Name of the layer; None for all prunable layers as one scope.
+        capacity: Kept share, in (0, 1].
+        num_weights: How many weights the scope has.
+        kept: How many of them the capacity keeps.
+        index: PQ Index of the kept weights, in [0, 1).
+        keep_bound: SAP's bound `r`: how many of the kept weights to keep at least, in [0, kept].
+    """
+
+    layer: str | None
+    capacity: float
+    num_weights: int
+    kept: int
+    index: float
+    keep_bound: float
+
+
+@dataclass(frozen=True)
+class Compressibility:
+    """What `compressibility` found.
+
+    Attributes:
+        rows: All capacities of the whole, ascending, then those of each layer, from the first to the last.
+        p: Exponent of the index' lower norm.
+        q: Exponent of its upper norm.
+        eta: What SAP's bound allows to be left out.
+    """
+
+    rows: tuple[CompressibilityRow, ...]
+    p: float
+    q: float
+    eta: float
+
+    @property
+    def capacities(self) -> list[float]:
+        """The capacities, ascending."""
+        return [row.capacity for row in self.of(None)]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, from the first to the last."""
+        return list(dict.fromkeys(row.layer for row in self.rows if row.layer is not None))
+
+    def of(self, layer: str | None) -> list[CompressibilityRow]:
+        """The rows of one layer, or of all as one scope (None), capacities ascending.
+
+        Raises:
+            KeyError: If there is no such layer.
+        """
+        rows = [row for row in self.rows if row.layer == layer]
+        if not rows:
+            raise KeyError(f"no layer {layer!r}; there are {self.layers}")
+        return rows
+
+    def as_markdown(self) -> str:
+        """Three Markdown tables: all layers as one scope, each layer's index, and each layer's bound as a capacity."""
+        whole = self.of(None)
+        exponents = f"p = {self.p:g}, q = {self.q:g}"
+        return "\n".join(
+            [
+                f"PQ Index ({exponents}) of the kept weights of all prunable layers as one scope; SAP's bound "
+                f"(eta = {self.eta:g}), as a number of weights and as a capacity:",
+                "",
+                "| capacity | kept weights | PQ Index | keep at least | as capacity |",
+                "|---:|---:|---:|---:|---:|",
+                *(_whole_line(row) for row in whole),
+                "",
+                f"PQ Index ({exponents}) of each layer's kept weights, by capacity:",
+                "",
+                *self._layer_table([[f"{row.index:.3f}" for row in self.of(layer)] for layer in self.layers]),
+                "",
+                "SAP's bound on each layer, as the smallest capacity it supports, by capacity:",
+                "",
+                *self._layer_table([[_bound_as_capacity(row) for row in self.of(layer)] for layer in self.layers]),
+            ]
+        )
+
+    def plot(self, path: str | os.PathLike[str], *, title: str = "PQ Index of the kept weights") -> Path:
+        """Draw the indices over capacity, and save them as a PNG.
+
+        Args:
+            path: Where to write; an existing file is replaced only by a complete one.
+            title: Above the picture.
+
+        Returns:
+            The path.
+        """
+        from .plots import plot_indices  # here, because only plots need matplotlib
+
+        by_layer = np.array([[row.index for row in self.of(layer)] for layer in self.layers])
+        whole = np.array([row.index for row in self.of(None)])
+        return plot_indices(self.layers, self.capacities, by_layer, whole, path, title=title)
+
+    def _layer_table(self, cells: Sequence[Sequence[str]]) -> Iterator[str]:
+        yield f"| layer | weights | {' | '.join(map(format_capacity, self.capacities))} |"
+        yield f"|---|---:|{'---:|' * len(self.capacities)}"
+        for layer, values in zip(self.layers, cells, strict=True):
+            yield f"| `{layer}` | {self.of(layer)[0].num_weights:,} | {' | '.join(values)} |"
+
+
+def compressibility(
+    model: PrunNetPreTrainedModel,
+    capacities: Sequence[float] | None = None,
+    *,
+    p: float = DEFAULT_P,
+    q: float = DEFAULT_Q,
+    eta: float = 0.0,
+) -> Compressibility:
+    """Measure how unequal the kept weights of each prunable layer are, and of all together, at several capacities.
+
+    Args:
+        model: A prunable model, or a pruned one, which is measured at its own capacity only.
+        capacities: Kept shares, each in (0, 1]. Without them 0.1, 0.2, ..., 1.0, or a pruned model's own.
+        p: Exponent of the index' lower norm, in (0, 1], less than `q`.
+        q: Exponent of its upper norm, at least 1.
+        eta: What SAP's bound allows to be left out, at least 0; as for `sap_keep_bound`.
+
+    Returns:
+        A row for each scope and capacity, as table and as plot too.
+
+    Raises:
+        TypeError: If `model` is no PrunNet model, or an argument no number.
+        ValueError: If nothing in the model is prunable, an argument is out of range, a weight or score isn't finite,
+            or a pruned model is asked for another capacity than its own.
+    """
+    if not isinstance(model, PrunNetPreTrainedModel):
+        raise TypeError(f"model must be a PrunNetModel or PrunNetForImageClassification; got {type(model).__name__}.")
+    p, q = check_exponents(p, q)
+    chosen = _choose_capacities(model, capacities)
+    layers = _read_layers(model, chosen, p, q)
+    scopes = {None: join([*layers.values()]), **layers}
+    sizes = {name: model.get_parameter(f"{name}.weight").numel() for name in layers}
+    rows = (
+        row
+        for name, powers in scopes.items()
+        for row in _rows(name, sizes[name] if name else sum(sizes.values()), chosen, powers, eta)
+    )
+    return Compressibility(tuple(rows), p, q, eta)
+
+
+def _choose_capacities(model: PrunNetPreTrainedModel, capacities: Sequence[float] | None) -> list[float]:
+    own = model.config.capacity
+    if capacities is None:
+        return list(DEFAULT_CAPACITIES) if model.config.prunable else [own]
+    checked = check_capacities(capacities)
+    if not checked:
+        raise ValueError("capacities must hold at least one capacity in (0, 1], such as [0.2, 0.4]; got none.")
+    if not model.config.prunable and checked != [own]:
+        raise ValueError(
+            f"capacities must be [{format_capacity(own)}] or left out, as this model is pruned already and has no "
+            f"weights of others; got {capacities!r}. Load the dense checkpoint it was cut from for more."
+        )
+    return checked
+
+
+def _read_layers(
+    model: PrunNetPreTrainedModel, capacities: Sequence[float], p: float, q: float
+) -> dict[str | None, KeptPowers]:
+    found: dict[str | None, KeptPowers] = {}
+    for name in _layer_names(model):
+        try:
+            found[name] = _read_layer(model, name, capacities, p, q)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+    if not found:
+        raise ValueError(
+            f"model must have prunable layers, Conv2d or Linear inside its backbone; this {type(model).__name__} has "
+            "none."
+        )
+    return found
+
+
+def _layer_names(model: PrunNetPreTrainedModel) -> list[str]:
+    if model.config.prunable:
+        return list(model.prunable_layers())
+    return [name.removesuffix(".weight") for name in model.packable_weights()]
+
+
+def _read_layer(
+    model: PrunNetPreTrainedModel, name: str, capacities: Sequence[float], p: float, q: float
+) -> KeptPowers:
+    weights = model.get_parameter(f"{name}.weight").detach()
+    if model.config.prunable:
+        return kept_powers(weights, model.get_parameter(f"{name}.scores").detach(), capacities, p, q)
+    return powers_of_pruned(weights, kept_count(capacities[0], weights.numel()), p, q)
+
+
+def _rows(
+    layer: str | None, num_weights: int, capacities: Sequence[float], powers: KeptPowers, eta: float
+) -> Iterator[CompressibilityRow]:
+    for capacity, count, index in zip(capacities, powers.counts.tolist(), powers.indices().tolist(), strict=True):
+        kept = int(count)
+        bound = sap_keep_bound(index, kept, powers.p, powers.q, eta)
+        yield CompressibilityRow(layer, capacity, num_weights, kept, index, bound)
+
+
+def _whole_line(row: CompressibilityRow) -> str:
+    bound = f"{math.ceil(row.keep_bound):,} | {_bound_as_capacity(row)}"
+    return f"| {format_capacity(row.capacity)} | {row.kept:,} | {row.index:.3f} | {bound} |"
+
+
+def _bound_as_capacity(row: CompressibilityRow) -> str:
+    return f"{row.keep_bound / row.num_weights:.3f}"

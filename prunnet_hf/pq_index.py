@@ -1,0 +1,311 @@
+"""The PQ Index, how unequal weights are, and what sparsity-informed adaptive pruning (SAP) concludes from it.
+
+The index of `d` weights is `1 - d^(1/q - 1/p) ||w||_p / ||w||_q` with `0 < p <= 1 <= q` and `p < q`: 0 where all
+magnitudes are equal, near 1 where few of them hold everything. It is computed as one minus a ratio of power means of
+magnitudes relative to the largest, so that no power over- or underflows that matters.
+
+Source: Diao et al., arXiv 2302.05601 (the index, its bound on how many weights to keep, and SAP).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from .masking import check_capacities
+from .masking import kept_masks
+
+DEFAULT_P = 0.5
+DEFAULT_Q = 1.0
+_LARGEST_INDEX = math.nextafter(1.0, 0.0)
+_ROUNDING = 1e-9
+"""Share by which a count may fall short of a whole number through rounding alone."""
+
+
+@torch.no_grad()
+def pq_index(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q, kept: Tensor | None = None) -> Tensor:
+    """The PQ Index of each row of weights.
+
+    Args:
+        weights: `(rows, d)`, or `(d,)` for a single scope; finite, of any floating type and size.
+        p: Exponent of the lower norm, in (0, 1], less than `q`.
+        q: Exponent of the upper norm, at least 1.
+        kept: Which weights count, boolean and of the shape of `weights`; without it all do. Rows may keep different
+            numbers of weights.
+
+    Returns:
+        Float64, `(rows,)`, or `()` for a single scope. Each in [0, 1), where what would round to 1 is the float64
+        before it; 0 where nothing is kept or all that is kept is zero.
+
+    Raises:
+        TypeError: If `weights` is no tensor of a floating type, `kept` no boolean tensor, or an exponent no number.
+        ValueError: If a weight isn't finite, an exponent is out of range, or a shape is another.
+
+    Example:
+        >>> pq_index(torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, -2.0, 2.0]])).tolist()  # 1 - 4^(1 - 2) * 1, 0
+        [0.75, 0.0]
+    """
+    p, q = check_exponents(p, q)
+    _check_weights(weights)
+    if weights.ndim not in (1, 2):
+        raise ValueError(
+            f"weights must have the shape (rows, d) or (d,); got {tuple(weights.shape)}. Use weights.flatten() for "
+            "one index of a layer, weights.flatten(1) for one a neuron."
+        )
+    magnitudes = weights.double().abs()
+    counts = torch.full(weights.shape[:-1], weights.shape[-1], dtype=torch.float64, device=weights.device)
+    if kept is not None:
+        _check_kept(kept, weights)
+        magnitudes = magnitudes * kept
+        counts = kept.sum(-1, dtype=torch.float64)
+    if weights.shape[-1] == 0:
+        return torch.zeros_like(counts)
+    relative = magnitudes / _at_least_something(magnitudes.amax(-1, keepdim=True))
+    return _index(counts, relative.pow(p).sum(-1), relative.pow(q).sum(-1), p, q)
+
+
+@dataclass(frozen=True)
+class KeptPowers:
+    """What the indices of one scope at several capacities are made of; scopes can be joined without their weights.
+
+    Attributes:
+        counts: How many weights each capacity keeps, `(capacities,)`, float64.
+        p_sums: Of each capacity, the sum of `(magnitude / scale)^p` over the weights it keeps, `(capacities,)`.
+        q_sums: The same with `q`.
+        scale: The largest magnitude of the scope, kept or not. Beside it, magnitudes count as zero whose q-th power is
+            less than float64 holds (with `q` 1: below 1e-308 of the largest).
+        p: Exponent of the lower norm.
+        q: Exponent of the upper norm.
+    """
+
+    counts: Tensor
+    p_sums: Tensor
+    q_sums: Tensor
+    scale: float
+    p: float
+    q: float
+
+    def indices(self) -> Tensor:
+        """The PQ Index of the kept weights at each capacity, `(capacities,)`, float64, each in [0, 1)."""
+        return _index(self.counts, self.p_sums, self.q_sums, self.p, self.q)
+
+
+@torch.no_grad()
+def kept_powers(
+    weights: Tensor, scores: Tensor, capacities: Sequence[float], p: float = DEFAULT_P, q: float = DEFAULT_Q
+) -> KeptPowers:
+    """Read one layer at several capacities at once: each weight's powers are computed and added up once.
+
+    Args:
+        weights: Weights of a layer, any shape, finite.
+        scores: Their scores, of the same shape, finite; they decide which weights a capacity keeps.
+        capacities: Kept shares, each in (0, 1], ascending.
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+
+    Raises:
+        TypeError: As in `pq_index`, or if a capacity is no number.
+        ValueError: As in `pq_index`, or if scores aren't finite or of another shape, or capacities not ascending.
+    """
+    p, q = check_exponents(p, q)
+    _check_weights(weights)
+    _check_weights(scores, "scores")
+    if scores.shape != weights.shape:
+        raise ValueError(f"scores must have the shape of weights, {tuple(weights.shape)}; got {tuple(scores.shape)}.")
+    if check_capacities(capacities) != list(capacities):
+        raise ValueError(f"capacities must be ascending, without repetition; got {capacities!r}.")
+    # Masks are nested, so the number of capacities that keep a weight says which ones do.
+    times_kept = torch.zeros(weights.shape, dtype=torch.int16, device=weights.device)
+    for mask in kept_masks(scores, capacities):
+        times_kept += mask
+    return _powers(weights, times_kept, len(capacities), p, q)
+
+
+@torch.no_grad()
+def powers_of_pruned(weights: Tensor, count: int, p: float = DEFAULT_P, q: float = DEFAULT_Q) -> KeptPowers:
+    """Read a layer that is pruned already: the weights left out are zeros, which add nothing.
+
+    Args:
+        weights: Weights of a layer, any shape, finite.
+        count: How many of them were kept, zeros among them included.
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+
+    Returns:
+        The sums of one capacity.
+
+    Raises:
+        TypeError: As in `pq_index`.
+        ValueError: As in `pq_index`, or if `count` is less than the number of weights that aren't zero.
+    """
+    p, q = check_exponents(p, q)
+    _check_weights(weights)
+    nonzero = int(weights.count_nonzero())
+    if not nonzero <= count <= weights.numel():
+        raise ValueError(
+            f"count must be from {nonzero}, the weights that aren't zero, to {weights.numel()}, all; got {count}."
+        )
+    everything = torch.ones(weights.shape, dtype=torch.int16, device=weights.device)
+    powers = _powers(weights, everything, 1, p, q)
+    return KeptPowers(torch.full_like(powers.counts, count), powers.p_sums, powers.q_sums, powers.scale, p, q)
+
+
+def join(scopes: Sequence[KeptPowers]) -> KeptPowers:
+    """Make one scope of several, such as a network of its layers.
+
+    Args:
+        scopes: At least one, of the same capacities and exponents.
+
+    Raises:
+        ValueError: If there is none, or they differ in number of capacities or in exponents.
+    """
+    if len({(len(scope.counts), scope.p, scope.q) for scope in scopes}) != 1:
+        raise ValueError("scopes must hold at least one scope, all of the same capacities and exponents.")
+    p, q = scopes[0].p, scopes[0].q
+    largest = max(scope.scale for scope in scopes)
+    shares = [scope.scale / (largest or 1.0) for scope in scopes]
+    counts = torch.stack([scope.counts.cpu() for scope in scopes]).sum(0)
+    p_sums = torch.stack([scope.p_sums.cpu() * share**p for scope, share in zip(scopes, shares, strict=True)]).sum(0)
+    q_sums = torch.stack([scope.q_sums.cpu() * share**q for scope, share in zip(scopes, shares, strict=True)]).sum(0)
+    return KeptPowers(counts, p_sums, q_sums, largest, p, q)
+
+
+def sap_keep_bound(index: float, d: int, p: float = DEFAULT_P, q: float = DEFAULT_Q, eta: float = 0.0) -> float:
+    """How many of `d` weights SAP keeps at least: `r = d (1 + eta)^(-q / (q - p)) (1 - I)^(q p / (q - p))`.
+
+    Where `k` of the weights are equal and the others zero, `r` is `k` (`eta` 0).
+
+    Args:
+        index: PQ Index of the weights, in [0, 1).
+        d: How many weights there are now.
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+        eta: How much the weights that are left out may hold, as a share of what the kept ones hold, both as sums of
+            p-th powers; at least 0.
+
+    Returns:
+        The bound, in [0, d]; seldom a whole number.
+
+    Raises:
+        TypeError: If an argument is no number, or `d` no whole one.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> sap_keep_bound(0.75, 4)  # 4 * 0.25^(0.5 / 0.5)
+        1.0
+    """
+    p, q = check_exponents(p, q)
+    _check_number("index", index, 0.0, _LARGEST_INDEX, "in [0, 1), from `pq_index`")
+    _check_number("eta", eta, 0.0, math.inf, "at least 0 and finite")
+    if isinstance(d, bool) or not isinstance(d, int):
+        raise TypeError(f"d must be a whole number of weights; got {d!r} ({type(d).__name__}).")
+    _check_number("d", d, 0, math.inf, "at least 0, the number of weights")
+    return float(d * (1.0 + eta) ** (-q / (q - p)) * (1.0 - index) ** (q * p / (q - p)))
+
+
+def sap_prune_count(
+    index: float,
+    d: int,
+    p: float = DEFAULT_P,
+    q: float = DEFAULT_Q,
+    *,
+    eta: float = 0.0,
+    gamma: float = 1.0,
+    beta: float = 0.9,
+) -> int:
+    """How many of `d` weights SAP prunes next, the smallest first: `floor(d clamp(gamma (1 - r / d), 0, beta))`.
+
+    Args:
+        index: As for `sap_keep_bound`, which gives `r`.
+        d: As for `sap_keep_bound`.
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+        eta: As for `sap_keep_bound`.
+        gamma: Factor of the share to prune, at least 0.
+        beta: Largest share to prune at once, in [0, 1].
+
+    Raises:
+        TypeError: As in `sap_keep_bound`.
+        ValueError: As in `sap_keep_bound`, or if `gamma` or `beta` is out of range.
+
+    Example:
+        >>> sap_prune_count(0.75, 40), sap_prune_count(0.99, 40)  # 40 - 10; at most 0.9 * 40
+        (30, 36)
+    """
+    bound = sap_keep_bound(index, d, p, q, eta)
+    _check_number("gamma", gamma, 0.0, math.inf, "at least 0 and finite")
+    _check_number("beta", beta, 0.0, 1.0, "in [0, 1]")
+    count = min(gamma * (d - bound), beta * d)
+    return min(math.floor(count * (1.0 + _ROUNDING)), d)
+
+
+def check_exponents(p: float, q: float) -> tuple[float, float]:
+    """Return `p` and `q` as floats after checking that they make a PQ Index.
+
+    Raises:
+        TypeError: If one of them is not a real number.
+        ValueError: Unless `0 < p <= 1 <= q`, `p < q` and `q` is finite.
+    """
+    for name, value in (("p", p), ("q", q)):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
+    if not (0.0 < p <= 1.0 <= q < math.inf and p < q):
+        raise ValueError(
+            f"p and q must satisfy 0 < p <= 1 <= q and p < q, and be finite, such as p=0.5 and q=1; got p={p!r} and "
+            f"q={q!r}."
+        )
+    return float(p), float(q)
+
+
+def _powers(weights: Tensor, times_kept: Tensor, num_capacities: int, p: float, q: float) -> KeptPowers:
+    magnitudes = weights.double().abs().flatten()
+    scale = float(magnitudes.max()) if magnitudes.numel() else 0.0
+    relative = magnitudes / (scale or 1.0)
+    bands = times_kept.flatten()
+
+    def add_up(values: Tensor | None) -> Tensor:
+        sums = torch.bincount(bands, values, minlength=num_capacities + 1).double()
+        return sums.flip(0)[:num_capacities].cumsum(0)  # what all capacities keep first, what none keeps left out
+
+    return KeptPowers(add_up(None), add_up(relative.pow(p)), add_up(relative.pow(q)), scale, p, q)
+
+
+def _index(counts: Tensor, p_sums: Tensor, q_sums: Tensor, p: float, q: float) -> Tensor:
+    empty = (counts == 0) | (p_sums == 0) | (q_sums == 0)
+    counts, p_sums, q_sums = (values.where(~empty, 1.0) for values in (counts, p_sums, q_sums))
+    log_ratio_of_means = (p_sums / counts).log() / p - (q_sums / counts).log() / q
+    return 0.0 - log_ratio_of_means.where(~empty, 0.0).expm1().clamp(-_LARGEST_INDEX, 0.0)
+
+
+def _at_least_something(largest: Tensor) -> Tensor:
+    return largest.where(largest > 0, 1.0)
+
+
+def _check_weights(weights: Tensor, name: str = "weights") -> None:
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{name} must be a tensor of a floating type; got {kind}.")
+    finite = torch.isfinite(weights)
+    if not finite.all():
+        raise ValueError(
+            f"{name} must be finite; {int((~finite).sum())} of {weights.numel()} are NaN or infinite. The training "
+            "run that produced them diverged: go back to an earlier checkpoint."
+        )
+
+
+def _check_kept(kept: Tensor, weights: Tensor) -> None:
+    if not isinstance(kept, Tensor) or kept.dtype != torch.bool:
+        kind = kept.dtype if isinstance(kept, Tensor) else type(kept).__name__
+        raise TypeError(f"kept must be a boolean tensor; got {kind}.")
+    if kept.shape != weights.shape:
+        raise ValueError(f"kept must have the shape of weights, {tuple(weights.shape)}; got {tuple(kept.shape)}.")
+
+
+def _check_number(name: str, value: float, least: float, largest: float, allowed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, {allowed}; got {value!r} ({type(value).__name__}).")
+    if not least <= value <= largest or math.isinf(value):
+        raise ValueError(f"{name} must be {allowed}; got {value!r}.")

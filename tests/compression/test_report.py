@@ -1,0 +1,134 @@
+"""The report: the index of what each capacity really keeps, of a prunable and of a pruned model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from prunnet_hf.compression.report import Compressibility
+from prunnet_hf.compression.report import CompressibilityRow
+from prunnet_hf.compression.report import compressibility
+from prunnet_hf.layers import find_masks
+from prunnet_hf.pq_index import pq_index
+from tests.tiny_models import tiny
+
+STEM = "prunnet.backbone.conv1"
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 1.0), (1.0, 2.0)])
+def test_rows_are_the_indices_of_what_the_masks_keep(p, q):
+    model = tiny()
+    capacities = [0.2, 0.55, 1.0]
+    found = compressibility(model, [1.0, 0.2, 0.55], p=p, q=q)
+    assert found.capacities == capacities
+    assert found.layers == list(model.prunable_layers())
+    for place, capacity in enumerate(capacities):
+        masks = find_masks(model, capacity)
+        kept = {name: layer.weight[masks[name]] for name, layer in model.prunable_layers().items()}
+        for name, weights in [*kept.items(), (None, torch.cat([*kept.values()]))]:
+            row = found.of(name)[place]
+            assert (row.capacity, row.kept) == (capacity, len(weights))
+            assert row.index == pytest.approx(pq_index(weights, p, q).item(), abs=1e-12)
+
+
+def test_values_of_a_layer_worked_out_by_hand():
+    model = tiny()
+    layer = model.get_submodule(STEM)
+    size = layer.weight.numel()
+    assert size == 64 * 3 * 7 * 7 == 9408
+    with torch.no_grad():
+        layer.scores.copy_(torch.arange(size, 0, -1.0).view_as(layer.scores))  # kept from the first on
+        layer.weight.zero_().flatten()[:2352] = -2.0  # a quarter
+    quarter, half, dense = compressibility(model, [0.25, 0.5, 1.0]).of(STEM)
+    # 9408 - round(0.75 * 9407) = 9408 - 7055 kept: all of the equal ones and one zero.
+    assert (quarter.kept, quarter.index, quarter.keep_bound) == (2353, pytest.approx(1 / 2353), pytest.approx(2352))
+    # 9408 - round(0.5 * 9407) = 9408 - 4704 kept, half of them equal, half zero.
+    assert (half.kept, half.index, half.keep_bound) == (4704, pytest.approx(0.5), pytest.approx(2352))
+    assert (dense.kept, dense.index, dense.keep_bound) == (9408, pytest.approx(0.75), pytest.approx(2352))
+    assert compressibility(model, [1.0], eta=1.0).of(STEM)[0].keep_bound == pytest.approx(
+        588
+    )  # times (1 + 1)^(-1/0.5)
+
+
+@pytest.mark.parametrize("capacity", [0.2, 0.37, 1.0])
+def test_a_pruned_model_says_what_the_dense_one_says_at_its_capacity(capacity):
+    model = tiny(capacities=(0.2, 0.37, 0.6))
+    pruned = compressibility(model.prune(capacity))
+    expected = compressibility(model, [capacity])
+    assert pruned.capacities == [capacity]
+    for row, other in zip(pruned.rows, expected.rows, strict=True):
+        assert (row.layer, row.kept, row.num_weights) == (other.layer, other.kept, other.num_weights)
+        assert row.index == pytest.approx(other.index, abs=1e-12)
+
+
+def test_the_base_model_is_measured_too_and_left_as_it_was():
+    model = tiny().prunnet
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = compressibility(model)
+    assert found.capacities == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert found.layers[0] == "backbone.conv1"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_markdown_holds_the_numbers():
+    rows = (
+        CompressibilityRow(None, 0.5, 4000, 2000, 0.75, 499.5),
+        CompressibilityRow(None, 1.0, 4000, 4000, 0.5, 2000.0),
+        CompressibilityRow("a.b", 0.5, 4000, 2000, 0.75, 499.5),
+        CompressibilityRow("a.b", 1.0, 4000, 4000, 0.5, 2000.0),
+    )
+    lines = Compressibility(rows, 0.5, 1.0, 0.0).as_markdown().splitlines()
+    assert "| 0.50 | 2,000 | 0.750 | 500 | 0.125 |" in lines  # 499.5 are 500 whole weights, and 499.5 / 4000
+    assert "| 1.00 | 4,000 | 0.500 | 2,000 | 0.500 |" in lines
+    assert lines.count("| layer | weights | 0.50 | 1.00 |") == 2
+    assert "| `a.b` | 4,000 | 0.750 | 0.500 |" in lines
+    assert "| `a.b` | 4,000 | 0.125 | 0.500 |" in lines
+
+
+def test_plot_is_written(tmp_path):
+    path = compressibility(tiny(), [0.2, 1.0]).plot(tmp_path / "indices.png", title="a model")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_pruned_model_has_its_own_capacity_only():
+    with pytest.raises(ValueError, match=r"capacities must be \[0.20\] or left out.*got \[0.2, 0.6\].*dense"):
+        compressibility(tiny().prune(0.2), [0.2, 0.6])
+
+
+def test_nothing_prunable_is_refused():
+    model = tiny()
+    model.prunnet.backbone = nn.Identity()
+    with pytest.raises(ValueError, match=r"model must have prunable layers.*PrunNetForImageClassification has none"):
+        compressibility(model)
+    with pytest.raises(TypeError, match=r"model must be a PrunNetModel .*; got Linear"):
+        compressibility(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["weight", "scores"])
+def test_what_is_not_finite_is_refused_by_its_layer(name):
+    model = tiny()
+    with torch.no_grad():
+        model.get_parameter(f"{STEM}.{name}").flatten()[0] = math.nan
+    with pytest.raises(
+        ValueError, match=rf"layer '{STEM}': {'weights' if name == 'weight' else name} must be finite; 1"
+    ):
+        compressibility(model)
+
+
+def test_bad_arguments_are_refused_by_name():
+    model = tiny()
+    with pytest.raises(ValueError, match=r"^p and q must satisfy .* got p=1.0 and q=1.0"):
+        compressibility(model, p=1.0)
+    with pytest.raises(ValueError, match="capacities must hold at least one"):
+        compressibility(model, [])
+    with pytest.raises(ValueError, match=r"capacities must be in \(0, 1\].*got 1.5"):
+        compressibility(model, [1.5])
+    with pytest.raises(ValueError, match="eta must be at least 0"):
+        compressibility(model, [0.5], eta=-1.0)
+    with pytest.raises(KeyError, match="no layer 'stem'"):
+        compressibility(model, [0.5]).of("stem")
