@@ -5,9 +5,11 @@ training does. The other two keep as many in total, but let the layers compete f
 has a priority, falling with its rank by score within its layer, and those with the highest are kept. So one order
 decides at all capacities, and what a smaller one keeps, every larger one keeps too.
 
-- `"pq_index"`: layers keep weights in proportion to what SAP's bound, from the PQ Index of the dense weights, keeps of
-  them, until a layer is full. Rank `j` of a layer with the bound `r` has the priority `r / (j - 1/2)`: Webster's way
-  of sharing out seats, which never takes one from a party because there is one more to give.
+- `"pq_index"`: of a layer's `d` weights with the PQ Index `I`, the bound of adaptive pruning (SAP) needs the share
+  `1 - I`. The more equal the weights that a layer keeps, the more of them it needs: shares are in proportion to
+  `1 - I(k)`, the index of the `k` weights kept, until a layer is full. Rank `k` has the priority
+  `(1 - I(k)) d / (k - 1/2)`, or that of the rank before where it is smaller. (With one `I` a layer that is Webster's
+  way of sharing out seats, which never takes one from a party because there is one more to give.)
 - `"global"`: one threshold over `|S| / RMS(S)`, with the root mean square of the layer's scores. Raw scores of
   different layers are not comparable.
 
@@ -28,8 +30,7 @@ from .masking import check_scores
 from .masking import kept_count
 from .masking import masks_of_counts
 from .masking import smallest_of_largest
-from .pq_index import pq_index
-from .pq_index import sap_keep_bound
+from .pq_index import prefix_indices
 
 UNIFORM = "uniform"
 ALLOCATIONS = (UNIFORM, "pq_index", "global")
@@ -121,10 +122,10 @@ def _priorities(name: str, layer: PrunableLayer, allocation: str) -> Tensor:
 
 
 def _bound_priorities(layer: PrunableLayer) -> Tensor:
-    weights = layer.weight.detach().flatten()
-    bound = sap_keep_bound(float(pq_index(weights)), weights.numel())
-    ranks = torch.arange(1, weights.numel() + 1, dtype=torch.float32, device=weights.device)
-    return bound / (ranks - 0.5)
+    order = layer.scores.detach().abs().flatten().sort(descending=True, stable=True).indices
+    indices = prefix_indices(layer.weight.detach().flatten()[order])
+    ranks = torch.arange(1, len(order) + 1, dtype=torch.float64, device=order.device)
+    return ((1.0 - indices) * len(order) / (ranks - 0.5)).cummin(0).values.float()
 
 
 def _score_priorities(layer: PrunableLayer) -> Tensor:

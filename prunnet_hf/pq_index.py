@@ -67,6 +67,38 @@ def pq_index(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q, kept: 
     return _index(counts, relative.pow(p).sum(-1), relative.pow(q).sum(-1), p, q)
 
 
+@torch.no_grad()
+def prefix_indices(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q) -> Tensor:
+    """The PQ Index of the first weight, of the first two, and so on to all of them.
+
+    Args:
+        weights: `(d,)`, finite, of any floating type and size.
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+
+    Returns:
+        Float64, `(d,)`, each in [0, 1).
+
+    Raises:
+        TypeError: As in `pq_index`.
+        ValueError: As in `pq_index`.
+
+    Example:
+        >>> prefix_indices(torch.tensor([2.0, 2.0, 0.0, 0.0])).tolist()  # equal; then 1 - 2/3 and 1 - 2/4
+        [0.0, 0.0, 0.33333333333333326, 0.5]
+    """
+    p, q = check_exponents(p, q)
+    _check_weights(weights)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have the shape (d,); got {tuple(weights.shape)}. Use weights.flatten().")
+    if not len(weights):
+        return torch.zeros(0, dtype=torch.float64, device=weights.device)
+    magnitudes = weights.double().abs()
+    relative = magnitudes / _at_least_something(magnitudes.max())
+    counts = torch.arange(1, len(weights) + 1, dtype=torch.float64, device=weights.device)
+    return _index(counts, relative.pow(p).cumsum(0), relative.pow(q).cumsum(0), p, q)
+
+
 @dataclass(frozen=True)
 class KeptPowers:
     """What the indices of one scope at several capacities are made of; scopes can be joined without their weights.

@@ -122,8 +122,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
                 measured. Without it they are interpolated from those in the checkpoint, which are those of uniform
                 subnetworks.
             allocation: How the kept weights are shared out among the layers, as many in total: `"uniform"`, the same
-                share of each, as in training; `"pq_index"`, in proportion to what the PQ Index of its weights says a
-                layer needs; `"global"`, by one threshold over scores divided by their layer's root mean square.
+                share of each, as in training; `"pq_index"`, the larger the more equal (by PQ Index) the weights are
+                that a layer keeps; `"global"`, by one threshold over scores divided by their layer's root mean square.
             progress: Show a bar where calibration takes some seconds.
 
         Returns:

@@ -63,16 +63,23 @@ def test_global_is_one_threshold_over_scores_by_their_rms(factor: float) -> None
     assert masks["1"].tolist() == [[True, True, True, True]]
 
 
-def test_pq_index_shares_out_by_what_each_layer_needs() -> None:
-    # Index 0 and bound 4 of equal weights; index 0.75 and bound 1 where one of four holds everything.
-    # 2 x kept_count(0.5, 4) = 4 of 4/0.5 4/1.5 4/2.5 4/3.5 | 1/0.5 1/1.5 ..., and the first of each layer in any case
-    network = network_of((EQUAL, SCORED), ([0.0, 0.0, 7.0, 0.0], SCORED))
+def test_pq_index_gives_more_to_the_layer_whose_kept_weights_are_more_equal() -> None:
+    # 1 - index of equal weights is 1, whatever their number. Of 8, 1, 0, 0 (by score): 1; (sqrt(8) + 1)^2 / (2 * 9) =
+    # 0.81; 0.54; 0.41. Times 4 / 0.5, 4 / 1.5, 4 / 2.5, 4 / 3.5 that makes 8 2.67 1.6 1.14 and 8 2.17 0.87 0.47.
+    network = network_of((EQUAL, SCORED), ([8.0, -1.0, 0.0, 0.0], SCORED))
+    assert counts(network, 0.5, "pq_index") == [2, 2]  # 2 x kept_count(0.5, 4) = 4
+    assert counts(network, 0.75, "pq_index") == [4, 2], "a full layer leaves the rest to others"  # 6: 1.6 and 1.14
+
+
+def test_pq_index_is_of_the_weights_a_layer_keeps_not_of_all() -> None:
+    # Of the first layer's, by score: 1 1 1 and a huge one; the second's huge weight is kept first.
+    network = network_of(([1.0, 1.0, 1.0, 1e6], SCORED), ([1e6, 1.0, 1.0, 1.0], SCORED))
+    assert counts(network, 0.75, "pq_index") == [3, 3]
     assert counts(network, 0.5, "pq_index") == [3, 1]
-    assert counts(network, 0.75, "pq_index") == [4, 2], "a full layer leaves the rest to others"
 
 
 def test_pq_index_keeps_the_best_scored_weights() -> None:
-    network = network_of((EQUAL, [1.0, -5.0, 2.0, 3.0]), ([0.0, 0.0, 7.0, 0.0], [0.0, 9.0, 1.0, 2.0]))
+    network = network_of((EQUAL, [1.0, -5.0, 2.0, 3.0]), ([0.0, 9.0, 0.0, 0.0], [0.0, 9.0, 1.0, 2.0]))
     masks = allocated_masks(network, 0.5, "pq_index")
     assert masks["0"].tolist() == [[False, True, True, True]]
     assert masks["1"].tolist() == [[False, True, False, False]]

@@ -15,6 +15,7 @@ from prunnet_hf.pq_index import join
 from prunnet_hf.pq_index import kept_powers
 from prunnet_hf.pq_index import powers_of_pruned
 from prunnet_hf.pq_index import pq_index
+from prunnet_hf.pq_index import prefix_indices
 from prunnet_hf.pq_index import sap_keep_bound
 from prunnet_hf.pq_index import sap_prune_count
 
@@ -267,3 +268,18 @@ def test_tensors_of_another_kind_or_shape_are_refused():
 def test_numbers_out_of_range_are_refused_by_name(arguments, options, error, message):
     with pytest.raises(error, match=message):
         sap_prune_count(*arguments, **options)
+
+
+@given(weights=st.lists(st.floats(-1e150, 1e150), max_size=30))
+def test_prefix_indices_are_those_of_each_prefix(weights: list[float]) -> None:
+    expected = [
+        float(pq_index(torch.tensor(weights[:count], dtype=torch.float64))) for count in range(1, len(weights) + 1)
+    ]
+    assert prefix_indices(torch.tensor(weights, dtype=torch.float64)).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_prefix_indices_of_other_shapes_and_of_what_is_not_finite() -> None:
+    with pytest.raises(ValueError, match=r"weights must have the shape \(d,\); got \(1, 2\)"):
+        prefix_indices(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"weights must be finite; 1 of 2"):
+        prefix_indices(torch.tensor([1.0, float("nan")]))

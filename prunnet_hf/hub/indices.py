@@ -17,8 +17,8 @@ from typing import Any
 from ..compression.report import Compressibility
 from ..compression.report import CompressibilityRow
 from ..compression.report import compressibility
-from ..modeling_prunnet import PrunNetPreTrainedModel
 from ..pq_index import check_exponents
+from ..prunable_model import PrunNetPreTrainedModel
 from ..training.run_directory import write_json
 
 _RECORD, _PICTURE = "compressibility.json", "compressibility.png"
