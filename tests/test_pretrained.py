@@ -32,27 +32,10 @@ from prunnet_hf.checkpoint import PACKED_WEIGHTS_NAME
 from prunnet_hf.checkpoint import CheckpointFormatError
 from prunnet_hf.layers import find_masks
 from prunnet_hf.pretrained import _replace_model
+from tests.tiny_models import same_state
+from tests.tiny_models import tiny
 
 DENSE_WEIGHTS_NAME = "model.safetensors"
-
-
-def tiny(seed: int = 0, num_labels: int = 3) -> PrunNetForImageClassification:
-    torch.manual_seed(seed)
-    config = PrunNetConfig(
-        backbone="resnet18",
-        backbone_kwargs={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]},
-        image_size=32,
-        embedding_dim=8,
-        num_labels=num_labels,
-        capacities=[0.2, 0.6],
-        statistics_capacities=[0.2, 0.6],
-    )
-    model = PrunNetForImageClassification(config).eval()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if "statistics" in name or "running" in name:
-                buffer.uniform_(0.5, 1.5)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +56,6 @@ def packed(model: PrunNetForImageClassification, tmp_path: Path) -> Path:
     """A directory with a subnetwork of capacity 0.25, which the test may change."""
     model.prune(capacity=0.25).save_pretrained(tmp_path / "packed")
     return tmp_path / "packed"
-
-
-def same_state(model: nn.Module, expected: nn.Module | dict[str, Tensor]) -> bool:
-    """Bit for bit."""
-    expected = expected.state_dict() if isinstance(expected, nn.Module) else expected
-    found = model.state_dict()
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == tensor.dtype and torch.equal(found[name], tensor) for name, tensor in expected.items()
-    )
 
 
 def with_wide_scores(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,37 +1,71 @@
-"""Models small enough to be made, pushed and loaded in a test of milliseconds."""
+"""Models small enough to be made, calibrated, pushed and loaded in a fraction of a second, and how to compare them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch import nn
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 
+RESNET18: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}  # backbone_kwargs: four blocks
+
+
+def tiny_config(**changes: Any) -> PrunNetConfig:
+    """That of `tiny()`, but for `changes`."""
+    settings = {"backbone": "resnet18", "backbone_kwargs": RESNET18, "image_size": 32, "embedding_dim": 8}
+    capacities = {"capacities": [0.2, 0.6], "statistics_capacities": [0.2, 0.6]}
+    return PrunNetConfig(**{**settings, **capacities, "num_labels": 3, **changes})
+
+
+def images(count: int = 4, seed: int = 0) -> Tensor:
+    """Noise `(count, 3, 32, 32)`, the same for the same seed."""
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(config: PrunNetConfig, seed: int = 0) -> PrunNetForImageClassification:
+    """A network in which everything matters: no layer scale of 1e-6 or zero, statistics that differ."""
+    torch.manual_seed(seed)
+    model = PrunNetForImageClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 1.5)
+    model.calibrate([images(seed=1), images(seed=2)])
+    return model.eval()
+
 
 def tiny(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
-    """A ResNet with four blocks and running statistics of each capacity, all different."""
-    torch.manual_seed(seed)
-    config = PrunNetConfig(
-        backbone="resnet18",
-        backbone_kwargs={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]},
-        image_size=32,
-        embedding_dim=8,
-        num_labels=3,
-        capacities=list(capacities),
-        statistics_capacities=list(capacities),
-    )
-    model = PrunNetForImageClassification(config).eval()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if "statistics" in name or "running" in name:
-                buffer.uniform_(0.5, 1.5)
-    return model
+    """A ResNet-18 of four blocks, for what doesn't depend on the backbone."""
+    return trained(tiny_config(capacities=list(capacities), statistics_capacities=list(capacities)), seed)
 
 
-def same_state(model: nn.Module, expected: nn.Module) -> bool:
-    """Whether the two have the same tensors, bit for bit."""
-    found, wanted = model.state_dict(), expected.state_dict()
-    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's tensors, to compare with later."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are the same bit for bit, NaN and the sign of zero included."""
+    if found.dtype != expected.dtype or found.shape != expected.shape:
+        return False
+    return torch.equal(*(tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (found, expected)))
+
+
+def same_state(model: nn.Module, expected: nn.Module | dict[str, Tensor]) -> bool:
+    """Whether the model has the tensors of another model or state, bit for bit."""
+    wanted = expected.state_dict() if isinstance(expected, nn.Module) else expected
+    found = model.state_dict()
+    return found.keys() == wanted.keys() and all(same_bits(found[name], wanted[name]) for name in wanted)
+
+
+def assert_same_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """As `same_state`; a failure names the tensor that differs."""
+    found = model.state_dict()
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert same_bits(found[name], tensor), name
