@@ -255,9 +255,11 @@ def test_a_directory_in_use_is_refused(photos: Path, whole: Path) -> None:
 
 def test_a_network_with_nothing_to_prune_is_refused(photos: Path, tmp_path: Path) -> None:
     run = arguments(photos, tmp_path / "run", **SETTLED)
-    run.model.backbone, run.model.backbone_kwargs = "test_resnet_nothing", "{}"
-    with pytest.raises(ValueError, match="test_resnet_nothing"):
+    run.model.backbone = "resnetv2_50x1_bit"  # its convolutions are of a subclass, which standardises weights
+    run.model.backbone_kwargs = '{"channels": [128, 128, 128, 128], "stem_chs": 32}'
+    with pytest.raises(ValueError, match=r"backbone must have weights to prune, .*; 'resnetv2_50x1_bit' has none"):
         PruningLoop(run, SapArguments())
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def counted(photos: Path, run: Path) -> list[dict[str, Any]]:
