@@ -19,7 +19,14 @@ from prunnet_hf.hub.card import write_card
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.training.run_directory import write_text
 
-COPIED = ("metrics.json", "usage.json", "compatibility.png", "curve.png")
+COPIED = (
+    "metrics.json",
+    "usage.json",
+    "compatibility.png",
+    "curve.png",
+    "compressibility.json",
+    "compressibility.png",
+)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from .configuration_prunnet import PrunNetConfig
 from .image_processing_prunnet import PrunNetImageProcessor
 from .modeling_prunnet import PrunNetForImageClassification
 from .modeling_prunnet import PrunNetModel
-from .modeling_prunnet import PrunNetPreTrainedModel
+from .prunable_model import PrunNetPreTrainedModel
 
 __version__ = "0.1.0.dev0"
 

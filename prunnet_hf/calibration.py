@@ -117,6 +117,16 @@ def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
         )
 
 
+def warn_if_not_uniform(network: nn.Module, allocation: str) -> None:
+    """Log a warning where statistics of uniform subnetworks stand in for those of another `allocation`."""
+    if allocation != "uniform" and batch_norms(network):
+        logger.warning(
+            "The stored running statistics are those of subnetworks that keep the same share of every layer, not of "
+            "allocation=%r. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            allocation,
+        )
+
+
 def running_statistics(network: nn.Module, stored: Sequence[float], capacity: float) -> dict[str, Tensor]:
     """Running statistics of the subnetwork of `capacity`, named as the batch norms' own buffers; always copies.
 

@@ -4,12 +4,17 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .allocation import ALLOCATIONS
 from .masking import check_capacities
 from .masking import check_capacity
 
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 SCORE_INITS = ("kaiming", "magnitude")
+ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
+"""How a checkpoint's kept weights can be shared out among its layers: by `prune`, or by adaptive pruning."""
+PRUNING_ARGUMENTS = ("capacity", "allocation")
+"""What pruning is told, and a checkpoint states: as arguments they never change what is stated."""
 
 
 class PrunNetConfig(PreTrainedConfig):
@@ -25,6 +30,8 @@ class PrunNetConfig(PreTrainedConfig):
         statistics_capacities: Capacities with running statistics in the checkpoint, ascending. By default the trained
             ones, 1.0 (always there), and 0.05, 0.1, 0.3, 0.5, 0.7, 0.9. Empty once pruned.
         capacity: Kept share of the prunable weights in this checkpoint: 1.0 while prunable, else what it was cut to.
+        allocation: How its kept weights are shared out among the layers: `"uniform"`, the same share of each; or
+            `"pq_index"`, `"global"` (see `prune`), or `"adaptive"` (found by adaptive pruning), once pruned.
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
@@ -45,6 +52,7 @@ class PrunNetConfig(PreTrainedConfig):
     capacities: list[float] | tuple[float, ...] = TRAINED_CAPACITIES
     statistics_capacities: list[float] | tuple[float, ...] | None = None
     capacity: float = 1.0
+    allocation: str = "uniform"
     prunable: bool = True
     stem_pool: bool = True
     score_init: str = "kaiming"
@@ -61,6 +69,9 @@ class PrunNetConfig(PreTrainedConfig):
         _check_positive("num_labels", self.num_labels)
         if self.score_init not in SCORE_INITS:
             raise ValueError(f"score_init must be one of {', '.join(SCORE_INITS)}; got {self.score_init!r}.")
+        if self.allocation not in ALLOCATIONS_SAID:
+            allowed = ", ".join(map(repr, ALLOCATIONS_SAID))
+            raise ValueError(f"allocation must be one of {allowed}; got {self.allocation!r}.")
         self.capacity = check_capacity(self.capacity)
         self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
         self.statistics_capacities = self._statistics_grid()
@@ -89,15 +100,15 @@ class PrunNetConfig(PreTrainedConfig):
 
         Raises:
             OSError: If there is no config.json.
-            TypeError: If `capacity` is given, as no argument changes what capacity a checkpoint has.
+            TypeError: If `capacity` or `allocation` is given, as no argument changes what a checkpoint is.
             ValueError: If it configures another kind of model.
         """
         # Models ask for the arguments a configuration has no use for, and prune; a pipeline gives both all of them.
         for_a_model = kwargs.get("return_unused_kwargs", False) or "_from_pipeline" in kwargs
-        if "capacity" in kwargs and not for_a_model:
-            given = f"capacity={kwargs['capacity']!r}"
+        given = ", ".join(f"{name}={kwargs[name]!r}" for name in PRUNING_ARGUMENTS if name in kwargs)
+        if given and not for_a_model:
             raise TypeError(
-                f"{given} is no argument of reading a configuration, which states the capacity a checkpoint has. To "
+                f"{given} is no argument of reading a configuration, which states what a checkpoint was cut to. To "
                 f"cut a subnetwork, call PrunNetModel.from_pretrained(path, {given}), or model.prune({given})."
             )
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -123,8 +134,9 @@ class PrunNetConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read a configuration, refusing that of another kind of model.
 
-        What capacity a checkpoint has is a fact that no argument changes: `capacity` among `kwargs` means to prune,
-        and is left for `from_pretrained` of the model. AutoConfig drops it, which a pipeline relies on.
+        What a checkpoint was cut to is a fact that no argument changes: `capacity` and `allocation` among `kwargs`
+        mean to prune, and are left for `from_pretrained` of the model. AutoConfig drops them, which a pipeline relies
+        on.
 
         Raises:
             ValueError: If `config_dict` configures another kind of model.
@@ -135,7 +147,7 @@ class PrunNetConfig(PreTrainedConfig):
                 f"This checkpoint holds a model of type {model_type!r}, not {cls.model_type!r}. Load it with its own "
                 "class (transformers.AutoModel finds it)."
             )
-        to_prune = {"capacity": kwargs.pop("capacity")} if "capacity" in kwargs else {}
+        to_prune = {name: kwargs.pop(name) for name in PRUNING_ARGUMENTS if name in kwargs}
         if not kwargs.get("return_unused_kwargs", False):
             return super().from_dict(config_dict, **kwargs)
         config, unused = super().from_dict(config_dict, **kwargs)

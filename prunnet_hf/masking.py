@@ -79,9 +79,22 @@ def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
         One boolean tensor of the shape of `scores` for each capacity, with exactly `kept_count(c, scores.numel())`
         true.
     """
+    return masks_of_counts(scores, [kept_count(capacity, scores.numel()) for capacity in capacities])
+
+
+def masks_of_counts(scores: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Masks of so many weights of one layer, those with the largest score magnitudes, found together.
+
+    Args:
+        scores: Scores of a layer, any shape, finite.
+        counts: How many to keep, each from 1 to `scores.numel()`.
+
+    Returns:
+        One boolean tensor of the shape of `scores` for each count, with exactly so many true. Those of smaller counts
+        are contained in those of larger ones.
+    """
     magnitudes = scores.detach().abs()
-    counts = [kept_count(capacity, magnitudes.numel()) for capacity in capacities]
-    thresholds = _thresholds(_in_any_order(magnitudes), counts)
+    thresholds = smallest_of_largest(_in_any_order(magnitudes), counts)
     return [
         _mask_of_largest(magnitudes, threshold, count) for threshold, count in zip(thresholds, counts, strict=True)
     ]
@@ -101,21 +114,20 @@ def kept_mask(scores: Tensor, capacity: float) -> Tensor:
         ValueError: If a score is not finite, or `capacity` is outside (0, 1].
     """
     capacity = check_capacity(capacity)
+    check_scores(scores)
+    return kept_masks(scores, [capacity])[0]
+
+
+def check_scores(scores: Tensor) -> None:
+    """Raise a ValueError unless all scores are finite, which ranking needs."""
     if not torch.isfinite(scores).all():
         raise ValueError(
             f"scores must be finite to be ranked; {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are NaN "
             "or infinite. The training run that produced them diverged: go back to an earlier checkpoint."
         )
-    return kept_masks(scores, [capacity])[0]
 
 
-def _in_any_order(tensor: Tensor) -> Tensor:
-    """View a tensor as `(n,)`, in its order in memory, whatever its layout (channels_last, say)."""
-    order = sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride()[dimension])
-    return tensor.permute(order).reshape(-1)
-
-
-def _thresholds(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
+def smallest_of_largest(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """For each of `counts` the smallest of so many largest values `(n,)`, as a tensor `()`."""
     if values.device.type != "cpu":
         ascending = values.sort().values
@@ -131,6 +143,12 @@ def _thresholds(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
         found[count] = torch.tensor(left[first]).to(values.dtype)
         left = left[:first]
     return [found[count] for count in counts]
+
+
+def _in_any_order(tensor: Tensor) -> Tensor:
+    """View a tensor as `(n,)`, in its order in memory, whatever its layout (channels_last, say)."""
+    order = sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride()[dimension])
+    return tensor.permute(order).reshape(-1)
 
 
 def _mask_of_largest(values: Tensor, threshold: Tensor, count: int) -> Tensor:

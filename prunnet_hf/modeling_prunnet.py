@@ -1,29 +1,18 @@
-"""PrunNet models: one network, prunable to any capacity without data and without training.
+"""The models that users load and call.
 
 `PrunNetModel` turns images into embeddings; `PrunNetForImageClassification` adds the classifier used in training. Both
 are built around a timm backbone whose Conv2d and Linear weights carry scores.
 
-A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running
-at a capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
-
 Source: PrunNet, arXiv 2504.11879.
 """
 
-import copy
-import hashlib
-import os
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
 from typing import Any
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -31,264 +20,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from .backbone import create_backbone
 from .backbone import feature_size
 from .calibration import add_statistics
-from .calibration import drop_statistics
-from .calibration import measure_statistics
-from .calibration import running_statistics
-from .calibration import select_statistics
-from .calibration import warn_if_coarse
-from .calibration import write_statistics
 from .configuration_prunnet import PrunNetConfig
-from .layers import PrunableLayer
-from .layers import find_masks
-from .layers import init_scores
-from .layers import is_prunable_type
 from .layers import make_prunable
-from .layers import masked_weights
-from .layers import prunable_layers
-from .masking import check_capacities
-from .masking import check_capacity
 from .masking import format_capacity
-from .pretrained import load_model
-from .pretrained import save_model
-from .pushing import push_model
-
-
-class PrunNetPreTrainedModel(PreTrainedModel):
-    """What all PrunNet models share: subnetworks, pruning, saving and loading."""
-
-    config_class = PrunNetConfig
-    config: PrunNetConfig
-    base_model_prefix = "prunnet"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
-    _no_split_modules = ["PrunNetModel"]
-    # Rounded to a shorter type, scores that differ become equal and masks change.
-    _keep_in_fp32_modules_strict = [r"\.scores$"]
-    model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
-    # Whether `config.name_or_path` is a repository; a relative path reads the same.
-    is_from_hub = False
-
-    def _init_weights(self, module: nn.Module) -> None:
-        # timm and torch have initialised all but the scores; what they keep out of checkpoints is made again here.
-        if isinstance(module, PrunableLayer):
-            init_scores(module, self.config.score_init)
-            return
-        make_buffers = getattr(module, "init_non_persistent_buffers", None)
-        if make_buffers is not None:
-            make_buffers()
-
-    def prunable_layers(self) -> dict[str, PrunableLayer]:
-        """The prunable layers by qualified name; none once pruned."""
-        return prunable_layers(self)
-
-    def packable_weights(self) -> list[str]:
-        """Names of the weights that pruning sets to zero in part: those of exact Conv2d and Linear of the backbone."""
-        prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
-        names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
-        return [f"{prefix}.{name}.weight" for name in names]
-
-    def subnetwork(self, capacity: float) -> dict[str, Tensor]:
-        """The tensors that turn this network into its subnetwork of `capacity`.
-
-        Args:
-            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
-
-        Returns:
-            Masked weights (differentiable, straight through) and running statistics, named as in this model, for
-            `torch.func.functional_call`.
-
-        Raises:
-            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
-        """
-        capacity = check_capacity(capacity)
-        self._check_prunable()
-        statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
-        return {**masked_weights(self, find_masks(self, capacity)), **statistics}
-
-    @torch.no_grad()
-    def prune(self, capacity: float, calibration: Iterable[Tensor] | None = None, *, progress: bool = True) -> Self:
-        """Cut the subnetwork of `capacity` out of this network, without data and without training.
-
-        Args:
-            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
-            calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
-                measured. Without it they are interpolated from those in the checkpoint.
-            progress: Show a bar where calibration takes some seconds.
-
-        Returns:
-            A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
-
-        Raises:
-            TypeError: If `capacity` is not a number, or `calibration` not an iterable of tensors.
-            ValueError: If this model is pruned already, `capacity` is outside (0, 1], or `calibration` is empty or has
-                a batch of fewer than 2 images.
-        """
-        capacity = check_capacity(capacity)
-        self._check_prunable()
-        weights = masked_weights(self, find_masks(self, capacity))
-        layers = self.prunable_layers()
-        # Layers already in the memo are not copied: the copy holds the plain layers instead.
-        # Adding 0.0 makes zeros of the -0.0 that masking leaves of negative weights.
-        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in layers.items()}
-        pruned = copy.deepcopy(self, plain)
-        drop_statistics(pruned)
-        pruned.config.capacity = capacity
-        pruned.config.prunable = False
-        pruned.config.statistics_capacities = []
-        if calibration is None:
-            warn_if_coarse(self.config.stored_subnetworks, capacity)
-            statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
-        else:
-            (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
-        write_statistics(pruned, None, statistics)
-        return pruned
-
-    @torch.no_grad()
-    def calibrate(
-        self,
-        images: Iterable[Tensor],
-        *,
-        progress: bool = True,
-        add_up: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
-
-        Args:
-            images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
-                weighs the same, whatever the size of its batch.
-            progress: Show a bar once calibration has taken some seconds.
-            add_up: Where several processes share the batches: returns the sum of their tensors, such as
-                `accelerator.reduce`. All end with the statistics of all batches.
-
-        Raises:
-            TypeError: If `images` is not an iterable of tensors.
-            ValueError: If this model is pruned already, or `images` is empty or has a batch of fewer than 2 images.
-        """
-        self._check_prunable()
-        stored = self.config.stored_subnetworks
-        subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
-        rows: list[int | None] = [None, *range(len(stored))]
-        measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress, add_up=add_up)
-        for row, statistics in zip(rows, measured, strict=True):
-            write_statistics(self, row, statistics)
-
-    def keep_statistics(self, capacities: Sequence[float]) -> None:
-        """Keep the running statistics of some of the stored capacities only; those of the dense network always stay.
-
-        Args:
-            capacities: Which of `config.statistics_capacities` to keep.
-
-        Raises:
-            ValueError: If one of them isn't stored.
-        """
-        self._check_prunable()
-        stored = self.config.stored_subnetworks
-        kept = [capacity for capacity in check_capacities(capacities) if capacity < 1.0]
-        foreign = [capacity for capacity in kept if capacity not in stored]
-        if foreign:
-            raise ValueError(
-                f"capacities must be among those with stored statistics, {stored}; got {foreign} besides."
-            )
-        select_statistics(self, [stored.index(capacity) for capacity in kept])
-        self.config.statistics_capacities = [*kept, 1.0]
-
-    def renew_embedding_space(self) -> str:
-        """Give the embeddings a new space id, a hash of the dense weights. Called when training ends.
-
-        Returns:
-            The id, 16 hexadecimal digits, also in `config.embedding_space`.
-        """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.base_model.named_parameters()):
-            if not name.endswith(".scores"):
-                digest.update(name.encode())
-                digest.update(parameter.detach().float().cpu().numpy().tobytes())
-        self.config.embedding_space = digest.hexdigest()[:16]
-        return self.config.embedding_space
-
-    # The arguments that PreTrainedModel has after `save_directory` are taken by keyword only.
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        scores: str = "full",
-        bands: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
-
-        The directory holds either what it held before or the new model whole; a save cut short in between leaves it
-        without `config.json`, so that nothing else can be loaded from it.
-
-        Args:
-            save_directory: Created where needed.
-            scores: How a prunable model's scores are stored: `"full"` as they are, `"rank16"` as two bytes a weight,
-                from which scores of the same order are rebuilt; masks at `config.capacities` and 1.0 stay exact.
-            bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
-                and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
-                the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.
-            **kwargs: As for `PreTrainedModel.save_pretrained`.
-
-        Raises:
-            NotADirectoryError: If `save_directory` is a file.
-            TypeError: If `bands` is no list of numbers.
-            ValueError: If `scores` is unknown, an edge of `bands` has no running statistics, a score isn't finite, or
-                they don't go with each other, a pruned model, or `push_to_hub=True`; if there is a `variant`.
-        """
-        save_model(self, super().save_pretrained, save_directory, scores=scores, bands=bands, **kwargs)
-
-    def push_to_hub(  # type: ignore[override]
-        self, repo_id: str, *, tags: Sequence[str] | str = (), **kwargs: Any
-    ) -> Any:
-        """Upload to the Hub as `PreTrainedModel.push_to_hub` does, with a card that says what the model is.
-
-        Args:
-            repo_id: `org/name`; created where needed. Files of another form that it held are deleted.
-            tags: For the card, besides `model_tags`.
-            **kwargs: As for `PreTrainedModel.push_to_hub`; also `scores` and `bands`, as for `save_pretrained`.
-
-        Returns:
-            The Hub client's `CommitInfo`.
-
-        Raises:
-            ValueError: If `scores` or `bands` don't suit the model, as in `save_pretrained`.
-        """
-        own = [tags] if isinstance(tags, str) else list(tags)
-        return push_model(self, repo_id, tags=[*self.model_tags, *own], **kwargs)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, capacity: float | None = None, **kwargs: Any
-    ) -> Any:
-        """Load as `PreTrainedModel.from_pretrained` does, in any form; with `capacity` the result is pruned.
-
-        Scores stay float32 whatever `dtype` is asked for, so that the masks stay those that were saved.
-
-        Args:
-            pretrained_model_name_or_path: Directory or Hub repository.
-            *model_args: Passed to the constructor.
-            capacity: Prune to this kept share, in (0, 1], after loading. Of a checkpoint in bands only those up to it
-                are fetched, and where it is an edge no ranks. With another `dtype` than the stored one, running
-                statistics of a capacity that has none are then mixed before they are rounded, not after.
-            **kwargs: As for `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            TypeError: If `capacity` is not a number.
-            ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
-                a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint.
-            OSError: If a file is missing or a plain weight file is cut short; a damaged file of another form is a
-                `CheckpointFormatError`, a kind of ValueError.
-        """
-        return load_model(
-            cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, capacity=capacity, **kwargs
-        )
-
-    def _check_prunable(self) -> None:
-        if not self.config.prunable:
-            raise ValueError(
-                f"This model is pruned already (capacity {format_capacity(self.config.capacity)}) and has no scores "
-                "left. Load the dense checkpoint it was cut from and prune that."
-            )
+from .prunable_model import PrunNetPreTrainedModel
 
 
 class PrunNetModel(PrunNetPreTrainedModel):

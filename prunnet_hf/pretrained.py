@@ -19,11 +19,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
 
+from .allocation import UNIFORM
+from .allocation import check_allocation
 from .band_index import INDEX_NAME
 from .calibration import warn_if_below
 from .calibration import warn_if_coarse
 from .checkpoint import PACKED_WEIGHTS_NAME
-from .masking import check_capacity
+from .proposal import Auto
+from .proposal import check_capacity_or_auto
 from .weight_files import HUB_ARGUMENTS
 from .weight_files import SUBNETWORK_FIELDS
 from .weight_files import Weights
@@ -144,7 +147,13 @@ def _config_last(files: Iterable[Path]) -> list[Path]:
 
 
 def load_model(
-    cls: Any, load: Callable[..., Any], path: Any, *model_args: Any, capacity: float | None, **kwargs: Any
+    cls: Any,
+    load: Callable[..., Any],
+    path: Any,
+    *model_args: Any,
+    capacity: float | Auto | None,
+    allocation: str,
+    **kwargs: Any,
 ) -> Any:
     """Load a checkpoint of any form strictly, and prune it where `capacity` is given.
 
@@ -153,27 +162,29 @@ def load_model(
         load: The `from_pretrained` of transformers, bound to `cls`.
         path: Directory, Hub repository, or None with `config` and `state_dict`.
         *model_args: Passed to `load`.
-        capacity: Prune to this kept share after loading.
+        capacity: Prune to this kept share after loading, or to the proposed one.
+        allocation: How to share it out among the layers.
         **kwargs: Passed to `load`, which changes the configuration by those that are fields of it.
 
     Returns:
         The model, or the model and the loading info where `output_loading_info` is true.
 
     Raises:
-        TypeError: If `capacity` is not a number.
-        ValueError: If weights are missing or foreign, other than a classifier's, or `capacity` is outside (0, 1], or
-            `variant` is given for weights that aren't plain.
+        TypeError: If `capacity` is neither a number nor `"auto"`.
+        ValueError: If weights are missing or foreign, other than a classifier's, `capacity` is outside (0, 1],
+            `allocation` is unknown or given without `capacity`, or `variant` for weights that aren't plain.
         OSError: If a weight file is damaged.
     """
-    if capacity is not None:
-        capacity = check_capacity(capacity)
+    capacity = _check_pruning(capacity, allocation)
     with_info = kwargs.pop("output_loading_info", False)
     kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
     source, weights = path, None
     if path is not None:
         # All files of one load come from the same commit, and what the cache knows of it isn't asked again.
         kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
-        weights = _read_weights(cls, path, capacity, kwargs)
+        # Some of the bands are enough for a uniform subnetwork of a known capacity only.
+        known = None if isinstance(capacity, str) or allocation != UNIFORM else capacity
+        weights = _read_weights(cls, path, known, kwargs)
     if weights is not None:
         source = path if weights.state_dict is None else None  # transformers refuses a path beside a state dict
         kwargs |= model_arguments(weights, kwargs.get("config") or path)
@@ -190,8 +201,19 @@ def load_model(
         model.config.name_or_path = str(path)
     model.is_from_hub = path is not None and not os.path.isdir(path)
     if capacity is not None:
-        model = _cut(model, capacity, weights)
+        model = _cut(model, capacity, allocation, weights)
     return (model, info) if with_info else model
+
+
+def _check_pruning(capacity: float | Auto | None, allocation: str) -> float | Auto | None:
+    check_allocation(allocation)
+    if capacity is not None:
+        return check_capacity_or_auto(capacity)
+    if allocation != UNIFORM:
+        raise ValueError(
+            f"allocation={allocation!r} says how to share out a capacity, and none is given. Pass capacity=, too."
+        )
+    return None
 
 
 def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str, Any]) -> Weights | None:
@@ -209,10 +231,10 @@ def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
 
 
-def _cut(model: Any, capacity: float, weights: Weights | None) -> Any:
+def _cut(model: Any, capacity: float | Auto, allocation: str, weights: Weights | None) -> Any:
     """The subnetwork of a loaded model, which it may be already."""
-    if weights is None or weights.statistics is None:
-        return model.prune(capacity)
+    if isinstance(capacity, str) or weights is None or weights.statistics is None:
+        return model.prune(capacity, allocation=allocation)
     model.config.capacity = capacity
     warn_if_coarse(weights.statistics, capacity)
     warn_if_below(weights.statistics, capacity, stacklevel=5)  # the line that called `from_pretrained`

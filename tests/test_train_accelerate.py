@@ -98,7 +98,7 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert {path.name for path in run.iterdir()} == {
         *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
-        "usage.json",
+        *("usage.json", "compressibility.json", "compressibility.png"),
     }
     found = json.loads((run / "metrics.json").read_text())
     assert found["command"].startswith("train_accelerate.py --config")

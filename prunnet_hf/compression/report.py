@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..allocation import UNIFORM
 from ..masking import check_capacities
 from ..masking import format_capacity
 from ..masking import kept_count
-from ..modeling_prunnet import PrunNetPreTrainedModel
 from ..pq_index import DEFAULT_P
 from ..pq_index import DEFAULT_Q
 from ..pq_index import KeptPowers
@@ -30,6 +30,7 @@ from ..pq_index import join
 from ..pq_index import kept_powers
 from ..pq_index import powers_of_pruned
 from ..pq_index import sap_keep_bound
+from ..prunable_model import PrunNetPreTrainedModel
 
 DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -222,7 +223,9 @@ def _read_layer(
     weights = model.get_parameter(f"{name}.weight").detach()
     if model.config.prunable:
         return kept_powers(weights, model.get_parameter(f"{name}.scores").detach(), capacities, p, q)
-    return powers_of_pruned(weights, kept_count(capacities[0], weights.numel()), p, q)
+    if model.config.allocation == UNIFORM:
+        return powers_of_pruned(weights, kept_count(capacities[0], weights.numel()), p, q)
+    return powers_of_pruned(weights, int(weights.count_nonzero()), p, q)
 
 
 def _rows(

@@ -1,7 +1,7 @@
 """The compatibility card: a model card rendered from a run directory alone.
 
-Every figure on it stands in the run's `metrics.json`, follows from it, or is the size of a file; nothing is typed in
-by hand. Its snippet was run when the card was made.
+Every figure on it stands in the run's `metrics.json` or `compressibility.json`, follows from them, or is the size of a
+file; nothing is typed in by hand. Its snippet was run when the card was made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from jinja2 import Environment
 from jinja2 import FileSystemLoader
 from jinja2 import StrictUndefined
 
+from ..compression.report import Compressibility
 from ..masking import format_capacity
+from ..modeling_prunnet import PrunNetModel
 from ..retrieval.compatibility import SHOWN_METRICS
 from ..retrieval.compatibility import markdown_matrix
 from ..retrieval.compatibility import markdown_tests
@@ -28,6 +30,10 @@ from .figures import band_downloads
 from .figures import capacity_rows
 from .figures import read_run
 from .figures import weights_bytes
+from .indices import index_rows
+from .indices import normal_index
+from .indices import record_indices
+from .indices import recorded_indices
 from .metadata import card_data
 from .usage import Usage
 from .usage import dense_code
@@ -53,6 +59,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_card(run: Path, *, execute: bool = True) -> str:
     """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
+    Where the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
+
     Args:
         run: A finished run directory.
         execute: Run the snippet; else the card shows the recorded output, or says that the snippet was not run.
@@ -62,14 +70,18 @@ def write_card(run: Path, *, execute: bool = True) -> str:
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
-        ValueError: If one of them is damaged or lacks something.
+        ValueError: If one of them, or a `compressibility.json` without the model, is damaged or lacks something; or if
+            a weight of the model isn't finite.
         RuntimeError: If the snippet fails; the message shows its output.
     """
     found = read_run(run)
     code = _code(found, LOCAL)
     if execute:
         record_usage(run, run_code(code, run))
-    write_text(run / "README.md", render_card(found, usage=recorded_usage(run, code), name=run.resolve().name))
+    if weights_bytes(run / LOCAL):
+        record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.capacities)
+    card = render_card(found, usage=recorded_usage(run, code), name=run.resolve().name, indices=recorded_indices(run))
+    write_text(run / "README.md", card)
     return summarise(run, found)
 
 
@@ -106,6 +118,7 @@ def build_card(
         found,
         usage=run_code(_code(found, model_id), root),
         name=run.resolve().name if model_id == LOCAL else model_id.rpartition("/")[2],
+        indices=recorded_indices(run),
         model_id=model_id,
         layout=layout,
         files=None if subnetworks is None else {c: weights_bytes(folder) for c, folder in subnetworks.items()},
@@ -169,6 +182,7 @@ def render_card(
     *,
     usage: Usage,
     name: str,
+    indices: Compressibility | None = None,
     model_id: str = LOCAL,
     layout: Layout | None = None,
     files: Mapping[float, int] | None = None,
@@ -182,6 +196,7 @@ def render_card(
         run: What the run recorded.
         usage: The snippet, and what it printed.
         name: Title of the card.
+        indices: The PQ Index of the run's weights; without it the card has no such section.
         model_id: As in `build_card`.
         layout: As in `build_card`.
         files: As in `capacity_rows`.
@@ -211,6 +226,9 @@ def render_card(
         is_prunable=len(rows) > 1,
         matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
         tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,
+        indices=indices,
+        index_rows=index_rows(indices) if indices else [],
+        normal_index=normal_index(indices.p, indices.q) if indices else None,
         **_first_tests(run, phone.capacity, rows[-1].capacity),
     )
 

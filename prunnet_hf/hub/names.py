@@ -13,7 +13,7 @@ from .eval_results import EVAL_RESULTS_FILE
 MAIN = "main"
 README = "README.md"
 METRICS = "metrics.json"
-PICTURES = ("compatibility.png", "curve.png")
+PICTURES = ("compatibility.png", "curve.png", "compressibility.png")
 PROCESSOR = "preprocessor_config.json"
 SUBNETWORKS = "capacity-[01].[0-9][0-9]*"
 """Of the branches and folders of ready subnetworks."""

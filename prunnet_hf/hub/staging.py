@@ -32,6 +32,7 @@ from .code import refer_to_code
 from .eval_results import EVAL_RESULTS_FILE
 from .eval_results import eval_results_yaml
 from .figures import read_run
+from .indices import record_indices
 from .names import MAIN
 from .names import METRICS
 from .names import PICTURES
@@ -208,6 +209,7 @@ class _Staging:
         for picture in PICTURES:
             if (self._run / picture).is_file():
                 shutil.copyfile(self._run / picture, public / picture)
+        record_indices(public, self._model, [row["capacity"] for row in self._metrics["capacities"]])
         return public
 
     def _save(self, model: PrunNetModel, folder: Path) -> None:

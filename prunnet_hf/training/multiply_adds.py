@@ -41,9 +41,12 @@ class MultiplyAdds:
     sizes: Mapping[str, int]
 
     def at(self, capacity: float) -> int:
-        """Multiply-adds of the subnetwork of a capacity in (0, 1]."""
-        saved = sum((size - kept_count(capacity, size)) * self.positions[name] for name, size in self.sizes.items())
-        return self.dense - saved
+        """Multiply-adds of the subnetwork that keeps a capacity in (0, 1] of every layer."""
+        return self.keeping({name: kept_count(capacity, size) for name, size in self.sizes.items()})
+
+    def keeping(self, kept: Mapping[str, int]) -> int:
+        """Multiply-adds of the subnetwork that keeps so many elements of each prunable weight, by the same names."""
+        return self.dense - sum((size - kept[name]) * self.positions[name] for name, size in self.sizes.items())
 
 
 @torch.no_grad()

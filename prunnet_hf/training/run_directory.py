@@ -20,7 +20,15 @@ TRAINING_FACTS = (
     "training_device",
 )
 """Entries of `metrics.json` that only the training itself knows."""
-CONCLUSIONS = ("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json")
+CONCLUSIONS = (
+    "metrics.json",
+    "README.md",
+    "compatibility.png",
+    "curve.png",
+    "usage.json",
+    "compressibility.json",
+    "compressibility.png",
+)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from huggingface_hub.constants import ENDPOINT
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetImageProcessor
 from prunnet_hf import PrunNetModel
+from prunnet_hf.compression.report import Compressibility
+from prunnet_hf.compression.report import CompressibilityRow
+from prunnet_hf.compression.report import compressibility
 from prunnet_hf.hub.card import BEGIN
 from prunnet_hf.hub.card import END
 from prunnet_hf.hub.card import Layout
@@ -25,6 +29,7 @@ from prunnet_hf.hub.card import render_card
 from prunnet_hf.hub.card import summarise
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.hub.figures import read_run
+from prunnet_hf.hub.indices import recorded_indices
 from prunnet_hf.hub.usage import Usage
 from tests.hub.example_run import CAPACITIES
 from tests.hub.example_run import RECIPE
@@ -35,6 +40,16 @@ from tests.hub.example_run import write_run
 
 ROOT = Path(__file__).parents[2]
 USAGE = Usage("print(1)\n", "1\n")
+INDICES = Compressibility(
+    (
+        CompressibilityRow(None, 0.5, 400, 200, 0.25, 150.0),
+        CompressibilityRow("conv", 0.5, 100, 50, 0.4, 20.0),
+        CompressibilityRow("fc", 0.5, 300, 150, 0.1, 130.0),
+    ),
+    p=0.5,
+    q=1.0,
+    eta=0.0,
+)
 
 
 def body(content: dict[str, Any], recipe: dict[str, Any] = RECIPE, **options: Any) -> str:
@@ -204,7 +219,26 @@ def test_first_paragraph_speaks_of_the_smallest_trained_subnetwork() -> None:
     assert "capacity 1.00, finds" in body(content)  # the example's 0.5 wasn't trained either
 
 
-@pytest.mark.parametrize("options", [{}, {"model_id": "org/name", "layout": "branches"}])
+def test_indices_of_the_weights() -> None:
+    section = body(metrics(), indices=INDICES).split("## How compressible the weights are")[1].split("\n## ")[0]
+    assert table(section, "capacity | kept")[1:] == [
+        # mean (100 * 0.4 + 300 * 0.1) / 400; bound (20 + 130) / 400
+        ["0.50", "200", "0.250", "0.175", "0.100", "0.400", "0.375"],
+    ]
+    assert "https://arxiv.org/abs/2302.05601" in section
+    assert "0.153 for weights drawn from a normal" in section
+    assert "no measurement of quality" in section
+    assert "](compressibility.png)" in section
+    assert "eta" not in section
+    assert "eta = 0.25" in body(metrics(), indices=Compressibility(INDICES.rows, 0.5, 1.0, 0.25))
+
+
+def test_without_indices_there_is_no_section_of_them() -> None:
+    assert "compressib" not in body(metrics())
+    assert "PQ Index" not in body(metrics())
+
+
+@pytest.mark.parametrize("options", [{}, {"model_id": "org/name", "layout": "branches"}, {"indices": INDICES}])
 @pytest.mark.parametrize("capacities", [CAPACITIES, (0.2,)])
 def test_markdown_is_well_formed(options: dict[str, Any], capacities: tuple[float, ...]) -> None:
     text = body(metrics(capacities=capacities), **options)
@@ -334,6 +368,52 @@ def test_write_card_replaces_the_readme_and_sums_up(tmp_path: Path) -> None:
     ]
 
 
+def test_card_is_made_again_without_the_weights(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    (run / "compressibility.json").write_text("of an earlier model")
+    save_models(tmp_path)
+    shutil.move(tmp_path / "org/name", run / "model")
+    write_card(run, execute=False)
+    card = (run / "README.md").read_text(encoding="utf-8")
+    found = compressibility(PrunNetModel.from_pretrained(run / "model"), CAPACITIES)
+    assert f"| 0.20 | {found.of(None)[0].kept:,} | {found.of(None)[0].index:.3f} |" in card
+    assert (run / "compressibility.png").read_bytes().startswith(b"\x89PNG")
+
+    next((run / "model").glob("*.safetensors")).unlink()
+    write_card(run, execute=False)
+    assert (run / "README.md").read_text(encoding="utf-8") == card
+
+
+def test_card_of_a_network_that_cannot_be_pruned_tells_no_indices(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics("independent", (0.2,)))
+    save_models(tmp_path)
+    shutil.move(tmp_path / "org/name-capacity-0.20", run / "model")
+    write_card(run, execute=False)
+    assert not (run / "compressibility.json").exists()
+    assert "PQ Index" not in (run / "README.md").read_text(encoding="utf-8")
+
+
+def test_damaged_indices_are_an_error_and_leave_the_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    (run / "README.md").write_text("old")
+    (run / "compressibility.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run/compressibility\.json is damaged"):
+        write_card(run, execute=False)
+    assert (run / "README.md").read_text() == "old"
+
+
+def test_weights_that_are_not_finite_make_no_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    save_models(tmp_path)
+    model = PrunNetModel.from_pretrained(tmp_path / "org/name")
+    with torch.no_grad():
+        model.get_parameter("backbone.layer1.0.conv1.weight").fill_(torch.nan)
+    model.save_pretrained(run / "model")
+    with pytest.raises(ValueError, match=r"layer 'backbone\.layer1\.0\.conv1': weights must be finite"):
+        write_card(run, execute=False)
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.json", "model"]
+
+
 def test_summary_of_a_lone_network_has_no_subnetwork(tmp_path: Path) -> None:
     assert len(summarise(tmp_path, finished(metrics("independent", (1.0,)))).splitlines()) == 2
 
@@ -416,7 +496,9 @@ def test_published_card_is_what_its_run_says(name: str) -> None:
     found = read_run(folder)
     usage = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
     assert usage.output is not None
-    assert render_card(found, usage=usage, name=name) == (folder / "README.md").read_text(encoding="utf-8")
-    assert "This snippet was not run" not in (folder / "README.md").read_text(encoding="utf-8")
-    assert (folder / "compatibility.png").is_file()
-    assert (folder / "curve.png").is_file()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert render_card(found, usage=usage, name=name, indices=recorded_indices(folder)) == card
+    assert "This snippet was not run" not in card
+    for picture in ("compatibility.png", "curve.png", "compressibility.png"):
+        assert f"]({picture})" in card
+        assert (folder / picture).is_file()

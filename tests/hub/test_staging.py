@@ -17,6 +17,7 @@ import yaml
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf import PrunNetModel
+from prunnet_hf.compression.report import compressibility
 from prunnet_hf.hub.staging import Publication
 from prunnet_hf.hub.staging import StagedRun
 from prunnet_hf.hub.staging import band_edges
@@ -25,7 +26,7 @@ from prunnet_hf.hub.staging import stage_run
 PACKED = {"config.json", "model.packed.safetensors", "preprocessor_config.json"}
 BANDS = {f"band-0000{number}-of-00003{kind}.safetensors" for number in (1, 2, 3) for kind in ("", ".ranks")}
 MAIN = {"README.md", "bands.index.json", "config.json", "metrics.json", "preprocessor_config.json", *BANDS}
-PICTURES = {"compatibility.png", "curve.png"}
+PICTURES = {"compatibility.png", "curve.png", "compressibility.png"}
 
 
 def stage(run: Path, folder: Path, **options: Any) -> StagedRun:
@@ -101,6 +102,16 @@ def test_published_models_are_those_of_the_run(finished_run: Path, branches: Sta
         assert torch.equal(part(images).pooler_output, trained.prune(capacity)(images).pooler_output)
 
 
+def test_published_card_tells_the_indices_of_the_weights(finished_run: Path, branches: StagedRun) -> None:
+    dense = PrunNetModel.from_pretrained(finished_run / "model")
+    found = compressibility(dense, [0.2, 0.3, 0.5, 1.0])
+    card = (branches.main.path / "README.md").read_text(encoding="utf-8")
+    section = card.split("## How compressible the weights are")[1].split("\n## ")[0]
+    assert "](compressibility.png)" in section
+    for row in found.of(None):
+        assert f"| {row.capacity:.2f} | {row.kept:,} | {row.index:.3f} |" in section
+
+
 def test_names_of_training_classes_stay_at_home(finished_run: Path, branches: StagedRun) -> None:
     assert "secret-client" in (finished_run / "model" / "config.json").read_text(encoding="utf-8")
     for folder in branches.folders:
@@ -143,6 +154,8 @@ def test_a_run_of_one_subnetwork_is_published_as_it_is(independent_run: Path, tm
     assert staged.subnetworks == ()
     assert PACKED | {"README.md", "metrics.json"} <= set(staged.main.files())
     assert "bands.index.json" not in staged.main.files()
+    assert "compressibility.png" not in staged.main.files()
+    assert "PQ Index" not in (staged.main.path / "README.md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=r"capacities must be left out, .* capacity 0\.20, .*; got \[0\.2\]"):
         stage(independent_run, tmp_path / "refused", capacities=[0.2])
 

@@ -44,6 +44,7 @@ def test_subnetwork_directories_have_two_digits_or_all(capacity: float, name: st
 def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> None:
     for name in (
         *("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json"),
+        *("compressibility.json", "compressibility.png"),
         *("notes.txt", "model/config.json"),
     ):
         write_text(tmp_path / name, "old")

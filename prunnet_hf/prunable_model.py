@@ -1,0 +1,351 @@
+"""What all PrunNet models share: one network, prunable to any capacity without data and without training.
+
+A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running
+at a capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
+
+Source: PrunNet, arXiv 2504.11879.
+"""
+
+import copy
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch import nn
+from transformers import PreTrainedModel
+
+from .allocation import UNIFORM
+from .allocation import allocated_masks
+from .allocation import check_allocation
+from .calibration import drop_statistics
+from .calibration import measure_statistics
+from .calibration import running_statistics
+from .calibration import select_statistics
+from .calibration import warn_if_coarse
+from .calibration import warn_if_not_uniform
+from .calibration import write_statistics
+from .configuration_prunnet import PrunNetConfig
+from .layers import PrunableLayer
+from .layers import find_masks
+from .layers import init_scores
+from .layers import is_prunable_type
+from .layers import masked_weights
+from .layers import prunable_layers
+from .masking import check_capacities
+from .masking import check_capacity
+from .masking import format_capacity
+from .pretrained import load_model
+from .pretrained import save_model
+from .proposal import Auto
+from .proposal import CapacityProposal
+from .proposal import check_capacity_or_auto
+from .proposal import propose_capacity
+from .pushing import push_model
+
+logger = logging.getLogger(__name__)
+
+
+class PrunNetPreTrainedModel(PreTrainedModel):
+    """What all PrunNet models share: subnetworks, pruning, saving and loading."""
+
+    config_class = PrunNetConfig
+    config: PrunNetConfig
+    base_model_prefix = "prunnet"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    _no_split_modules = ["PrunNetModel"]
+    # Rounded to a shorter type, scores that differ become equal and masks change.
+    _keep_in_fp32_modules_strict = [r"\.scores$"]
+    model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
+    # Whether `config.name_or_path` is a repository; a relative path reads the same.
+    is_from_hub = False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # timm and torch have initialised all but the scores; what they keep out of checkpoints is made again here.
+        if isinstance(module, PrunableLayer):
+            init_scores(module, self.config.score_init)
+            return
+        make_buffers = getattr(module, "init_non_persistent_buffers", None)
+        if make_buffers is not None:
+            make_buffers()
+
+    def prunable_layers(self) -> dict[str, PrunableLayer]:
+        """The prunable layers by qualified name; none once pruned."""
+        return prunable_layers(self)
+
+    def packable_weights(self) -> list[str]:
+        """Names of the weights that pruning sets to zero in part: those of exact Conv2d and Linear of the backbone."""
+        prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
+        names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
+        return [f"{prefix}.{name}.weight" for name in names]
+
+    def subnetwork(self, capacity: float) -> dict[str, Tensor]:
+        """The tensors that turn this network into its subnetwork of `capacity`.
+
+        Args:
+            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
+
+        Returns:
+            Masked weights (differentiable, straight through) and running statistics, named as in this model, for
+            `torch.func.functional_call`.
+
+        Raises:
+            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
+        """
+        capacity = check_capacity(capacity)
+        self._check_prunable()
+        statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
+        return {**masked_weights(self, find_masks(self, capacity)), **statistics}
+
+    @torch.no_grad()
+    def prune(
+        self,
+        capacity: float | Auto,
+        calibration: Iterable[Tensor] | None = None,
+        *,
+        allocation: str = UNIFORM,
+        progress: bool = True,
+    ) -> Self:
+        """Cut the subnetwork of `capacity` out of this network, without data and without training.
+
+        Args:
+            capacity: Kept share of the prunable weights, in (0, 1]; trained or not. `"auto"` takes what
+                `propose_capacity` proposes, and logs why.
+            calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
+                measured. Without it they are interpolated from those in the checkpoint, which are those of uniform
+                subnetworks.
+            allocation: How the kept weights are shared out among the layers, as many in total: `"uniform"`, the same
+                share of each, as in training; `"pq_index"`, in proportion to what the PQ Index of its weights says a
+                layer needs; `"global"`, by one threshold over scores divided by their layer's root mean square.
+            progress: Show a bar where calibration takes some seconds.
+
+        Returns:
+            A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
+
+        Raises:
+            TypeError: If `capacity` is neither a number nor `"auto"`, or `calibration` not an iterable of tensors.
+            ValueError: If this model is pruned already, `capacity` is outside (0, 1], `allocation` is unknown, a score
+                isn't finite, or `calibration` is empty or has a batch of fewer than 2 images; for `"auto"` also as in
+                `propose_capacity`.
+        """
+        self._check_prunable()
+        check_allocation(allocation)
+        asked = check_capacity_or_auto(capacity)
+        capacity = self._proposed() if isinstance(asked, str) else asked
+        weights = masked_weights(self, allocated_masks(self, capacity, allocation))
+        layers = self.prunable_layers()
+        # Layers already in the memo are not copied: the copy holds the plain layers instead.
+        # Adding 0.0 makes zeros of the -0.0 that masking leaves of negative weights.
+        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in layers.items()}
+        pruned = copy.deepcopy(self, plain)
+        drop_statistics(pruned)
+        pruned.config.capacity = capacity
+        pruned.config.allocation = allocation
+        pruned.config.prunable = False
+        pruned.config.statistics_capacities = []
+        if calibration is None:
+            warn_if_coarse(self.config.stored_subnetworks, capacity)
+            warn_if_not_uniform(self, allocation)
+            statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
+        else:
+            (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
+        write_statistics(pruned, None, statistics)
+        return pruned
+
+    def propose_capacity(self, *, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> CapacityProposal:
+        """The smallest capacity that SAP's bound supports, and the numbers it follows from; see `proposal.py`.
+
+        It is read off the dense weights alone. What a capacity costs in quality has to be measured.
+
+        Args:
+            p: Exponent of the lower norm of the PQ Index, in (0, 1], less than `q`.
+            q: Exponent of its upper norm, at least 1.
+            eta: What may be left out, at least 0; the larger, the smaller the proposal.
+
+        Raises:
+            TypeError: If an argument is no number.
+            ValueError: If this model is pruned already, not trained to the end (it has no `embedding_space`), or has
+                no prunable layer; if a weight isn't finite or an argument out of range.
+        """
+        self._check_prunable()
+        if self.config.embedding_space is None:
+            raise ValueError(
+                "A capacity is proposed from trained weights; this model has no embedding_space, so its training has "
+                "not ended. Load a finished run's model, or call model.renew_embedding_space() after your own "
+                "training; or give the capacity as a number."
+            )
+        weights = {name: layer.weight for name, layer in self.prunable_layers().items()}
+        return propose_capacity(weights, p=p, q=q, eta=eta)
+
+    def _proposed(self) -> float:
+        proposal = self.propose_capacity()
+        logger.warning("capacity='auto' is %s. No quality was measured.", proposal)
+        return proposal.capacity
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        images: Iterable[Tensor],
+        *,
+        progress: bool = True,
+        add_up: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
+
+        Args:
+            images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
+                weighs the same, whatever the size of its batch.
+            progress: Show a bar once calibration has taken some seconds.
+            add_up: Where several processes share the batches: returns the sum of their tensors, such as
+                `accelerator.reduce`. All end with the statistics of all batches.
+
+        Raises:
+            TypeError: If `images` is not an iterable of tensors.
+            ValueError: If this model is pruned already, or `images` is empty or has a batch of fewer than 2 images.
+        """
+        self._check_prunable()
+        stored = self.config.stored_subnetworks
+        subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
+        rows: list[int | None] = [None, *range(len(stored))]
+        measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress, add_up=add_up)
+        for row, statistics in zip(rows, measured, strict=True):
+            write_statistics(self, row, statistics)
+
+    def keep_statistics(self, capacities: Sequence[float]) -> None:
+        """Keep the running statistics of some of the stored capacities only; those of the dense network always stay.
+
+        Args:
+            capacities: Which of `config.statistics_capacities` to keep.
+
+        Raises:
+            ValueError: If one of them isn't stored.
+        """
+        self._check_prunable()
+        stored = self.config.stored_subnetworks
+        kept = [capacity for capacity in check_capacities(capacities) if capacity < 1.0]
+        foreign = [capacity for capacity in kept if capacity not in stored]
+        if foreign:
+            raise ValueError(
+                f"capacities must be among those with stored statistics, {stored}; got {foreign} besides."
+            )
+        select_statistics(self, [stored.index(capacity) for capacity in kept])
+        self.config.statistics_capacities = [*kept, 1.0]
+
+    def renew_embedding_space(self) -> str:
+        """Give the embeddings a new space id, a hash of the dense weights. Called when training ends.
+
+        Returns:
+            The id, 16 hexadecimal digits, also in `config.embedding_space`.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.base_model.named_parameters()):
+            if not name.endswith(".scores"):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        self.config.embedding_space = digest.hexdigest()[:16]
+        return self.config.embedding_space
+
+    # The arguments that PreTrainedModel has after `save_directory` are taken by keyword only.
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        scores: str = "full",
+        bands: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
+
+        The directory holds either what it held before or the new model whole; a save cut short in between leaves it
+        without `config.json`, so that nothing else can be loaded from it.
+
+        Args:
+            save_directory: Created where needed.
+            scores: How a prunable model's scores are stored: `"full"` as they are, `"rank16"` as two bytes a weight,
+                from which scores of the same order are rebuilt; masks at `config.capacities` and 1.0 stay exact.
+            bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
+                and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
+                the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.
+            **kwargs: As for `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            NotADirectoryError: If `save_directory` is a file.
+            TypeError: If `bands` is no list of numbers.
+            ValueError: If `scores` is unknown, an edge of `bands` has no running statistics, a score isn't finite, or
+                they don't go with each other, a pruned model, or `push_to_hub=True`; if there is a `variant`.
+        """
+        save_model(self, super().save_pretrained, save_directory, scores=scores, bands=bands, **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, tags: Sequence[str] | str = (), **kwargs: Any
+    ) -> Any:
+        """Upload to the Hub as `PreTrainedModel.push_to_hub` does, with a card that says what the model is.
+
+        Args:
+            repo_id: `org/name`; created where needed. Files of another form that it held are deleted.
+            tags: For the card, besides `model_tags`.
+            **kwargs: As for `PreTrainedModel.push_to_hub`; also `scores` and `bands`, as for `save_pretrained`.
+
+        Returns:
+            The Hub client's `CommitInfo`.
+
+        Raises:
+            ValueError: If `scores` or `bands` don't suit the model, as in `save_pretrained`.
+        """
+        own = [tags] if isinstance(tags, str) else list(tags)
+        return push_model(self, repo_id, tags=[*self.model_tags, *own], **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        capacity: float | Auto | None = None,
+        allocation: str = UNIFORM,
+        **kwargs: Any,
+    ) -> Any:
+        """Load as `PreTrainedModel.from_pretrained` does, in any form; with `capacity` the result is pruned.
+
+        Scores stay float32 whatever `dtype` is asked for, so that the masks stay those that were saved.
+
+        Args:
+            pretrained_model_name_or_path: Directory or Hub repository.
+            *model_args: Passed to the constructor.
+            capacity: Prune to this kept share, in (0, 1], after loading, or with `"auto"` as `prune` does. Of a
+                checkpoint in bands only those up to it are fetched, and where it is an edge no ranks. With another
+                `dtype` than the stored one, running statistics of a capacity that has none are then mixed before they
+                are rounded, not after.
+            allocation: With `capacity`, as for `prune`. Other ones than `"uniform"` need all bands.
+            **kwargs: As for `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            TypeError: If `capacity` is neither a number nor `"auto"`.
+            ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
+                a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint, or
+                as in `prune`.
+            OSError: If a file is missing or a plain weight file is cut short; a damaged file of another form is a
+                `CheckpointFormatError`, a kind of ValueError.
+        """
+        return load_model(
+            cls,
+            super().from_pretrained,
+            pretrained_model_name_or_path,
+            *model_args,
+            capacity=capacity,
+            allocation=allocation,
+            **kwargs,
+        )
+
+    def _check_prunable(self) -> None:
+        if not self.config.prunable:
+            raise ValueError(
+                f"This model is pruned already (capacity {format_capacity(self.config.capacity)}) and has no scores "
+                "left. Load the dense checkpoint it was cut from and prune that."
+            )
