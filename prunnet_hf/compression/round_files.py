@@ -124,6 +124,8 @@ def as_plain(model: PrunNetForImageClassification) -> PrunNetForImageClassificat
     plain = model.prune(1.0)
     weights = packable_tensors(plain).values()
     plain.config.capacity = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+    if plain.config.capacity < 1.0:
+        plain.config.allocation = "adaptive"  # layers keep other shares than the network's
     return plain
 
 

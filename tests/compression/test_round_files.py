@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.compression.report import compressibility
 from prunnet_hf.compression.round_files import arguments_of_round
 from prunnet_hf.compression.round_files import as_plain
 from prunnet_hf.compression.round_files import begin
@@ -101,7 +102,8 @@ def test_a_saved_round_is_a_subnetwork_that_loads_as_any_other(photos: Path, tmp
     count, total = sum(int(mask.sum()) for mask in kept.values()), sum(mask.numel() for mask in kept.values())
     plain = as_plain(model)
     assert plain.config.capacity == count / total
-    assert not plain.config.prunable
+    assert (plain.config.prunable, plain.config.allocation) == (False, "adaptive")
+    assert [row.kept for row in compressibility(plain).rows] == [count, *(int(mask.sum()) for mask in kept.values())]
     save_model(round_directory(tmp_path, 1), plain, create_processor(arguments(photos, tmp_path).data))
     directory = round_directory(tmp_path, 1) / "model"
     assert (directory / "model.packed.safetensors").is_file()
