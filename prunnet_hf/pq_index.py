@@ -268,10 +268,59 @@ def sap_prune_count(
         (30, 36)
     """
     bound = sap_keep_bound(index, d, p, q, eta)
-    _check_number("gamma", gamma, 0.0, math.inf, "at least 0 and finite")
-    _check_number("beta", beta, 0.0, 1.0, "in [0, 1]")
+    check_sap_factors(eta, gamma, beta)
     count = min(gamma * (d - bound), beta * d)
     return min(math.floor(count * (1.0 + _ROUNDING)), d)
+
+
+@torch.no_grad()
+def sap_prune_counts(
+    indices: Tensor,
+    counts: Tensor,
+    p: float = DEFAULT_P,
+    q: float = DEFAULT_Q,
+    *,
+    eta: float = 0.0,
+    gamma: float = 1.0,
+    beta: float = 0.9,
+) -> Tensor:
+    """`sap_prune_count` of many scopes at once, such as the neurons of a layer.
+
+    Args:
+        indices: PQ Index of each scope, float64, from `pq_index`.
+        counts: How many weights each has now, int64, of the same shape.
+        p: As for `sap_prune_count`.
+        q: As for `sap_prune_count`.
+        eta: As for `sap_prune_count`.
+        gamma: As for `sap_prune_count`.
+        beta: As for `sap_prune_count`.
+
+    Returns:
+        How many weights to prune of each, int64, from 0 to its count.
+
+    Raises:
+        TypeError: As in `sap_prune_count`.
+        ValueError: As in `sap_prune_count`, or if the shapes differ.
+    """
+    p, q = check_exponents(p, q)
+    check_sap_factors(eta, gamma, beta)
+    if indices.shape != counts.shape:
+        raise ValueError(f"counts must have the shape of indices, {tuple(indices.shape)}; got {tuple(counts.shape)}.")
+    bounds = counts * (1.0 + eta) ** (-q / (q - p)) * (1.0 - indices) ** (q * p / (q - p))
+    pruned = torch.minimum(gamma * (counts - bounds), beta * counts)
+    return torch.minimum((pruned * (1.0 + _ROUNDING)).floor().long(), counts)
+
+
+def check_sap_factors(eta: float, gamma: float, beta: float) -> None:
+    """Make sure that `eta`, `gamma` and `beta` are what `sap_prune_count` takes.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is out of range.
+    """
+    _check_number("eta", eta, 0.0, math.inf, "at least 0 and finite")
+    _check_number("gamma", gamma, 0.0, math.inf, "at least 0 and finite")
+    _check_number("beta", beta, 0.0, 1.0, "in [0, 1]")
 
 
 def check_exponents(p: float, q: float) -> tuple[float, float]:

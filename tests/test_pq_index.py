@@ -18,6 +18,7 @@ from prunnet_hf.pq_index import pq_index
 from prunnet_hf.pq_index import prefix_indices
 from prunnet_hf.pq_index import sap_keep_bound
 from prunnet_hf.pq_index import sap_prune_count
+from prunnet_hf.pq_index import sap_prune_counts
 
 EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.1, 1.0), (0.9, 1.1)])
 # Whole numbers, so that what differs differs by far more than rounding.
@@ -198,6 +199,26 @@ def test_equal_weights_among_zeros_are_what_must_be_kept(num_equal, num_zeros, e
 )
 def test_prune_count_is_the_formula(arguments, options, count):
     assert sap_prune_count(*arguments, **options) == count
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 0.999), st.integers(0, 1000)), min_size=1, max_size=9),
+    EXPONENTS,
+    st.sampled_from([{}, {"eta": 0.5}, {"gamma": 0.0}, {"gamma": 9.0, "beta": 1.0}, {"beta": 0.29}]),
+)
+def test_many_scopes_are_counted_each_as_on_its_own(scopes, exponents, options):
+    indices = torch.tensor([found for found, _ in scopes], dtype=torch.float64)
+    counts = torch.tensor([d for _, d in scopes])
+    found = sap_prune_counts(indices, counts, *exponents, **options)
+    assert found.tolist() == [sap_prune_count(i, d, *exponents, **options) for i, d in scopes]
+
+
+def test_counts_of_another_shape_and_factors_out_of_range_are_refused():
+    indices, counts = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"counts must have the shape of indices, \(2,\); got \(3,\)"):
+        sap_prune_counts(indices, torch.ones(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\]; got 2"):
+        sap_prune_counts(indices, counts, beta=2)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe)."""
-        _check_choices(self)
+        check_choices(self)
         self.backbone_kwargs = _json_text("backbone_kwargs", self.backbone_kwargs)
 
 
@@ -100,7 +100,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check_choices(self)
+        check_choices(self)
         _check_at_least(self, 1, "image_size")
         _check_at_least(self, 0, "num_workers")
         if self.shorter_side < self.image_size:
@@ -216,7 +216,7 @@ class TrainArguments:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        _check_choices(self)
+        check_choices(self)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
         _check_at_least(self, 1, "log_every", "capacity_draws")
         _check_at_least(self, 2, "calibration_images")
@@ -282,7 +282,30 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it is no mapping, or has keys that are no arguments.
     """
-    parser = HfArgumentParser([ModelArguments, DataArguments, TrainArguments])  # type: ignore[list-item]
+    model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line)
+    return RunArguments(model, data, train)
+
+
+def parse_dataclasses(
+    kinds: Sequence[type],
+    command_line: Sequence[str] | None = None,
+    settled: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """Read flags, over the recipe that `--config FILE` names, over the defaults, into several dataclasses.
+
+    Args:
+        kinds: The dataclasses; each field is a flag and a key of the recipe.
+        command_line: Without the program's name; `sys.argv` if not given.
+        settled: Arguments that the command itself decides: they win over flags.
+
+    Returns:
+        An instance of each.
+
+    Raises:
+        FileNotFoundError: If the recipe doesn't exist.
+        ValueError: If it is no mapping, or has keys that are no arguments.
+    """
+    parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
     parser.add_argument("--config", help="A YAML recipe: the same arguments; flags given beside it win.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
     known, _ = parser.parse_known_args(flags)
@@ -292,8 +315,9 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
         # A list can be empty in a recipe only: a flag needs a value.
         parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
         flags = [*recipe_flags(recipe), *flags]
-    model, data, train, _ = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
-    return RunArguments(model, data, train)
+    flags += recipe_flags(settled or {})
+    parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    return [*parsed[: len(kinds)]]  # after them comes what belongs to none: --config
 
 
 def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
@@ -333,7 +357,12 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
     return recipe
 
 
-def _check_choices(arguments: ModelArguments | DataArguments | TrainArguments) -> None:
+def check_choices(arguments: Any) -> None:
+    """Make sure that every `Literal` field of a dataclass holds one of its values.
+
+    Raises:
+        ValueError: If one doesn't.
+    """
     for name, hint in get_type_hints(type(arguments)).items():
         value, choices = getattr(arguments, name), get_args(hint)
         if get_origin(hint) is Literal and value not in choices:

@@ -103,15 +103,33 @@ def quick_score(
     Called by all processes; all get the main one's figures.
     """
     subnetworks = cut_subnetworks(model, [*arguments.train.capacities, 1.0])
-    sides = encode_splits(accelerator, subnetworks, processor, splits, arguments, progress=False)
-    scores: list[dict[str, float]] = [{}]
+    scores = {}
+    for capacity, values in self_test(accelerator, subnetworks, processor, splits, arguments).items():
+        metric = next(iter(values))
+        scores[f"{metric}/capacity-{format_capacity(capacity)}"] = values[metric]
+    return scores
+
+
+def self_test(
+    accelerator: Accelerator,
+    networks: Mapping[Key, PrunNetModel],
+    processor: PrunNetImageProcessor,
+    splits: RetrievalSplits,
+    arguments: RunArguments,
+) -> dict[Key, dict[str, float]]:
+    """All metrics of the protocol for each network, which embeds queries and gallery alike.
+
+    Called by all processes; all get the main one's figures.
+    """
+    sides = encode_splits(accelerator, networks, processor, splits, arguments, progress=False)
+    scores: list[dict[Key, dict[str, float]]] = [{}]
     if sides is not None:
         query, gallery = sides
         protocol = resolve_protocol(splits.protocol)
-        for capacity in subnetworks:
-            values = protocol(query.embeddings[capacity], gallery.embeddings[capacity], query.columns, gallery.columns)
-            metric = next(iter(values))
-            scores[0][f"{metric}/capacity-{format_capacity(capacity)}"] = values[metric]
+        scores[0] = {
+            key: protocol(query.embeddings[key], gallery.embeddings[key], query.columns, gallery.columns)
+            for key in networks
+        }
     broadcast_object_list(scores)
     return scores[0]
 

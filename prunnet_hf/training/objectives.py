@@ -8,6 +8,7 @@ parameters that are no scores.
 
 from abc import ABC
 from abc import abstractmethod
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
 from typing import get_args
@@ -24,6 +25,8 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from .gradients import integrate
 from .gradients import integrate_weight_and_scores
 from .gradients import projection_orders
+from .kept_weights import check_kept
+from .kept_weights import prunable_weights
 
 Method = Literal["prunnet", "joint", "independent"]
 Gradients = dict[Tensor, Tensor]
@@ -61,6 +64,36 @@ class SumObjective(Objective):
         for layer in self.layers:
             layer.weight.grad = _sum(layer.weight, passes)
             layer.scores.grad = score_gradient(layer.weight.grad, layer.weight, layer.scores)
+        for parameter in self.other_parameters:
+            parameter.grad = _sum(parameter, passes)
+
+
+class KeptObjective(Objective):
+    """One network alone, some of whose weights are pruned for good: they get no gradient, and scores none either.
+
+    A weight that is zero, with a gradient and a momentum of zero, stays exactly zero in SGD and AdamW, weight decay
+    included.
+
+    Args:
+        model: The network in training.
+        kept: Which weights are trained, boolean and of the weight's shape, by the name of each prunable weight.
+
+    Raises:
+        ValueError: If `kept` names other weights than the prunable ones, or a mask has another shape.
+    """
+
+    def __init__(self, model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
+        super().__init__(model)
+        weights = prunable_weights(model)
+        check_kept(weights, kept)
+        # Laid out and placed as the weights are, whose gradients they multiply in every step.
+        self.masks = {weight: torch.empty_like(weight).copy_(kept[name]) for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
+        """Add up the gradients of the passes, and leave none to what is pruned."""
+        for weight, mask in self.masks.items():
+            weight.grad = _sum(weight, passes) * mask
         for parameter in self.other_parameters:
             parameter.grad = _sum(parameter, passes)
 
@@ -152,6 +185,7 @@ def create_objective(
     alpha: float = 0.5,
     projection: Literal["last", "sequential"] = "last",
     scale_dense_gradients: bool = False,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> Objective:
     """The objective of a training method.
 
@@ -161,12 +195,19 @@ def create_objective(
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
         scale_dense_gradients: See `ConflictAwareObjective`.
+        kept: See `KeptObjective`; for `"independent"` only.
 
     Raises:
-        ValueError: If `method` is unknown.
+        ValueError: If `method` is unknown, or doesn't go with `kept`.
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
+    if kept is not None:
+        if method != "independent":
+            raise ValueError(
+                f"method must be 'independent' where kept says which weights are trained; got {method!r}."
+            )
+        return KeptObjective(model, kept)
     if method == "prunnet":
         return ConflictAwareObjective(
             model, alpha=alpha, projection=projection, scale_dense_gradients=scale_dense_gradients

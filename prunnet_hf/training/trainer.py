@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from ..data.splits import LABEL
 from ..data.splits import RetrievalSplits
+from ..data.streams import ImageDataset
 from ..data.streams import num_images
 from ..data.transforms import TrainingCollator
 from ..data.transforms import train_transform
@@ -43,6 +45,7 @@ from .evaluation import measure_running_statistics
 from .evaluation import quick_score
 from .interruption import EXIT_STATUS
 from .interruption import Interruption
+from .kept_weights import leave_out
 from .networks import create_model
 from .networks import create_processor
 from .networks import lay_out
@@ -62,17 +65,41 @@ class Trainer:
         arguments: See `parse_arguments`.
         accelerator: See `create_accelerator`.
         splits: The images; test images are touched only where `eval_every` asks for a look at them.
+        images: What `set_apart` made of them, where that is known already.
+        model: The network to train, prunable; without it `create_model` makes one.
+        kept: Prunes weights for good: masks by the name of each prunable weight. What they leave out is zero from the
+            start and stays exactly zero. For the method `independent` only.
+        title: Of the progress bar; the method if not given.
+
+    Raises:
+        ValueError: If `kept` doesn't go with the method or the model.
     """
 
-    def __init__(self, arguments: RunArguments, accelerator: Accelerator, splits: RetrievalSplits) -> None:
+    def __init__(
+        self,
+        arguments: RunArguments,
+        accelerator: Accelerator,
+        splits: RetrievalSplits,
+        *,
+        images: tuple[ImageDataset, RetrievalSplits] | None = None,
+        model: PrunNetForImageClassification | None = None,
+        kept: Mapping[str, torch.Tensor] | None = None,
+        title: str | None = None,
+    ) -> None:
         self.arguments = arguments
         self.options = arguments.train
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
-        self.train_images, self.validation = set_apart(splits, arguments, is_main_process=accelerator.is_main_process)
+        self.title = title or arguments.train.method
+        self.kept = kept
+        self.train_images, self.validation = images or set_apart(
+            splits, arguments, is_main_process=accelerator.is_main_process
+        )
         self.base_model = base_model(arguments.model)
-        self.model = create_model(arguments, self.train_images.features[LABEL].names)
+        self.model = model or create_model(arguments, self.train_images.features[LABEL].names)
+        if kept is not None:
+            leave_out(self.model, kept)
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
         lay_out(self.model, self.memory_format)
         for layer in self.model.prunable_layers().values():
@@ -103,7 +130,7 @@ class Trainer:
         bar = tqdm(
             total=self.progress.step + self.schedule_steps - self.schedule.last_epoch,
             initial=self.progress.step,
-            desc=self.options.method,
+            desc=self.title,
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
@@ -164,6 +191,7 @@ class Trainer:
             alpha=options.alpha,
             projection=options.projection,
             scale_dense_gradients=options.scale_dense_gradients,
+            kept=self.kept,
         )
         capacities = pass_capacities(
             options.method,

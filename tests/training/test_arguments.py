@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from prunnet_hf.training.arguments import DataArguments
 from prunnet_hf.training.arguments import ModelArguments
 from prunnet_hf.training.arguments import TrainArguments
 from prunnet_hf.training.arguments import parse_arguments
+from prunnet_hf.training.arguments import parse_dataclasses
 from prunnet_hf.training.arguments import recipe_flags
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -221,3 +223,21 @@ def test_precision_can_be_written_in_a_recipe_as_in_a_flag(tmp_path: Path, text:
 def test_backbone_kwargs_must_be_a_json_object(text: str) -> None:
     with pytest.raises(ValueError, match=r"backbone_kwargs must be a JSON object"):
         ModelArguments(backbone_kwargs=text)
+
+
+@dataclass
+class MoreArguments:
+    """Of a command that is told more than a training run."""
+
+    depth: int = 3
+
+
+def test_further_dataclasses_are_read_beside_and_what_is_settled_wins(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "epochs: 7\ndepth: 5\ncapacities: [0.5]\n")
+    flags = ["--config", recipe, "--method", "joint"]
+    settled = {"method": "independent", "capacities": [1.0]}
+    train, more = parse_dataclasses([TrainArguments, MoreArguments], flags, settled)
+    assert (train.epochs, train.method, train.capacities, more.depth) == (7, "independent", [1.0], 5)
+    assert parse_dataclasses([MoreArguments], ["--depth", "9"]) == [MoreArguments(9)]
+    with pytest.raises(ValueError, match="unknown keys: capacities, epochs"):
+        parse_dataclasses([MoreArguments], flags[:2])

@@ -11,14 +11,18 @@ from torch import nn
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.layers import PrunableConv2d
+from prunnet_hf.training.arguments import TrainArguments
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.gradients_reference import integrate_reference
 from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
+from prunnet_hf.training.kept_weights import leave_out
+from prunnet_hf.training.kept_weights import prunable_weights
 from prunnet_hf.training.objectives import ConflictAwareObjective
 from prunnet_hf.training.objectives import Gradients
 from prunnet_hf.training.objectives import SumObjective
 from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.objectives import dense_pass_parameters
+from prunnet_hf.training.schedules import create_optimizer
 
 CAPACITIES = [1.0, 0.2, 0.5]
 BACKBONES = {
@@ -174,3 +178,44 @@ def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match=r"method must be one of prunnet, joint, independent; got 'sfsc'"):
         create_objective("sfsc", tiny_model("resnet10t"))
+
+
+@each_backbone
+def test_what_is_pruned_for_good_gets_no_gradient_and_the_rest_what_it_gets_without_masks(backbone: str) -> None:
+    model = tiny_model(backbone)
+    gradients = pass_gradients(model, 1.0)
+    kept = {name: weight > 0 for name, weight in prunable_weights(model).items()}
+    create_objective("independent", model, kept=kept).merge([gradients], torch.Generator())
+    for name, parameter in model.named_parameters():
+        if name.endswith(".scores"):
+            assert parameter.grad is None
+        else:
+            assert torch.equal(parameter.grad, gradients[parameter] * kept.get(name, True)), name
+
+
+@each_backbone
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_what_is_pruned_for_good_stays_exactly_zero(backbone: str, kind: str) -> None:
+    model = tiny_model(backbone)
+    weights = prunable_weights(model)
+    kept = {name: torch.rand_like(weight) < 0.5 for name, weight in weights.items()}
+    leave_out(model, kept)
+    optimizer = create_optimizer(model, TrainArguments(optimizer=kind, learning_rate=0.01, weight_decay=0.1))
+    objective = create_objective("independent", model, kept=kept)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    for _ in range(3):
+        objective.merge([pass_gradients(model, 1.0)], torch.Generator())
+        optimizer.step()
+    for name, weight in weights.items():
+        assert not weight[~kept[name]].any()
+        assert (weight != before[name])[kept[name]].all(), name
+
+
+def test_masks_go_with_one_network_alone_and_with_its_weights() -> None:
+    model = tiny_model("resnet10t")
+    kept = {name: weight > 0 for name, weight in prunable_weights(model).items()}
+    for method in ("prunnet", "joint"):
+        with pytest.raises(ValueError, match=f"method must be 'independent' where kept .*; got '{method}'"):
+            create_objective(method, model, kept=kept)
+    with pytest.raises(ValueError, match=r"these differ: \['classifier.weight'\]"):
+        create_objective("independent", model, kept={**kept, "classifier.weight": model.classifier.weight > 0})

@@ -1,0 +1,33 @@
+"""Compare pruning schedules: quality and PQ Index over capacity, from finished runs of the pruning loop.
+
+    python -m prunnet_hf.compression.sap --config recipes/grocery.yaml ... --output_dir out/sap
+    python -m prunnet_hf.compression.sap ... --schedule lottery_ticket --output_dir out/lottery_ticket
+    python -m prunnet_hf.compression.sap ... --schedule one_shot --kept_shares 0.5 0.2 --output_dir out/one_shot
+    python benchmarks/sap.py out/sap out/lottery_ticket out/one_shot --output sap.png
+
+Prints a Markdown table; each RUN is a run directory, or its trajectory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from prunnet_hf.compression.trajectory import compare
+from prunnet_hf.compression.trajectory import read_trajectory
+from prunnet_hf.compression.trajectory_plots import plot_trajectories
+
+
+def main() -> None:
+    """Print the table, and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or their trajectory.json")
+    parser.add_argument("--output", required=True, metavar="FILE.png", help="where the picture goes")
+    parser.add_argument("--title", default="Pruning schedules", help="above the picture")
+    arguments = parser.parse_args()
+    trajectories = [read_trajectory(run) for run in arguments.runs]
+    print(compare(trajectories))
+    print(f"\n{plot_trajectories(trajectories, arguments.output, title=arguments.title)}")
+
+
+if __name__ == "__main__":
+    main()

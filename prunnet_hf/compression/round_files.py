@@ -1,0 +1,134 @@
+"""The files of a pruning loop's run: what was begun, which rounds are done, and how one goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from ..image_processing_prunnet import PrunNetImageProcessor
+from ..modeling_prunnet import PrunNetForImageClassification
+from ..training.arguments import RunArguments
+from ..training.checkpoints import list_checkpoints
+from ..training.checkpoints import warn_of_changes
+from ..training.description import recipe_of
+from ..training.run_directory import write_json
+from ..training.run_directory import write_text
+from .sap_arguments import SapArguments
+from .trajectory import Round
+from .trajectory import read_round
+
+EXTENDABLE = ("rounds",)
+"""Of the pruning's arguments those that a resumed run may change: what was done so far is the same."""
+
+
+def begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
+    """Make sure that a run can start, or with `resume` go on; `record` then says that it has begun.
+
+    Raises:
+        NotADirectoryError: If `run` is a file.
+        FileExistsError: If there is a run already, and it isn't to be resumed.
+        FileNotFoundError: If there is none to resume.
+        ValueError: If the one to resume prunes in another way.
+    """
+    if run.is_file():
+        raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
+    recipe = run / "config.yaml"
+    if not arguments.train.resume:
+        found = [path.name for path in (recipe, run / "initial", run / "rounds", run / "model") if path.exists()]
+        if found:
+            raise FileExistsError(
+                f"output_dir={str(run)!r} holds an earlier run ({', '.join(found)}). Go on with --resume, or choose "
+                "another output_dir."
+            )
+        return
+    if not recipe.is_file():
+        raise FileNotFoundError(f"--resume found no run in {run}: start without --resume.")
+    before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for name, value in asdict(sap).items():
+        if name not in before:
+            raise ValueError(f"--resume found a run in {run} that is no pruning loop: choose another output_dir.")
+        if before[name] != value and name not in EXTENDABLE:
+            raise ValueError(
+                f"{name} must be {before[name]!r}, as the run in {run} was begun, to go on with --resume; got "
+                f"{value!r}. Choose another output_dir for another pruning."
+            )
+
+
+def record(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
+    """Write the arguments as `config.yaml`, and say which are others than the run was begun with."""
+    recipe = run / "config.yaml"
+    now = {**recipe_of(arguments), **asdict(sap)}
+    if recipe.is_file():
+        warn_of_changes(yaml.safe_load(recipe.read_text(encoding="utf-8")), now)
+    write_text(recipe, yaml.safe_dump(now, sort_keys=False))
+
+
+def initial_directory(run: Path) -> Path:
+    """Where the network is as it was before the first training."""
+    return run / "initial"
+
+
+def round_directory(run: Path, number: int) -> Path:
+    """Where a round is."""
+    return run / "rounds" / f"{number:02d}"
+
+
+def arguments_of_round(arguments: RunArguments, number: int) -> RunArguments:
+    """The arguments of a round's training, which goes on from its newest checkpoint if there is one."""
+    directory = round_directory(Path(arguments.train.output_dir), number)
+    resume = bool(list_checkpoints(directory))
+    return replace(arguments, train=replace(arguments.train, output_dir=str(directory), resume=resume))
+
+
+def finished_round(run: Path, number: int) -> Round | None:
+    """What is recorded of a round; None if it isn't finished."""
+    file = round_directory(run, number) / "round.json"
+    return read_round(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def load_weights(run: Path, number: int) -> dict[str, Tensor]:
+    """All tensors of the network that a round trained, by name; pruned weights are zero."""
+    model = PrunNetForImageClassification.from_pretrained(round_directory(run, number) / "model")
+    tensors: dict[str, Tensor] = model.state_dict()
+    return tensors
+
+
+def save_model(directory: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
+    """Save a round's network, packed if it is pruned, with the processing of its images."""
+    model.save_pretrained(directory / "model")
+    processor.save_pretrained(directory / "model")
+
+
+def finish_round(run: Path, entry: Round) -> None:
+    """Record a round, which is finished with that, and remove what was needed to go on with it."""
+    write_json(round_directory(run, entry.number) / "round.json", asdict(entry))
+    tidy_round(run, entry.number)
+
+
+def tidy_round(run: Path, number: int) -> None:
+    """Remove what a finished round has no more use for."""
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(round_directory(run, number) / name, ignore_errors=True)
+
+
+@torch.no_grad()
+def as_plain(model: PrunNetForImageClassification) -> PrunNetForImageClassification:
+    """A network without scores, of the capacity that the zeros among its prunable weights leave."""
+    plain = model.prune(1.0)
+    weights = packable_tensors(plain).values()
+    plain.config.capacity = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+    if plain.config.capacity < 1.0:
+        plain.config.allocation = "adaptive"  # layers keep other shares than the network's
+    return plain
+
+
+def packable_tensors(model: PrunNetForImageClassification) -> dict[str, Tensor]:
+    """The weights that pruning sets to zero in part, by name, on the CPU."""
+    return {name: model.get_parameter(name).detach().cpu() for name in model.packable_weights()}

@@ -1,0 +1,234 @@
+r"""Train, prune by the PQ Index, and train again: sparsity-informed adaptive pruning (SAP).
+
+    accelerate launch -m prunnet_hf.compression.sap --config recipes/grocery.yaml --learning_rate 0.1 \
+        --data_dir DIR --output_dir out/sap --rounds 8 --schedule sap --scope global --after rewind
+
+    # rivals: a fixed share of what is left each round, or all at once
+    python -m prunnet_hf.compression.sap ... --schedule lottery_ticket --prune_share 0.2
+    python -m prunnet_hf.compression.sap ... --schedule one_shot --kept_shares 0.5 0.2 0.1
+
+All arguments of `train_accelerate.py` hold but `method` and `capacities`: each round trains one network alone, by the
+same recipe and from the same seed. The smallest magnitudes are pruned, of the exact Conv2d and Linear weights of the
+backbone; what is pruned stays exactly zero. A round's network is saved as a subnetwork, which `from_pretrained` loads.
+What a later round prunes follows from the weights that the earlier one saved, and from nothing else, so a run can be
+stopped at any moment and resumed.
+
+    out/sap/initial/             the network before the first training
+    out/sap/rounds/00/model/     the network trained with all weights; 01, 02, ...: pruned, and trained again
+    out/sap/rounds/00/round.json written last: what was measured
+    out/sap/trajectory.json      all rounds so far; trajectory.png
+
+Source: arXiv 2302.05601.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from ..data.splits import LABEL
+from ..data.splits import RetrievalSplits
+from ..data.streams import ImageDataset
+from ..modeling_prunnet import PrunNetForImageClassification
+from ..training.arguments import RunArguments
+from ..training.checkpoints import check_output_dir_is_shared
+from ..training.description import describe_run
+from ..training.engine import create_accelerator
+from ..training.evaluation import self_test
+from ..training.kept_weights import prunable_weights
+from ..training.networks import create_model
+from ..training.run_data import load_run_data
+from ..training.run_data import set_apart
+from ..training.run_directory import write_json
+from ..training.trainer import Trainer
+from .round_files import arguments_of_round
+from .round_files import as_plain
+from .round_files import begin
+from .round_files import finish_round
+from .round_files import finished_round
+from .round_files import initial_directory
+from .round_files import load_weights
+from .round_files import packable_tensors
+from .round_files import record
+from .round_files import round_directory
+from .round_files import save_model
+from .round_files import tidy_round
+from .sap_arguments import SapArguments
+from .sap_arguments import parse_sap_arguments
+from .schedules import masks_of_round
+from .scopes import Masks
+from .trajectory import Round
+from .trajectory import Trajectory
+from .trajectory import measure_round
+from .trajectory_plots import plot_trajectories
+
+
+def main() -> None:
+    """Run the loop as the command line says, and print its rounds."""
+    disable_progress_bar()  # transformers shows one for every model saved and loaded
+    loop = PruningLoop(*parse_sap_arguments())
+    trajectory = loop.run()
+    if loop.accelerator.is_main_process:
+        print(f"\n{trajectory.as_markdown()}\n\n{loop.directory}: trajectory.json, trajectory.png, rounds")
+    loop.accelerator.end_training()
+
+
+class PruningLoop:
+    """Trainings with prunings between them, each on the same images.
+
+    Made and run by all processes.
+
+    Args:
+        arguments: Of each training; see `parse_sap_arguments`.
+        sap: What is pruned.
+
+    Raises:
+        ValueError, OSError: If an argument, the data or the output directory is not usable; the message says why and
+            what to do.
+    """
+
+    def __init__(self, arguments: RunArguments, sap: SapArguments) -> None:
+        self.arguments, self.sap = arguments, sap
+        self.directory = Path(arguments.train.output_dir)
+        self.accelerator = create_accelerator(arguments)
+        # First of all, and by all: where one process gives up alone, the others wait for it.
+        check_output_dir_is_shared(self.accelerator, self.directory)
+        begin(self.directory, arguments, sap)
+        self.accelerator.wait_for_everyone()
+        is_main_process = self.accelerator.is_main_process
+        self.splits: RetrievalSplits = load_run_data(arguments, is_main_process=is_main_process)
+        self.images: tuple[ImageDataset, RetrievalSplits] = set_apart(
+            self.splits, arguments, is_main_process=is_main_process
+        )
+        self._begin()
+
+    def run(self) -> Trajectory:
+        """Do all rounds that aren't done yet; stops early where the schedule prunes nothing more."""
+        trajectory = Trajectory({}, [])
+        for number in range(self.sap.num_prunings + 1):
+            if finished_round(self.directory, number) is None:
+                self._do_round(number)
+            elif self.accelerator.is_main_process:
+                tidy_round(self.directory, number)
+            self.accelerator.wait_for_everyone()
+            trajectory = self._conclude(number)
+            if trajectory.rounds[-1].prunes_next == 0 and self.sap.schedule != "one_shot":
+                self._tell(f"The schedule prunes nothing more after round {number}: the loop ends here.")
+                break
+        return trajectory
+
+    def _begin(self) -> None:
+        """Record the arguments, and save the network that training begins with, if neither was done before."""
+        directory = initial_directory(self.directory)
+        is_there = (directory / "config.json").is_file()  # which arrives last
+        self.accelerator.wait_for_everyone()
+        model = None if is_there else self._create_model()
+        if self.accelerator.is_main_process:
+            record(self.directory, self.arguments, self.sap)
+            if model is not None:
+                model.save_pretrained(directory)
+        self.accelerator.wait_for_everyone()
+
+    def _create_model(self) -> PrunNetForImageClassification:
+        set_seed(self.arguments.train.seed)
+        model = create_model(self.arguments, self.images[0].features[LABEL].names)
+        if not model.prunable_layers():
+            raise ValueError(
+                "backbone must have weights to prune, of exact Conv2d or Linear layers; "
+                f"{model.config.backbone!r} has none. Choose another."
+            )
+        model.keep_statistics([])  # those of the dense network stay
+        return model
+
+    def _do_round(self, number: int) -> None:
+        # An accelerator a round: it holds models, optimiser, loss scale and trackers, which begin anew.
+        arguments = arguments_of_round(self.arguments, number)
+        accelerator = create_accelerator(arguments)
+        set_seed(arguments.train.seed)
+        model, kept = self._start(number)
+        trainer = Trainer(
+            arguments, accelerator, self.splits, images=self.images, model=model, kept=kept, title=f"round {number}"
+        )
+        plain = as_plain(trainer.run())
+        if accelerator.is_main_process:
+            save_model(round_directory(self.directory, number), plain, trainer.processor)
+        networks = {number: plain.prunnet.to(accelerator.device)}
+        metrics = self_test(accelerator, networks, trainer.processor, self.splits, arguments)[number]
+        if accelerator.is_main_process:
+            entry = self._measure(number, plain, metrics, trainer.seconds)
+            finish_round(self.directory, entry)
+            headline = next(iter(metrics))
+            self._tell(
+                f"round {number}: capacity {entry.capacity:.4f}, PQ Index {entry.index:.3f}, "
+                f"{headline} {metrics[headline]:.1%}, {entry.training_seconds:.0f} s; "
+                f"prunes {entry.prunes_next:,} next"
+            )
+        _release(accelerator)
+
+    def _start(self, number: int) -> tuple[PrunNetForImageClassification, Masks]:
+        """The network that a round trains, and which of its weights."""
+        model = PrunNetForImageClassification.from_pretrained(initial_directory(self.directory))
+        weights = prunable_weights(model)
+        if number == 0:
+            return model, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        trained = load_weights(self.directory, self.sap.pruned_round(number))
+        masks = masks_of_round({name: trained[name] for name in weights}, self.sap, number)
+        if self.sap.after == "continue":
+            model.load_state_dict(trained, strict=False)  # which has no scores
+        return model, masks
+
+    def _measure(
+        self, number: int, plain: PrunNetForImageClassification, metrics: dict[str, float], seconds: float
+    ) -> Round:
+        weights = packable_tensors(plain)
+        return measure_round(
+            number,
+            weights,
+            self.sap.p,
+            self.sap.q,
+            prunes_next=self._prunes_next(number, weights),
+            metrics=metrics,
+            training_seconds=seconds,
+        )
+
+    def _prunes_next(self, number: int, weights: dict[str, Tensor]) -> int:
+        if self.sap.schedule == "one_shot":
+            if number == self.sap.num_prunings:
+                return 0
+            first = load_weights(self.directory, 0)
+            weights = {name: first[name] for name in weights}
+        masks = masks_of_round(weights, self.sap, number + 1)
+        return sum(int(weight.count_nonzero()) - int(masks[name].sum()) for name, weight in weights.items())
+
+    def _conclude(self, number: int) -> Trajectory:
+        """Write what is known after a round; all processes read the same."""
+        found = [finished_round(self.directory, done) for done in range(number + 1)]
+        run = describe_run(self.accelerator, self.arguments, self.splits)
+        trajectory = Trajectory({**run, "pruning": asdict(self.sap)}, [entry for entry in found if entry is not None])
+        if self.accelerator.is_main_process:
+            write_json(self.directory / "trajectory.json", trajectory.as_dict())
+            title = f"{run['dataset']}, {trajectory.name}"
+            plot_trajectories([trajectory], self.directory / "trajectory.png", title=title)
+        return trajectory
+
+    def _tell(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(line, file=sys.stdout)
+
+
+def _release(accelerator: Accelerator) -> None:
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.free_memory()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""How much is pruned each round: SAP's adaptive share, the lottery ticket's fixed one, or all at once.
+
+Sources: SAP, arXiv 2302.05601; iterative pruning by a fixed share, the lottery ticket hypothesis, arXiv 1803.03635.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..masking import kept_count
+from ..pq_index import pq_index
+from ..pq_index import sap_prune_counts
+from .sap_arguments import SapArguments
+from .scopes import KeepCounts
+from .scopes import Masks
+from .scopes import keep_largest
+
+_ROUNDING = 1e-9
+"""Share by which a count may fall short of a whole number through rounding alone: 0.29 * 100 is below 29."""
+
+
+def keep_counts(sap: SapArguments, number: int) -> KeepCounts:
+    """How many weights each scope keeps in a round.
+
+    Args:
+        sap: The schedule and its numbers.
+        number: Of the round, from 1; decides the kept share of a one-shot cut.
+
+    Returns:
+        For `keep_largest`.
+    """
+
+    def by_index(weights: Tensor, kept: Tensor) -> Tensor:
+        counts = kept.sum(1)
+        indices = pq_index(weights, sap.p, sap.q, kept)
+        return counts - sap_prune_counts(indices, counts, sap.p, sap.q, eta=sap.eta, gamma=sap.gamma, beta=sap.beta)
+
+    def by_share(weights: Tensor, kept: Tensor) -> Tensor:
+        counts = kept.sum(1)
+        return counts - (counts * sap.prune_share * (1 + _ROUNDING)).floor().long()
+
+    def at_once(weights: Tensor, kept: Tensor) -> Tensor:
+        count = kept_count(sap.kept_shares[-number], weights.shape[1])
+        return torch.full((len(weights),), count, device=weights.device)
+
+    return {"sap": by_index, "lottery_ticket": by_share, "one_shot": at_once}[sap.schedule]
+
+
+def masks_of_round(weights: Mapping[str, Tensor], sap: SapArguments, number: int) -> Masks:
+    """Which of the trained weights a round keeps.
+
+    Args:
+        weights: The prunable weights that the round prunes, trained, by name; what is zero is pruned already.
+        sap: The schedule, its numbers and its scope.
+        number: Of the round, from 1.
+
+    Raises:
+        ValueError: If a weight isn't finite; the message names the layer.
+    """
+    check_finite(weights)
+    return keep_largest(weights, sap.scope, keep_counts(sap, number))
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Make sure that weights can be ranked.
+
+    Raises:
+        ValueError: If one isn't finite; the message names the layer.
+    """
+    for name, weight in weights.items():
+        bad = int((~torch.isfinite(weight)).sum())
+        if bad:
+            raise ValueError(
+                f"layer {name.removesuffix('.weight')!r} must have finite weights; {bad} of {weight.numel()} are NaN "
+                "or infinite. The training that produced them diverged: lower --learning_rate."
+            )

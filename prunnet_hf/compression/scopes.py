@@ -1,0 +1,77 @@
+"""Where magnitudes are compared when a network is pruned: within neurons, within layers, or in the whole network.
+
+A scope is a row of a matrix: of a layer's weights, flattened but for the neurons; of all weights of a layer; or of
+all prunable weights of the network, one layer after the other. In each scope the smallest magnitudes are pruned
+first, and of equal ones that with the higher place. At least one weight is kept of each scope and of each layer, so
+that no signal is cut off altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scope = Literal["neuron", "layer", "global"]
+Masks = dict[str, Tensor]
+"""Which weights are kept, boolean and of the weight's shape, by the name of the parameter."""
+KeepCounts = Callable[[Tensor, Tensor], Tensor]
+"""`(weights, kept) -> counts`: how many weights to keep of each row of `(rows, d)`, int64, `(rows,)`."""
+
+
+@torch.no_grad()
+def keep_largest(weights: Mapping[str, Tensor], scope: Scope, keep_counts: KeepCounts) -> Masks:
+    """Choose which weights of a network to keep.
+
+    Args:
+        weights: Of the prunable layers, finite, by name. Those that are zero are pruned already and stay so.
+        scope: What is one scope.
+        keep_counts: How many weights each scope keeps; of those that are left.
+
+    Returns:
+        The masks, by the same names. None keeps a weight that is zero.
+
+    Raises:
+        ValueError: If `keep_counts` refuses the weights of a scope; the message names it.
+
+    Example:
+        >>> weights = {"a": torch.tensor([[4.0, -1.0], [0.5, 3.0]]), "b": torch.tensor([[0.2, 0.1]])}
+        >>> keep_largest(weights, "layer", lambda values, kept: kept.sum(1) // 2)["a"].tolist()
+        [[True, False], [False, True]]
+    """
+    if scope != "global":
+        return {name: _keep_of_layer(name, weight, scope, keep_counts) for name, weight in weights.items()}
+    together = torch.cat([weight.flatten() for weight in weights.values()])[None]
+    largest_of_layers = torch.cat([_is_largest(weight.flatten()[None]) for weight in weights.values()], dim=1)
+    mask = _keep_of_rows("all prunable layers", together, largest_of_layers, keep_counts)[0]
+    parts = mask.split([weight.numel() for weight in weights.values()])
+    return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
+def _keep_of_layer(name: str, weight: Tensor, scope: Scope, keep_counts: KeepCounts) -> Tensor:
+    rows = weight.flatten(1) if scope == "neuron" else weight.flatten()[None]
+    largest = _is_largest(rows)
+    return _keep_of_rows(f"layer {name.removesuffix('.weight')!r}", rows, largest, keep_counts).view(weight.shape)
+
+
+def _keep_of_rows(name: str, rows: Tensor, largest: Tensor, keep_counts: KeepCounts) -> Tensor:
+    """The mask of the weights to keep, `(rows, d)`; of those in `largest` all, whatever the counts."""
+    kept = rows != 0
+    try:
+        counts = keep_counts(rows, kept)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    counts = torch.minimum(torch.maximum(counts, largest.sum(1)), kept.sum(1))
+    ranked = rows.abs().masked_fill(largest, torch.inf).masked_fill(~kept, -1.0)
+    order = ranked.sort(dim=1, descending=True, stable=True).indices
+    is_kept = torch.arange(rows.shape[1], device=rows.device) < counts[:, None]
+    return torch.zeros_like(kept).scatter(1, order, is_kept)
+
+
+def _is_largest(rows: Tensor) -> Tensor:
+    """Marks the largest magnitude of each row, the first of equal ones; none in a row of zeros."""
+    is_largest = rows.abs() == rows.abs().amax(1, keepdim=True)
+    return is_largest & (is_largest.cumsum(1) == 1) & (rows != 0)

@@ -1,0 +1,121 @@
+"""What is recorded of rounds: figures worked out by hand, the file and back, tables, falls and rises."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunnet_hf.compression.trajectory import CLAIM
+from prunnet_hf.compression.trajectory import Round
+from prunnet_hf.compression.trajectory import Trajectory
+from prunnet_hf.compression.trajectory import compare
+from prunnet_hf.compression.trajectory import describe_phases
+from prunnet_hf.compression.trajectory import measure_round
+from prunnet_hf.compression.trajectory import phases
+from prunnet_hf.compression.trajectory import read_trajectory
+
+WEIGHTS = {
+    "a.weight": torch.tensor([[16.0, 1.0], [1.0, 1.0]]),
+    "b.weight": torch.tensor([[0.0, 2.0, 2.0, 0.0, 0.0, 2.0]]),
+}
+
+
+def measured(number: int = 0, **metrics: float) -> Round:
+    found = metrics or {"mAP": 0.5, "recall@1": 0.25}
+    return measure_round(number, WEIGHTS, 0.5, 1.0, prunes_next=3, metrics=found, training_seconds=61.0)
+
+
+def trajectory(schedule: str = "sap", dataset: str = "glyphs", rounds: int = 2, **metrics: float) -> Trajectory:
+    pruning = {"schedule": schedule, "scope": "global", "after": "rewind"}
+    run = {"dataset": dataset, "protocol": "leave_one_out", "pruning": pruning}
+    return Trajectory(run, [measured(number, **metrics) for number in range(rounds)])
+
+
+def test_figures_of_a_round_are_those_worked_out_by_hand():
+    found = measured()
+    assert (found.kept_weights, found.prunable_weights, found.capacity) == (7, 10, 0.7)
+    assert [(layer.layer, layer.num_weights, layer.kept) for layer in found.layers] == [("a", 4, 4), ("b", 6, 3)]
+    assert found.layers[0].index == pytest.approx(27 / 76)  # 1 - (4 + 1 + 1 + 1)^2 / (4 * 19)
+    assert found.layers[1].index == pytest.approx(0.0)  # what is pruned doesn't count
+    assert found.mean_layer_index == pytest.approx(4 / 10 * 27 / 76)
+    assert found.index == pytest.approx(1 - (7 + 3 * math.sqrt(2)) ** 2 / (7 * 25))
+
+
+def test_weights_that_are_not_finite_are_refused_by_their_layer():
+    weights = {**WEIGHTS, "b.weight": torch.tensor([[math.inf]])}
+    with pytest.raises(ValueError, match=r"layer 'b' must have finite weights; 1 of 1"):
+        measure_round(0, weights, 0.5, 1.0, prunes_next=0, metrics={"mAP": 0.5}, training_seconds=1.0)
+
+
+def test_the_file_gives_back_what_was_written(tmp_path: Path):
+    (tmp_path / "trajectory.json").write_text(json.dumps(trajectory().as_dict()), encoding="utf-8")
+    assert read_trajectory(tmp_path) == trajectory()
+    assert read_trajectory(tmp_path / "trajectory.json") == trajectory()
+
+
+def test_other_files_are_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"trajectory.json doesn't exist"):
+        read_trajectory(tmp_path)
+    for content in ([], {"format": 2, "rounds": [1]}, {"format": 1, "rounds": []}):
+        (tmp_path / "trajectory.json").write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"must be a trajectory of .*, format 1, with at least one round"):
+            read_trajectory(tmp_path)
+
+
+def test_the_table_has_a_row_a_round():
+    assert trajectory(rounds=1).as_markdown().splitlines()[0] == (
+        "| round | capacity | kept weights | PQ Index | mean of layers | mAP (%) | recall@1 (%) | prunes next | "
+        "training (s) |"
+    )
+    row = trajectory(rounds=1).as_markdown().splitlines()[2]
+    assert row == f"| 0 | 0.70 | 7 | {measured().index:.3f} | 0.142 | 50.0 | 25.0 | 3 | 61 |"
+    assert len(trajectory(rounds=3).as_markdown().splitlines()) == 2 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], []),
+        ([1.0], []),
+        ([1.0, 1.0], [("stays", 0, 1)]),
+        ([3.0, 2.0, 1.0], [("falls", 0, 2)]),
+        ([3.0, 1.0, 2.0, 2.5, 0.5], [("falls", 0, 1), ("rises", 1, 3), ("falls", 3, 4)]),
+        ([1.0, 2.0, 2.0, 1.0], [("rises", 0, 1), ("stays", 1, 2), ("falls", 2, 3)]),
+    ],
+)
+def test_stretches_follow_the_signs_of_differences(values, expected):
+    assert phases(values) == expected
+
+
+def test_the_paper_s_claim_is_seen_only_where_the_index_falls_rises_and_falls():
+    assert CLAIM == ["falls", "rises", "falls"]
+    assert describe_phases([0.5, 0.25, 0.375, 0.125]) == (
+        "The PQ Index falls from round 0 to 1 (0.500 to 0.250), rises from round 1 to 2 (0.250 to 0.375), falls from "
+        "round 2 to 3 (0.375 to 0.125). The paper expects: falls, rises, falls. Seen here."
+    )
+    assert describe_phases([0.5, 0.25, 0.375]).endswith("Not seen here.")
+    assert describe_phases([0.25, 0.5, 0.25, 0.375]).endswith("Not seen here.")
+    assert describe_phases([0.5]) == "Of one round, the PQ Index neither falls nor rises."
+
+
+def test_comparison_has_the_rounds_of_all_runs():
+    table = compare([trajectory("sap"), trajectory("one_shot", rounds=1)]).splitlines()
+    assert table[0] == "| schedule | round | capacity | PQ Index | mAP (%) | training (s) |"
+    assert [row.split(" | ")[:3] for row in table[2:5]] == [
+        ["| sap, global, rewind", "0", "0.70"],
+        ["| sap, global, rewind", "1", "0.70"],
+        ["| one_shot, global, rewind", "0", "0.70"],
+    ]
+    assert [line.partition(":")[0] for line in table[6:]] == ["- sap, global, rewind", "- one_shot, global, rewind"]
+
+
+@pytest.mark.parametrize("other", [{"dataset": "omniglot"}, {"hit": 0.5}])
+def test_runs_that_cannot_be_compared_are_refused(other):
+    with pytest.raises(ValueError, match=r"must be at least one, of the same data set, protocol and metric; got"):
+        compare([trajectory(), trajectory(**other)])
+    with pytest.raises(ValueError, match=r"got none"):
+        compare([])
