@@ -1,10 +1,10 @@
-"""The PQ Index, how unequal weights are, and what sparsity-informed adaptive pruning (SAP) concludes from it.
+"""The PQ Index: how unequal weights are.
 
 The index of `d` weights is `1 - d^(1/q - 1/p) ||w||_p / ||w||_q` with `0 < p <= 1 <= q` and `p < q`: 0 where all
 magnitudes are equal, near 1 where few of them hold everything. It is computed as one minus a ratio of power means of
 magnitudes relative to the largest, so that no power over- or underflows that matters.
 
-Source: Diao et al., arXiv 2302.05601 (the index, its bound on how many weights to keep, and SAP).
+Source: Diao et al., arXiv 2302.05601. What adaptive pruning concludes from the index is in `sap_bound`.
 """
 
 import math
@@ -20,9 +20,8 @@ from .masking import kept_masks
 
 DEFAULT_P = 0.5
 DEFAULT_Q = 1.0
-_LARGEST_INDEX = math.nextafter(1.0, 0.0)
-_ROUNDING = 1e-9
-"""Share by which a count may fall short of a whole number through rounding alone."""
+LARGEST_INDEX = math.nextafter(1.0, 0.0)
+"""What would round to 1."""
 
 
 @torch.no_grad()
@@ -205,124 +204,6 @@ def join(scopes: Sequence[KeptPowers]) -> KeptPowers:
     return KeptPowers(counts, p_sums, q_sums, largest, p, q)
 
 
-def sap_keep_bound(index: float, d: int, p: float = DEFAULT_P, q: float = DEFAULT_Q, eta: float = 0.0) -> float:
-    """How many of `d` weights SAP keeps at least: `r = d (1 + eta)^(-q / (q - p)) (1 - I)^(q p / (q - p))`.
-
-    Where `k` of the weights are equal and the others zero, `r` is `k` (`eta` 0).
-
-    Args:
-        index: PQ Index of the weights, in [0, 1).
-        d: How many weights there are now.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
-        eta: How much the weights that are left out may hold, as a share of what the kept ones hold, both as sums of
-            p-th powers; at least 0.
-
-    Returns:
-        The bound, in [0, d]; seldom a whole number.
-
-    Raises:
-        TypeError: If an argument is no number, or `d` no whole one.
-        ValueError: If an argument is out of range.
-
-    Example:
-        >>> sap_keep_bound(0.75, 4)  # 4 * 0.25^(0.5 / 0.5)
-        1.0
-    """
-    p, q = check_exponents(p, q)
-    _check_number("index", index, 0.0, _LARGEST_INDEX, "in [0, 1), from `pq_index`")
-    _check_number("eta", eta, 0.0, math.inf, "at least 0 and finite")
-    if isinstance(d, bool) or not isinstance(d, int):
-        raise TypeError(f"d must be a whole number of weights; got {d!r} ({type(d).__name__}).")
-    _check_number("d", d, 0, math.inf, "at least 0, the number of weights")
-    return float(d * (1.0 + eta) ** (-q / (q - p)) * (1.0 - index) ** (q * p / (q - p)))
-
-
-def sap_prune_count(
-    index: float,
-    d: int,
-    p: float = DEFAULT_P,
-    q: float = DEFAULT_Q,
-    *,
-    eta: float = 0.0,
-    gamma: float = 1.0,
-    beta: float = 0.9,
-) -> int:
-    """How many of `d` weights SAP prunes next, the smallest first: `floor(d clamp(gamma (1 - r / d), 0, beta))`.
-
-    Args:
-        index: As for `sap_keep_bound`, which gives `r`.
-        d: As for `sap_keep_bound`.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
-        eta: As for `sap_keep_bound`.
-        gamma: Factor of the share to prune, at least 0.
-        beta: Largest share to prune at once, in [0, 1].
-
-    Raises:
-        TypeError: As in `sap_keep_bound`.
-        ValueError: As in `sap_keep_bound`, or if `gamma` or `beta` is out of range.
-
-    Example:
-        >>> sap_prune_count(0.75, 40), sap_prune_count(0.99, 40)  # 40 - 10; at most 0.9 * 40
-        (30, 36)
-    """
-    bound = sap_keep_bound(index, d, p, q, eta)
-    check_sap_factors(eta, gamma, beta)
-    count = min(gamma * (d - bound), beta * d)
-    return min(math.floor(count * (1.0 + _ROUNDING)), d)
-
-
-@torch.no_grad()
-def sap_prune_counts(
-    indices: Tensor,
-    counts: Tensor,
-    p: float = DEFAULT_P,
-    q: float = DEFAULT_Q,
-    *,
-    eta: float = 0.0,
-    gamma: float = 1.0,
-    beta: float = 0.9,
-) -> Tensor:
-    """`sap_prune_count` of many scopes at once, such as the neurons of a layer.
-
-    Args:
-        indices: PQ Index of each scope, float64, from `pq_index`.
-        counts: How many weights each has now, int64, of the same shape.
-        p: As for `sap_prune_count`.
-        q: As for `sap_prune_count`.
-        eta: As for `sap_prune_count`.
-        gamma: As for `sap_prune_count`.
-        beta: As for `sap_prune_count`.
-
-    Returns:
-        How many weights to prune of each, int64, from 0 to its count.
-
-    Raises:
-        TypeError: As in `sap_prune_count`.
-        ValueError: As in `sap_prune_count`, or if the shapes differ.
-    """
-    p, q = check_exponents(p, q)
-    check_sap_factors(eta, gamma, beta)
-    if indices.shape != counts.shape:
-        raise ValueError(f"counts must have the shape of indices, {tuple(indices.shape)}; got {tuple(counts.shape)}.")
-    bounds = counts * (1.0 + eta) ** (-q / (q - p)) * (1.0 - indices) ** (q * p / (q - p))
-    pruned = torch.minimum(gamma * (counts - bounds), beta * counts)
-    return torch.minimum((pruned * (1.0 + _ROUNDING)).floor().long(), counts)
-
-
-def check_sap_factors(eta: float, gamma: float, beta: float) -> None:
-    """Make sure that `eta`, `gamma` and `beta` are what `sap_prune_count` takes.
-
-    Raises:
-        TypeError: If one is no number.
-        ValueError: If one is out of range.
-    """
-    _check_number("eta", eta, 0.0, math.inf, "at least 0 and finite")
-    _check_number("gamma", gamma, 0.0, math.inf, "at least 0 and finite")
-    _check_number("beta", beta, 0.0, 1.0, "in [0, 1]")
-
-
 def check_exponents(p: float, q: float) -> tuple[float, float]:
     """Return `p` and `q` as floats after checking that they make a PQ Index.
 
@@ -358,7 +239,7 @@ def _index(counts: Tensor, p_sums: Tensor, q_sums: Tensor, p: float, q: float) -
     empty = (counts == 0) | (p_sums == 0) | (q_sums == 0)
     counts, p_sums, q_sums = (values.where(~empty, 1.0) for values in (counts, p_sums, q_sums))
     log_ratio_of_means = (p_sums / counts).log() / p - (q_sums / counts).log() / q
-    return 0.0 - log_ratio_of_means.where(~empty, 0.0).expm1().clamp(-_LARGEST_INDEX, 0.0)
+    return 0.0 - log_ratio_of_means.where(~empty, 0.0).expm1().clamp(-LARGEST_INDEX, 0.0)
 
 
 def _at_least_something(largest: Tensor) -> Tensor:
@@ -383,10 +264,3 @@ def _check_kept(kept: Tensor, weights: Tensor) -> None:
         raise TypeError(f"kept must be a boolean tensor; got {kind}.")
     if kept.shape != weights.shape:
         raise ValueError(f"kept must have the shape of weights, {tuple(weights.shape)}; got {tuple(kept.shape)}.")
-
-
-def _check_number(name: str, value: float, least: float, largest: float, allowed: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, {allowed}; got {value!r} ({type(value).__name__}).")
-    if not least <= value <= largest or math.isinf(value):
-        raise ValueError(f"{name} must be {allowed}; got {value!r}.")

@@ -19,7 +19,7 @@ from .masking import format_capacity
 from .pq_index import DEFAULT_P
 from .pq_index import DEFAULT_Q
 from .pq_index import pq_index
-from .pq_index import sap_keep_bound
+from .sap_bound import sap_keep_bound
 
 Auto = Literal["auto"]
 """Instead of a capacity: take the proposed one."""

@@ -16,9 +16,6 @@ from prunnet_hf.pq_index import kept_powers
 from prunnet_hf.pq_index import powers_of_pruned
 from prunnet_hf.pq_index import pq_index
 from prunnet_hf.pq_index import prefix_indices
-from prunnet_hf.pq_index import sap_keep_bound
-from prunnet_hf.pq_index import sap_prune_count
-from prunnet_hf.pq_index import sap_prune_counts
 
 EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.1, 1.0), (0.9, 1.1)])
 # Whole numbers, so that what differs differs by far more than rounding.
@@ -161,67 +158,6 @@ def test_weights_that_pruning_left_out_add_nothing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "bound"),
-    [
-        ((0.75, 4), 1.0),  # 4 * (1/4)^(0.5 / 0.5)
-        ((0.75, 4, 0.5, 1.0, 1.0), 0.25),  # times (1 + 1)^(-1 / 0.5)
-        ((0.875, 8, 0.5, 2.0), 2.0),  # 8 * (1/8)^(1 / 1.5) = 8 / 4
-        ((0.5, 8, 1.0, 2.0, 1.0), 0.5),  # 8 * 2^-2 * (1/2)^2
-        ((0.0, 9), 9.0),
-        ((0.5, 0), 0.0),
-    ],
-)
-def test_bound_is_the_formula(arguments, bound):
-    assert sap_keep_bound(*arguments) == pytest.approx(bound, rel=1e-14)
-
-
-@given(st.integers(1, 30), st.integers(0, 30), EXPONENTS)
-def test_equal_weights_among_zeros_are_what_must_be_kept(num_equal, num_zeros, exponents):
-    weights = [3.0] * num_equal + [0.0] * num_zeros
-    found = index(weights, *exponents)
-    assert sap_keep_bound(found, len(weights), *exponents) == pytest.approx(num_equal, rel=1e-9)
-    assert sap_prune_count(found, len(weights), *exponents, beta=1.0) == num_zeros
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "count"),
-    [
-        ((0.75, 40), {}, 30),  # 40 - 40 / 4
-        ((0.99, 40), {}, 36),  # beta: at most 0.9 * 40
-        ((0.75, 40), {"gamma": 0.5}, 15),
-        ((0.75, 41), {}, 30),  # floor(41 * 0.75) = floor(30.75)
-        ((0.75, 40), {"gamma": 0.0}, 0),
-        ((0.99, 100), {"beta": 0.29}, 29),  # 0.29 * 100 is 28.999999999999996 in float64
-        ((0.75, 40), {"gamma": 9.0, "beta": 1.0}, 40),
-        ((0.0, 40), {}, 0),
-        ((0.0, 0), {}, 0),
-    ],
-)
-def test_prune_count_is_the_formula(arguments, options, count):
-    assert sap_prune_count(*arguments, **options) == count
-
-
-@given(
-    st.lists(st.tuples(st.floats(0.0, 0.999), st.integers(0, 1000)), min_size=1, max_size=9),
-    EXPONENTS,
-    st.sampled_from([{}, {"eta": 0.5}, {"gamma": 0.0}, {"gamma": 9.0, "beta": 1.0}, {"beta": 0.29}]),
-)
-def test_many_scopes_are_counted_each_as_on_its_own(scopes, exponents, options):
-    indices = torch.tensor([found for found, _ in scopes], dtype=torch.float64)
-    counts = torch.tensor([d for _, d in scopes])
-    found = sap_prune_counts(indices, counts, *exponents, **options)
-    assert found.tolist() == [sap_prune_count(i, d, *exponents, **options) for i, d in scopes]
-
-
-def test_counts_of_another_shape_and_factors_out_of_range_are_refused():
-    indices, counts = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"counts must have the shape of indices, \(2,\); got \(3,\)"):
-        sap_prune_counts(indices, torch.ones(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\]; got 2"):
-        sap_prune_counts(indices, counts, beta=2)
-
-
-@pytest.mark.parametrize(
     ("p", "q"), [(1.0, 1.0), (0.0, 1.0), (-0.5, 1.0), (1.1, 2.0), (0.5, 0.9), (0.5, math.inf), (math.nan, 1.0)]
 )
 def test_exponents_out_of_range_are_refused_with_both_values(p, q):
@@ -229,7 +165,6 @@ def test_exponents_out_of_range_are_refused_with_both_values(p, q):
         lambda: pq_index(torch.ones(3), p, q),
         lambda: kept_powers(torch.ones(3), torch.ones(3), [1.0], p, q),
         lambda: powers_of_pruned(torch.ones(3), 3, p, q),
-        lambda: sap_keep_bound(0.5, 3, p, q),
     ):
         with pytest.raises(ValueError, match=rf"0 < p <= 1 <= q and p < q.*; got p={p!r} and q={q!r}"):
             call()
@@ -270,25 +205,6 @@ def test_tensors_of_another_kind_or_shape_are_refused():
         kept_powers(torch.ones(2), torch.ones(1), [0.5])
     with pytest.raises(ValueError, match=r"capacities must be ascending.*got \[0.5, 0.2\]"):
         kept_powers(torch.ones(2), torch.ones(2), [0.5, 0.2])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "error", "message"),
-    [
-        ((1.0, 4), {}, ValueError, r"index must be in \[0, 1\).*; got 1.0"),
-        ((-0.1, 4), {}, ValueError, r"index must be in \[0, 1\).*; got -0.1"),
-        ((math.nan, 4), {}, ValueError, r"index must be in \[0, 1\).*; got nan"),
-        (("0.1", 4), {}, TypeError, r"index must be a number.*; got '0.1' \(str\)"),
-        ((0.5, -1), {}, ValueError, r"d must be at least 0.*; got -1"),
-        ((0.5, 4.0), {}, TypeError, r"d must be a whole number of weights; got 4.0 \(float\)"),
-        ((0.5, 4), {"eta": -1.0}, ValueError, r"eta must be at least 0 and finite; got -1.0"),
-        ((0.5, 4), {"gamma": math.inf}, ValueError, r"gamma must be at least 0 and finite; got inf"),
-        ((0.5, 4), {"beta": 1.5}, ValueError, r"beta must be in \[0, 1\]; got 1.5"),
-    ],
-)
-def test_numbers_out_of_range_are_refused_by_name(arguments, options, error, message):
-    with pytest.raises(error, match=message):
-        sap_prune_count(*arguments, **options)
 
 
 @given(weights=st.lists(st.floats(-1e150, 1e150), max_size=30))

@@ -29,8 +29,8 @@ from ..pq_index import check_exponents
 from ..pq_index import join
 from ..pq_index import kept_powers
 from ..pq_index import powers_of_pruned
-from ..pq_index import sap_keep_bound
 from ..prunable_model import PrunNetPreTrainedModel
+from ..sap_bound import sap_keep_bound
 
 DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -12,7 +12,7 @@ from ..masking import check_capacities
 from ..pq_index import DEFAULT_P
 from ..pq_index import DEFAULT_Q
 from ..pq_index import check_exponents
-from ..pq_index import check_sap_factors
+from ..sap_bound import check_sap_factors
 from ..training.arguments import DataArguments
 from ..training.arguments import ModelArguments
 from ..training.arguments import RunArguments

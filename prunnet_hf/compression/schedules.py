@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..masking import kept_count
 from ..pq_index import pq_index
-from ..pq_index import sap_prune_counts
+from ..sap_bound import sap_prune_counts
 from .sap_arguments import SapArguments
 from .scopes import KeepCounts
 from .scopes import Masks
