@@ -18,9 +18,12 @@ from torch import Tensor
 
 from ..masking import format_capacity
 from ..pq_index import pq_index
+from .sap_arguments import SapArguments
 from .schedules import check_finite
 
 FORMAT = 1
+NUMBERS = ("p", "q", "eta", "gamma", "beta", "prune_share")
+"""Of `SapArguments`, those that tell runs of one schedule apart."""
 FALLS, RISES, STAYS = "falls", "rises", "stays"
 CLAIM = [FALLS, RISES, FALLS]
 """What the paper expects of the index along pruning (arXiv 2302.05601, section 3)."""
@@ -91,9 +94,10 @@ class Trajectory:
 
     @property
     def name(self) -> str:
-        """The schedule in a few words, for legends and tables."""
+        """The schedule in a few words, for legends and tables: with its numbers where they aren't the usual ones."""
         pruning = self.run["pruning"]
-        return f"{pruning['schedule']}, {pruning['scope']}, {pruning['after']}"
+        unusual = [f"{name} {pruning[name]:g}" for name in NUMBERS if pruning[name] != getattr(SapArguments, name)]
+        return ", ".join([pruning["schedule"], pruning["scope"], pruning["after"], *unusual])
 
     @property
     def indices(self) -> list[float]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from prunnet_hf.compression.sap_arguments import SapArguments
 from prunnet_hf.compression.trajectory import CLAIM
 from prunnet_hf.compression.trajectory import Round
 from prunnet_hf.compression.trajectory import Trajectory
@@ -30,8 +32,8 @@ def measured(number: int = 0, **metrics: float) -> Round:
 
 
 def trajectory(schedule: str = "sap", dataset: str = "glyphs", rounds: int = 2, **metrics: float) -> Trajectory:
-    pruning = {"schedule": schedule, "scope": "global", "after": "rewind"}
-    run = {"dataset": dataset, "protocol": "leave_one_out", "pruning": pruning}
+    pruning = SapArguments(schedule=schedule, kept_shares=[0.7] if schedule == "one_shot" else [])
+    run = {"dataset": dataset, "protocol": "leave_one_out", "pruning": asdict(pruning)}
     return Trajectory(run, [measured(number, **metrics) for number in range(rounds)])
 
 
@@ -100,6 +102,11 @@ def test_the_paper_s_claim_is_seen_only_where_the_index_falls_rises_and_falls():
     assert describe_phases([0.5, 0.25, 0.375]).endswith("Not seen here.")
     assert describe_phases([0.25, 0.5, 0.25, 0.375]).endswith("Not seen here.")
     assert describe_phases([0.5]) == "Of one round, the PQ Index neither falls nor rises."
+
+
+def test_a_name_tells_what_is_unusual():
+    run = {"pruning": asdict(SapArguments(scope="layer", after="continue", gamma=3.0, beta=0.5))}
+    assert Trajectory(run, []).name == "sap, layer, continue, gamma 3, beta 0.5"
 
 
 def test_comparison_has_the_rounds_of_all_runs():
