@@ -50,6 +50,9 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 def add_statistics(network: nn.Module, num_capacities: int) -> None:
     """Give every batch norm of `network` room for statistics of `num_capacities` subnetworks (mean 0, variance 1)."""
+    if num_capacities == 0:
+        drop_statistics(network)  # empty buffers would pass for one tensor stored twice: safetensors keeps one
+        return
     for norm in batch_norms(network).values():
         template = norm.get_buffer("running_mean").expand(num_capacities, -1)
         norm.register_buffer(MEAN, torch.zeros_like(template, memory_format=torch.contiguous_format))
@@ -59,12 +62,16 @@ def add_statistics(network: nn.Module, num_capacities: int) -> None:
 def drop_statistics(network: nn.Module) -> None:
     """Remove the statistics of subnetworks; each batch norm keeps its own."""
     for norm in batch_norms(network).values():
-        delattr(norm, MEAN)
-        delattr(norm, VARIANCE)
+        for name in (MEAN, VARIANCE):
+            if hasattr(norm, name):
+                delattr(norm, name)
 
 
 def select_statistics(network: nn.Module, rows: Sequence[int]) -> None:
     """Keep only these rows of the stored statistics, in this order."""
+    if not rows:
+        drop_statistics(network)
+        return
     for norm in batch_norms(network).values():
         for name in (MEAN, VARIANCE):
             norm.register_buffer(name, norm.get_buffer(name)[list(rows)].clone())
@@ -140,8 +147,9 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
     statistics = scratch_statistics(network)
     for name, norm in norms.items():
         for own, rows in OWN_AND_STORED:
-            of_row: dict[int | None, Tensor] = dict(enumerate(norm.get_buffer(rows)))
-            of_row[None] = norm.get_buffer(own)
+            of_row: dict[int | None, Tensor] = {None: norm.get_buffer(own)}
+            if stored:
+                of_row.update(enumerate(norm.get_buffer(rows)))
             statistics[f"{name}.{own}"] = mix(of_row, mixture)
     return statistics
 

@@ -70,6 +70,15 @@ def test_without_stored_statistics_the_dense_ones_are_nearest() -> None:
         assert running_statistics(network, [], 0.5)["0.running_mean"].tolist() == [0.0]
 
 
+def test_where_none_are_stored_there_are_no_buffers() -> None:
+    for network in (nn.Sequential(nn.BatchNorm2d(1)), one_norm_network()):
+        add_statistics(network, 0)
+        assert [name for name in network.state_dict() if "statistics" in name] == []
+    network = one_norm_network()
+    select_statistics(network, [])
+    assert [name for name in network.state_dict() if "statistics" in name] == []
+
+
 def test_a_network_without_batch_norms_has_nothing_to_warn_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -140,11 +140,6 @@ class PruningLoop:
     def _create_model(self) -> PrunNetForImageClassification:
         set_seed(self.arguments.train.seed)
         model = create_model(self.arguments, self.images[0].features[LABEL].names)
-        if not model.prunable_layers():
-            raise ValueError(
-                "backbone must have weights to prune, of exact Conv2d or Linear layers; "
-                f"{model.config.backbone!r} has none. Choose another."
-            )
         model.keep_statistics([])  # those of the dense network stay
         return model
 
