@@ -5,14 +5,14 @@
     python -m prunnet_hf.compression.sap ... --schedule one_shot --kept_shares 0.5 0.2 --output_dir out/one_shot
     python benchmarks/sap.py out/sap out/lottery_ticket out/one_shot --output sap.png
 
-Prints a Markdown table; each RUN is a run directory, or its trajectory.json.
+Prints Markdown tables; each RUN is a run directory, or its trajectory.json.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from prunnet_hf.compression.trajectory import compare
+from prunnet_hf.compression.comparison import compare
 from prunnet_hf.compression.trajectory import read_trajectory
 from prunnet_hf.compression.trajectory_plots import plot_trajectories
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -229,51 +228,15 @@ def describe_phases(indices: Sequence[float]) -> str:
     return f"The PQ Index {told}. The paper expects: {', '.join(CLAIM)}. {verdict}"
 
 
-def compare(trajectories: Sequence[Trajectory]) -> str:
-    """A Markdown table with a row for each round of each run, by schedule, and where each index falls and rises.
-
-    Raises:
-        ValueError: If there is no run, or they differ in data set, protocol or headline metric.
-    """
-    metric = shared_metric(trajectories)
-    lines = [
-        f"| schedule | round | capacity | PQ Index | {metric} (%) | training (s) |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [line for trajectory in trajectories for line in _compared(trajectory, metric)]
-    told = [f"- {trajectory.name}: {describe_phases(trajectory.indices)}" for trajectory in trajectories]
-    return "\n".join([*lines, "", *told])
-
-
-def shared_metric(trajectories: Sequence[Trajectory]) -> str:
-    """The headline metric of runs that can be compared.
-
-    Raises:
-        ValueError: If there is no run, or they differ in data set, protocol or headline metric.
-    """
-    kinds = {(run.run["dataset"], run.run["protocol"], run.metric) for run in trajectories}
-    if len(kinds) != 1:
-        raise ValueError(
-            "runs to compare must be at least one, of the same data set, protocol and metric; got "
-            f"{sorted(kinds) or 'none'}."
-        )
-    return trajectories[0].metric
-
-
-def _compared(trajectory: Trajectory, metric: str) -> Iterator[str]:
-    for entry in trajectory.rounds:
-        cells = [trajectory.name, str(entry.number), _short(entry.capacity), f"{entry.index:.3f}"]
-        yield f"| {' | '.join([*cells, f'{100 * entry.metrics[metric]:.1f}', f'{entry.training_seconds:.0f}'])} |"
-
-
 def _line(entry: Round) -> str:
-    cells = [str(entry.number), _short(entry.capacity), f"{entry.kept_weights:,}"]
+    cells = [str(entry.number), short_capacity(entry.capacity), f"{entry.kept_weights:,}"]
     cells += [f"{entry.index:.3f}", f"{entry.mean_layer_index:.3f}"]
     cells += [f"{100 * value:.1f}" for value in entry.metrics.values()]
     return f"| {' | '.join([*cells, f'{entry.prunes_next:,}', f'{entry.training_seconds:.0f}'])} |"
 
 
-def _short(capacity: float) -> str:
+def short_capacity(capacity: float) -> str:
+    """A capacity for tables, to four digits behind the point."""
     return format_capacity(round(capacity, 4))
 
 

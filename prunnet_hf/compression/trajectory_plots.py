@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..masking import format_capacity
 from ..retrieval.plots import new_figure
 from ..retrieval.plots import save_png
+from .comparison import shared_metric
 from .trajectory import Trajectory
-from .trajectory import shared_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,6 @@ from prunnet_hf.compression.sap_arguments import SapArguments
 from prunnet_hf.compression.trajectory import CLAIM
 from prunnet_hf.compression.trajectory import Round
 from prunnet_hf.compression.trajectory import Trajectory
-from prunnet_hf.compression.trajectory import compare
 from prunnet_hf.compression.trajectory import describe_phases
 from prunnet_hf.compression.trajectory import measure_round
 from prunnet_hf.compression.trajectory import phases
@@ -107,22 +106,3 @@ def test_the_paper_s_claim_is_seen_only_where_the_index_falls_rises_and_falls():
 def test_a_name_tells_what_is_unusual():
     run = {"pruning": asdict(SapArguments(scope="layer", after="continue", gamma=3.0, beta=0.5))}
     assert Trajectory(run, []).name == "sap, layer, continue, gamma 3, beta 0.5"
-
-
-def test_comparison_has_the_rounds_of_all_runs():
-    table = compare([trajectory("sap"), trajectory("one_shot", rounds=1)]).splitlines()
-    assert table[0] == "| schedule | round | capacity | PQ Index | mAP (%) | training (s) |"
-    assert [row.split(" | ")[:3] for row in table[2:5]] == [
-        ["| sap, global, rewind", "0", "0.70"],
-        ["| sap, global, rewind", "1", "0.70"],
-        ["| one_shot, global, rewind", "0", "0.70"],
-    ]
-    assert [line.partition(":")[0] for line in table[6:]] == ["- sap, global, rewind", "- one_shot, global, rewind"]
-
-
-@pytest.mark.parametrize("other", [{"dataset": "omniglot"}, {"hit": 0.5}])
-def test_runs_that_cannot_be_compared_are_refused(other):
-    with pytest.raises(ValueError, match=r"must be at least one, of the same data set, protocol and metric; got"):
-        compare([trajectory(), trajectory(**other)])
-    with pytest.raises(ValueError, match=r"got none"):
-        compare([])

@@ -1,0 +1,80 @@
+"""Several runs of the pruning loop side by side: as they went, and at equal kept shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..masking import format_capacity
+from .trajectory import Trajectory
+from .trajectory import describe_phases
+from .trajectory import short_capacity
+
+CAPACITIES = (0.8, 0.5, 0.4, 0.25, 0.1, 0.05, 0.02, 0.01)
+"""At which quality is compared."""
+
+
+def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CAPACITIES) -> str:
+    """Two Markdown tables, a row for each round of each run and quality at equal capacities; and the indices' course.
+
+    Args:
+        trajectories: At least one, of the same data set, protocol and metric.
+        capacities: Kept shares, each in (0, 1].
+
+    Raises:
+        ValueError: If the runs can't be compared.
+    """
+    metric = shared_metric(trajectories)
+    lines = [
+        f"| schedule | round | capacity | PQ Index | {metric} (%) | training (s) |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(line for trajectory in trajectories for line in _rounds(trajectory, metric)),
+        "",
+        f"{metric} (%) at equal capacities, linear in the capacity's logarithm between two rounds:",
+        "",
+        f"| schedule | {' | '.join(map(format_capacity, capacities))} |",
+        f"|---|{'---:|' * len(capacities)}",
+        *(_at_capacities(trajectory, metric, capacities) for trajectory in trajectories),
+        "",
+        *(f"- {trajectory.name}: {describe_phases(trajectory.indices)}" for trajectory in trajectories),
+    ]
+    return "\n".join(lines)
+
+
+def quality_at(trajectory: Trajectory, metric: str, capacity: float) -> float | None:
+    """Quality at a capacity between those of a run's rounds, linear in its logarithm; None outside of them."""
+    points = sorted((math.log(entry.capacity), entry.metrics[metric]) for entry in trajectory.rounds)
+    places, values = zip(*points, strict=True)
+    if not places[0] <= math.log(capacity) <= places[-1]:
+        return None
+    return float(np.interp(math.log(capacity), places, values))
+
+
+def shared_metric(trajectories: Sequence[Trajectory]) -> str:
+    """The headline metric of runs that can be compared.
+
+    Raises:
+        ValueError: If there is no run, or they differ in data set, protocol or headline metric.
+    """
+    kinds = {(run.run["dataset"], run.run["protocol"], run.metric) for run in trajectories}
+    if len(kinds) != 1:
+        raise ValueError(
+            "runs to compare must be at least one, of the same data set, protocol and metric; got "
+            f"{sorted(kinds) or 'none'}."
+        )
+    return trajectories[0].metric
+
+
+def _rounds(trajectory: Trajectory, metric: str) -> Iterator[str]:
+    for entry in trajectory.rounds:
+        cells = [trajectory.name, str(entry.number), short_capacity(entry.capacity), f"{entry.index:.3f}"]
+        yield f"| {' | '.join([*cells, f'{100 * entry.metrics[metric]:.1f}', f'{entry.training_seconds:.0f}'])} |"
+
+
+def _at_capacities(trajectory: Trajectory, metric: str, capacities: Sequence[float]) -> str:
+    values = [quality_at(trajectory, metric, capacity) for capacity in capacities]
+    cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
+    return f"| {' | '.join([trajectory.name, *cells])} |"

@@ -1,0 +1,54 @@
+"""Runs side by side: all their rounds, and quality at equal capacities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from prunnet_hf.compression.comparison import compare
+from prunnet_hf.compression.comparison import quality_at
+from prunnet_hf.compression.trajectory import Trajectory
+from tests.compression.test_trajectory import trajectory
+
+
+def at(schedule: str, qualities: dict[float, float]) -> Trajectory:
+    """A run whose rounds have these qualities by capacity."""
+    made = trajectory(schedule, rounds=1)
+    (entry,) = made.rounds
+    rounds = [replace(entry, number=n, capacity=c, metrics={"mAP": v}) for n, (c, v) in enumerate(qualities.items())]
+    return replace(made, rounds=rounds)
+
+
+def test_all_rounds_of_all_runs() -> None:
+    table = compare([at("sap", {1.0: 0.5, 0.7: 0.4}), at("one_shot", {1.0: 0.5})]).splitlines()
+    assert table[0] == "| schedule | round | capacity | PQ Index | mAP (%) | training (s) |"
+    assert [row.split(" | ")[:3] for row in table[2:5]] == [
+        ["| sap, global, rewind", "0", "1.00"],
+        ["| sap, global, rewind", "1", "0.70"],
+        ["| one_shot, global, rewind", "0", "1.00"],
+    ]
+    assert [line.partition(":")[0] for line in table[-2:]] == ["- sap, global, rewind", "- one_shot, global, rewind"]
+
+
+def test_quality_at_equal_capacities() -> None:
+    table = compare([at("sap", {1.0: 0.5, 0.25: 0.4}), at("lottery_ticket", {1.0: 0.6, 0.5: 0.3})], [0.25, 0.5])
+    # 0.5 is half-way between 0.25 and 1 in logarithms
+    assert "\n| schedule | 0.25 | 0.50 |\n" in table
+    assert "\n| sap, global, rewind | 40.0 | 45.0 |\n| lottery_ticket, global, rewind | - | 30.0 |\n" in table
+
+
+def test_nothing_is_made_up_outside_of_the_rounds() -> None:
+    run = at("sap", {1.0: 0.5, 0.1: 0.25})
+    assert quality_at(run, "mAP", 0.1) == 0.25
+    assert quality_at(run, "mAP", math.sqrt(0.1)) == pytest.approx(0.375)
+    assert quality_at(run, "mAP", 0.09) is None
+
+
+@pytest.mark.parametrize("other", [{"dataset": "omniglot"}, {"hit": 0.5}])
+def test_runs_that_cannot_be_compared_are_refused(other) -> None:
+    with pytest.raises(ValueError, match=r"must be at least one, of the same data set, protocol and metric; got"):
+        compare([trajectory(), trajectory(**other)])
+    with pytest.raises(ValueError, match=r"got none"):
+        compare([])
