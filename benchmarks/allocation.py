@@ -15,6 +15,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def main() -> None:
     if arguments.summarise:
         measured = [json.loads(file.read_text(encoding="utf-8")) for file in arguments.paths]
     else:
-        (run,) = arguments.paths
+        run = arguments.paths[0]
+        if len(arguments.paths) > 1:
+            parser.error("measure one run directory at a time; --summarise takes several JSON files")
         flags = ["--config", str(run / "config.yaml"), "--output_dir", str(run)]
         flags += ["--data_dir", arguments.data_dir] if arguments.data_dir else []
         measured = [measure(run, parse_arguments(flags), arguments.capacities)]
@@ -104,6 +107,7 @@ def measure(run: Path, options: RunArguments, capacities: list[float]) -> Row:
         "dataset": dataset_name(options),
         "capacity_sampling": options.train.capacity_sampling,
         "seed": options.train.seed,
+        "capacities": capacities,
         "proposal": proposal.capacity,
         "why": str(proposal),
         "rows": rows,
@@ -122,7 +126,7 @@ def summarise(measured: list[Row]) -> None:
     for run in measured:
         by_dataset[run["dataset"]].append(run)
     for dataset, runs in sorted(by_dataset.items()):
-        capacities = sorted({row["capacity"] for run in runs for row in run["rows"]} - {r["proposal"] for r in runs})
+        capacities = sorted({capacity for run in runs for capacity in [*run["capacities"], 1.0]})
         print(f"\n{dataset}, {len(runs)} runs: mAP (%), mean ± standard deviation; others as differences to uniform\n")
         print(f"| allocation | figure | {' | '.join(f'{capacity:g}' for capacity in capacities)} |")
         print(f"|---|---|{'---:|' * len(capacities)}")
@@ -133,7 +137,7 @@ def summarise(measured: list[Row]) -> None:
         for allocation in ALLOCATIONS[1:]:
             cells = [_relative_cost(runs, allocation, capacity) for capacity in capacities]
             print(f"| {allocation} | multiply-adds | {' | '.join(cells)} |")
-        print("\n| run | proposal | mAP there | dense | smallest measured within 1 point of dense | mAP there |")
+        print("\n| run | proposal | mAP there | dense | from where all are within 1 point of dense | mAP there |")
         print("|---|---:|---:|---:|---:|---:|")
         for run in runs:
             print(_proposal_line(run))
@@ -171,7 +175,8 @@ def _proposal_line(run: Row) -> str:
     uniform = [row for row in run["rows"] if row["allocation"] == UNIFORM]
     dense = next(row["self"] for row in uniform if row["capacity"] == 1.0)
     proposed = next(row["self"] for row in uniform if row["capacity"] == run["proposal"])
-    good = min((row for row in uniform if row["self"] >= dense - TOLERANCE), key=lambda row: row["capacity"])
+    falling = sorted(uniform, key=lambda row: -row["capacity"])
+    good = list(takewhile(lambda row: row["self"] >= dense - TOLERANCE, falling))[-1]
     name = f"{run['capacity_sampling']}, seed {run['seed']}"
     return (
         f"| {name} | {run['proposal']} | {100 * proposed:.1f} | {100 * dense:.1f} | {good['capacity']:g} | "

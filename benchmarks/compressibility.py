@@ -29,7 +29,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, load {load:.1f}, ", end="")
     print(f"median of {arguments.rounds} rounds\n")
-    print("| backbone | prunable weights (M) | capacities | compressibility (s) |\n|---|---:|---:|---:|")
+    print("| backbone | prunable weights (M) | capacities | seconds (ResNet-50: at most 3) |\n|---|---:|---:|---:|")
     for backbone in arguments.backbones:
         print(measure(backbone, arguments.rounds), flush=True)
 

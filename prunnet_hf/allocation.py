@@ -111,7 +111,10 @@ def share_out(priorities: Sequence[Tensor], total: int) -> list[int]:
 
 
 def _priorities(name: str, layer: PrunableLayer, allocation: str) -> Tensor:
-    """Priorities of a layer's weights, `(n,)`; none for `"uniform"`, which doesn't compare layers."""
+    """Priorities of a layer's weights, `(n,)`; none for `"uniform"`, which doesn't compare layers.
+
+    On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
+    """
     try:
         check_scores(layer.scores)
         if allocation == "pq_index":
@@ -122,14 +125,14 @@ def _priorities(name: str, layer: PrunableLayer, allocation: str) -> Tensor:
 
 
 def _bound_priorities(layer: PrunableLayer) -> Tensor:
-    order = layer.scores.detach().abs().flatten().sort(descending=True, stable=True).indices
-    indices = prefix_indices(layer.weight.detach().flatten()[order])
-    ranks = torch.arange(1, len(order) + 1, dtype=torch.float64, device=order.device)
+    order = layer.scores.detach().cpu().abs().flatten().sort(descending=True, stable=True).indices
+    indices = prefix_indices(layer.weight.detach().cpu().flatten()[order])
+    ranks = torch.arange(1, len(order) + 1, dtype=torch.float64)
     return ((1.0 - indices) * len(order) / (ranks - 0.5)).cummin(0).values.float()
 
 
 def _score_priorities(layer: PrunableLayer) -> Tensor:
-    magnitudes = layer.scores.detach().float().abs().flatten()
+    magnitudes = layer.scores.detach().cpu().float().abs().flatten()
     largest = magnitudes.max()
     relative = magnitudes / largest.where(largest > 0, 1.0)  # so that squares neither over- nor underflow
     return relative / relative.square().mean(dtype=torch.float64).sqrt().float().where(largest > 0, 1.0)

@@ -24,6 +24,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.utils.logging import tqdm
 
+from .allocation import UNIFORM
 from .masking import format_capacity
 
 logger = logging.getLogger(__name__)
@@ -124,9 +125,9 @@ def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
         )
 
 
-def warn_if_not_uniform(network: nn.Module, allocation: str) -> None:
+def warn_if_not_uniform(network: nn.Module, capacity: float, allocation: str) -> None:
     """Log a warning where statistics of uniform subnetworks stand in for those of another `allocation`."""
-    if allocation != "uniform" and batch_norms(network):
+    if allocation != UNIFORM and capacity < DENSE and batch_norms(network):
         logger.warning(
             "The stored running statistics are those of subnetworks that keep the same share of every layer, not of "
             "allocation=%r. Pass `calibration=` (an iterable of pixel_values) for exact ones.",

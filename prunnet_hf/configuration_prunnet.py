@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .allocation import ALLOCATIONS
+from .allocation import UNIFORM
 from .masking import check_capacities
 from .masking import check_capacity
 
@@ -52,7 +53,7 @@ class PrunNetConfig(PreTrainedConfig):
     capacities: list[float] | tuple[float, ...] = TRAINED_CAPACITIES
     statistics_capacities: list[float] | tuple[float, ...] | None = None
     capacity: float = 1.0
-    allocation: str = "uniform"
+    allocation: str = UNIFORM
     prunable: bool = True
     stem_pool: bool = True
     score_init: str = "kaiming"
@@ -72,6 +73,11 @@ class PrunNetConfig(PreTrainedConfig):
         if self.allocation not in ALLOCATIONS_SAID:
             allowed = ", ".join(map(repr, ALLOCATIONS_SAID))
             raise ValueError(f"allocation must be one of {allowed}; got {self.allocation!r}.")
+        if self.prunable and self.allocation != UNIFORM:
+            raise ValueError(
+                f"allocation must be {UNIFORM!r} while prunable, as nothing is left out yet; got {self.allocation!r}. "
+                "Give it to prune()."
+            )
         self.capacity = check_capacity(self.capacity)
         self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
         self.statistics_capacities = self._statistics_grid()

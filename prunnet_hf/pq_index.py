@@ -71,7 +71,8 @@ def prefix_indices(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q) 
     """The PQ Index of the first weight, of the first two, and so on to all of them.
 
     Args:
-        weights: `(d,)`, finite, of any floating type and size.
+        weights: `(d,)`, finite, of any floating type. Beside the largest of all, magnitudes count as zero whose q-th
+            power is less than float64 holds (with `q` 1: below 1e-308 of the largest).
         p: As for `pq_index`.
         q: As for `pq_index`.
 
@@ -96,6 +97,20 @@ def prefix_indices(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q) 
     relative = magnitudes / _at_least_something(magnitudes.max())
     counts = torch.arange(1, len(weights) + 1, dtype=torch.float64, device=weights.device)
     return _index(counts, relative.pow(p).cumsum(0), relative.pow(q).cumsum(0), p, q)
+
+
+def normal_index(p: float, q: float) -> float:
+    """The PQ Index that many weights drawn from a normal distribution around 0 have, whatever their scale.
+
+    Args:
+        p: As for `pq_index`.
+        q: As for `pq_index`.
+
+    Example:
+        >>> round(normal_index(0.5, 1.0), 3)
+        0.153
+    """
+    return 1.0 - _normal_power_mean(p) / _normal_power_mean(q)
 
 
 @dataclass(frozen=True)
@@ -220,6 +235,12 @@ def check_exponents(p: float, q: float) -> tuple[float, float]:
             f"q={q!r}."
         )
     return float(p), float(q)
+
+
+def _normal_power_mean(power: float) -> float:
+    """`(E |w|^power)^(1 / power)` of a standard normal `w`."""
+    moment = 2.0 ** (power / 2.0) * math.gamma((power + 1.0) / 2.0) / math.sqrt(math.pi)
+    return float(moment ** (1.0 / power))
 
 
 def _powers(weights: Tensor, times_kept: Tensor, num_capacities: int, p: float, q: float) -> KeptPowers:

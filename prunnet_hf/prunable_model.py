@@ -152,7 +152,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         pruned.config.statistics_capacities = []
         if calibration is None:
             warn_if_coarse(self.config.stored_subnetworks, capacity)
-            warn_if_not_uniform(self, allocation)
+            warn_if_not_uniform(self, capacity, allocation)
             statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
         else:
             (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
@@ -162,7 +162,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     def propose_capacity(self, *, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> CapacityProposal:
         """The smallest capacity that SAP's bound supports, and the numbers it follows from; see `proposal.py`.
 
-        It is read off the dense weights alone. What a capacity costs in quality has to be measured.
+        It is read off the dense weights alone, by a bound for leaving out the smallest of them and training again;
+        random normal weights get 0.848. What a capacity costs in quality has to be measured.
 
         Args:
             p: Exponent of the lower norm of the PQ Index, in (0, 1], less than `q`.
@@ -186,7 +187,11 @@ class PrunNetPreTrainedModel(PreTrainedModel):
 
     def _proposed(self) -> float:
         proposal = self.propose_capacity()
-        logger.warning("capacity='auto' is %s. No quality was measured.", proposal)
+        logger.warning(
+            "capacity='auto' is %s. The bound is for leaving out the smallest weights and training again; quality was "
+            "not measured.",
+            proposal,
+        )
         return proposal.capacity
 
     @torch.no_grad()
@@ -269,7 +274,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Args:
             save_directory: Created where needed.
             scores: How a prunable model's scores are stored: `"full"` as they are, `"rank16"` as two bytes a weight,
-                from which scores of the same order are rebuilt; masks at `config.capacities` and 1.0 stay exact.
+                from which scores of the same order are rebuilt; uniform masks at `config.capacities` and 1.0 stay
+                exact.
             bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
                 and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
                 the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.

@@ -17,8 +17,8 @@ from .pq_index import DEFAULT_Q
 from .pq_index import LARGEST_INDEX
 from .pq_index import check_exponents
 
-_ROUNDING = 1e-9
-"""Share by which a count may fall short of a whole number through rounding alone: 0.29 * 100 is below 29."""
+ROUNDING = 1e-6
+"""By how much a count may fall short of a whole number through rounding alone: 0.29 * 100 is below 29."""
 
 
 def sap_keep_bound(index: float, d: int, p: float = DEFAULT_P, q: float = DEFAULT_Q, eta: float = 0.0) -> float:
@@ -94,7 +94,7 @@ def sap_prune_counts(
         raise ValueError(f"indices must be in [0, 1) and counts at least 0; got {indices} and {counts}.")
     factor, power = _factor_and_power(p, q, eta)
     shares = (gamma * (1.0 - factor * (1.0 - indices.double()) ** power)).clamp(0.0, beta)
-    return torch.minimum((counts * shares * (1.0 + _ROUNDING)).floor().long(), counts)
+    return torch.minimum((counts * shares + ROUNDING).floor().long(), counts)
 
 
 def check_sap_factors(eta: float, gamma: float, beta: float) -> None:

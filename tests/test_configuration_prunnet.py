@@ -125,3 +125,14 @@ def test_loading_a_configuration_prunes_nothing(tmp_path: Path) -> None:
 def test_a_directory_without_configuration(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"has no config\.json"):
         PrunNetConfig.from_pretrained(tmp_path)
+
+
+def test_how_kept_weights_are_shared_out() -> None:
+    for allocation in ("uniform", "pq_index", "global", "adaptive"):
+        assert PrunNetConfig(prunable=False, capacity=0.2, allocation=allocation).allocation == allocation
+    with pytest.raises(
+        ValueError, match=r"allocation must be one of 'uniform', 'pq_index', 'global', 'adaptive'; got"
+    ):
+        PrunNetConfig(allocation="best")
+    with pytest.raises(ValueError, match=r"allocation must be 'uniform' while prunable.*; got 'global'\. Give it to"):
+        PrunNetConfig(allocation="global")

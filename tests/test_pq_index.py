@@ -13,6 +13,7 @@ from prunnet_hf.masking import kept_count
 from prunnet_hf.masking import kept_mask
 from prunnet_hf.pq_index import join
 from prunnet_hf.pq_index import kept_powers
+from prunnet_hf.pq_index import normal_index
 from prunnet_hf.pq_index import powers_of_pruned
 from prunnet_hf.pq_index import pq_index
 from prunnet_hf.pq_index import prefix_indices
@@ -207,7 +208,7 @@ def test_tensors_of_another_kind_or_shape_are_refused():
         kept_powers(torch.ones(2), torch.ones(2), [0.5, 0.2])
 
 
-@given(weights=st.lists(st.floats(-1e150, 1e150), max_size=30))
+@given(weights=st.lists(st.just(0.0) | st.floats(1e-150, 1e150) | st.floats(-1e150, -1e-150), max_size=30))
 def test_prefix_indices_are_those_of_each_prefix(weights: list[float]) -> None:
     expected = [
         float(pq_index(torch.tensor(weights[:count], dtype=torch.float64))) for count in range(1, len(weights) + 1)
@@ -220,3 +221,11 @@ def test_prefix_indices_of_other_shapes_and_of_what_is_not_finite() -> None:
         prefix_indices(torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"weights must be finite; 1 of 2"):
         prefix_indices(torch.tensor([1.0, float("nan")]))
+
+
+def test_index_of_normal_weights() -> None:
+    assert normal_index(0.5, 1.0) == pytest.approx(0.1528, abs=1e-4)
+    # E|w| = sqrt(2 / pi), E w^2 = 1
+    assert normal_index(1.0, 2.0) == pytest.approx(1 - math.sqrt(2 / math.pi))
+    drawn = 3.0 * torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    assert pq_index(drawn).item() == pytest.approx(normal_index(0.5, 1.0), abs=1e-3)

@@ -26,7 +26,7 @@ def test_the_bounds_of_all_layers_added_up() -> None:
 def test_it_says_why_in_numbers() -> None:
     assert str(propose_capacity(WEIGHTS)) == (
         "capacity 0.417: SAP's bound keeps at least 5 of 12 prunable weights (p=0.5, q=1, eta=0), as the PQ Index of "
-        "their layers is from 0.000 (equal) to 0.875 (peaked)"
+        "their layers is from 0.000 (equal) to 0.875 (peaked); weights drawn from a normal distribution have 0.153"
     )
 
 
@@ -35,11 +35,10 @@ def test_what_may_be_left_out_lowers_it() -> None:
     assert propose_capacity({"equal": WEIGHTS["equal"]}, eta=1.0).capacity == 0.25
 
 
-def test_gaussian_weights_are_hardly_compressible() -> None:
-    # In the limit 1 - gamma(3/4)^2 / sqrt(pi) = 0.153, the index of most trained layers, too.
+def test_normal_weights_are_hardly_compressible() -> None:
+    # In the limit 1 - index = gamma(3/4)^2 / sqrt(pi) = 0.8472
     weights = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
-    index = propose_capacity({"layer": weights}).layers[0].index
-    assert index == pytest.approx(1 - math.gamma(0.75) ** 2 / math.sqrt(math.pi), abs=1e-3)
+    assert propose_capacity({"layer": weights}).capacity in (0.847, 0.848)
 
 
 def test_equal_weights_all_stay_and_a_proposal_is_never_zero() -> None:

@@ -260,6 +260,7 @@ def test_stored_statistics_are_of_uniform_subnetworks(model, allocation: str, ca
     caplog.clear()
     model.prune(0.2)
     model.prune(0.2, [images()], allocation=allocation)
+    model.prune(1.0, allocation=allocation)  # which leaves nothing to share out
     assert not caplog.records
 
 
@@ -285,6 +286,18 @@ def test_from_pretrained_prunes_likewise(
         found = load(tmp_path, capacity=capacity, allocation=allocation)
         assert same_state(found, expected)
         assert found.config.to_dict() == expected.config.to_dict()
+
+
+@pytest.mark.parametrize("form", [{"scores": "rank16"}, {"bands": [0.2, 0.6]}], ids=["ranks", "bands"])
+@pytest.mark.parametrize("allocation", OTHERS)
+def test_rebuilt_scores_share_out_nearly_alike(model, form: dict[str, Any], allocation: str, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, **form)
+    found = kept(PrunNetForImageClassification.from_pretrained(tmp_path, capacity=0.3, allocation=allocation))
+    exact = kept(model.prune(0.3, allocation=allocation))
+    differing = sum(int((found[name] != mask).sum()) for name, mask in exact.items())
+    total = sum(int(mask.sum()) for mask in exact.values())
+    assert sum(int(mask.sum()) for mask in found.values()) == total
+    assert differing <= 0.05 * total
 
 
 def test_loading_refuses_what_it_cannot_mean(model, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from jinja2 import StrictUndefined
 from ..compression.report import Compressibility
 from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
+from ..pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS
 from ..retrieval.compatibility import markdown_matrix
 from ..retrieval.compatibility import markdown_tests
@@ -31,7 +32,6 @@ from .figures import capacity_rows
 from .figures import read_run
 from .figures import weights_bytes
 from .indices import index_rows
-from .indices import normal_index
 from .indices import record_indices
 from .indices import recorded_indices
 from .metadata import card_data

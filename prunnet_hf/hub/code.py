@@ -1,7 +1,7 @@
 """The package's own code beside a saved model, so that `trust_remote_code` loads it where prunnet_hf isn't installed.
 
 What goes along is the closed set of files directly under `prunnet_hf/` (see CONTRIBUTING): the three that define
-what the Auto classes look for, and the files below these.
+what the Auto classes look for, and the files that these import from each other.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..training.run_directory import write_json
 
@@ -25,8 +27,11 @@ AUTO_CLASSES = {
 
 
 def code_files() -> list[Path]:
-    """The closed set, in order of name: all that a model, its configuration and its image processor may import."""
-    return sorted(file for file in PACKAGE.glob("*.py") if file.name != "__init__.py")
+    """The modules that a model, its configuration and its image processor need, in order of name."""
+    references = [reference for classes in AUTO_CLASSES.values() for reference in classes.values()]
+    roots = {PACKAGE / f"{reference.partition('.')[0]}.py" for reference in references}
+    needed = {Path(file) for root in roots for file in get_relative_import_files(root)}
+    return sorted(roots | needed)
 
 
 def add_code(folder: Path) -> None:

@@ -114,26 +114,6 @@ def index_rows(found: Compressibility) -> list[IndexRow]:
     return rows
 
 
-def normal_index(p: float, q: float) -> float:
-    """The PQ Index that many weights drawn from a normal distribution around 0 have, whatever their scale.
-
-    Args:
-        p: As for `pq_index`.
-        q: As for `pq_index`.
-
-    Example:
-        >>> round(normal_index(0.5, 1.0), 3)
-        0.153
-    """
-    return 1.0 - _normal_power_mean(p) / _normal_power_mean(q)
-
-
-def _normal_power_mean(power: float) -> float:
-    """`(E |w|^power)^(1 / power)` of a standard normal `w`."""
-    moment = 2.0 ** (power / 2.0) * math.gamma((power + 1.0) / 2.0) / math.sqrt(math.pi)
-    return float(moment ** (1.0 / power))
-
-
 def _read(record: dict[str, Any]) -> Compressibility:
     p, q = check_exponents(record["p"], record["q"])
     found = Compressibility(tuple(_read_row(entry) for entry in record["rows"]), p, q, record["eta"])

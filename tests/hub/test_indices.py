@@ -17,10 +17,8 @@ from prunnet_hf.compression.report import CompressibilityRow
 from prunnet_hf.compression.report import compressibility
 from prunnet_hf.hub.indices import IndexRow
 from prunnet_hf.hub.indices import index_rows
-from prunnet_hf.hub.indices import normal_index
 from prunnet_hf.hub.indices import record_indices
 from prunnet_hf.hub.indices import recorded_indices
-from prunnet_hf.pq_index import pq_index
 from tests.tiny_models import tiny
 
 ROWS = [
@@ -79,14 +77,6 @@ def test_mean_lies_between_the_layers_and_the_bound_within_what_is_kept(layers: 
     assert row.lowest - 1e-12 <= row.mean <= row.highest + 1e-12
     # With p = 0.5 and q = 1, SAP keeps `d (1 - I)` of each layer.
     assert row.bound == pytest.approx(1 - row.mean)
-
-
-def test_index_of_normal_weights() -> None:
-    assert normal_index(0.5, 1.0) == pytest.approx(0.1528, abs=1e-4)
-    # E|w| = sqrt(2 / pi), E w^2 = 1
-    assert normal_index(1.0, 2.0) == pytest.approx(1 - math.sqrt(2 / math.pi))
-    drawn = 3.0 * torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
-    assert pq_index(drawn).item() == pytest.approx(normal_index(0.5, 1.0), abs=1e-3)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "\x00"])
