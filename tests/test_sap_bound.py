@@ -13,7 +13,8 @@ from prunnet_hf.pq_index import pq_index
 from prunnet_hf.sap_bound import sap_keep_bound
 from prunnet_hf.sap_bound import sap_prune_counts
 
-EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.1, 1.0), (0.9, 1.1)])
+# Not (0.1, 1.0): there the index of one weight among sixty is 1 - 60^-9, in float64 all but 1.
+EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.9, 1.1)])
 
 
 def prune_count(index: float, d: int, **options: float) -> int:
