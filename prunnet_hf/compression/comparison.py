@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..masking import format_capacity
+from .sap_arguments import differences
 from .trajectory import Trajectory
-from .trajectory import describe_phases
 from .trajectory import short_capacity
 
 CAPACITIES = (0.8, 0.5, 0.4, 0.25, 0.1, 0.05, 0.02, 0.01)
@@ -21,7 +22,7 @@ def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CA
     """Two Markdown tables, a row for each round of each run and quality at equal capacities; and the indices' course.
 
     Args:
-        trajectories: At least one, of the same data set, protocol and metric.
+        trajectories: At least one, of the same data set, protocol, metric and training; seeds may differ.
         capacities: Kept shares, each in (0, 1].
 
     Raises:
@@ -39,7 +40,7 @@ def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CA
         f"|---|{'---:|' * len(capacities)}",
         *(_at_capacities(trajectory, metric, capacities) for trajectory in trajectories),
         "",
-        *(f"- {trajectory.name}: {describe_phases(trajectory.indices)}" for trajectory in trajectories),
+        *(f"- {trajectory.name}: {trajectory.course}" for trajectory in trajectories),
     ]
     return "\n".join(lines)
 
@@ -57,7 +58,8 @@ def shared_metric(trajectories: Sequence[Trajectory]) -> str:
     """The headline metric of runs that can be compared.
 
     Raises:
-        ValueError: If there is no run, or they differ in data set, protocol or headline metric.
+        ValueError: If there is no run, or they differ in data set, protocol or headline metric, in how they train
+            (but for the seed) or in the index that they measure (p and q).
     """
     kinds = {(run.run["dataset"], run.run["protocol"], run.metric) for run in trajectories}
     if len(kinds) != 1:
@@ -65,7 +67,21 @@ def shared_metric(trajectories: Sequence[Trajectory]) -> str:
             "runs to compare must be at least one, of the same data set, protocol and metric; got "
             f"{sorted(kinds) or 'none'}."
         )
+    first = _quality(trajectories[0])
+    for other in trajectories[1:]:
+        changes = differences(first, _quality(other), besides=("seed",))
+        if changes:
+            raise ValueError(
+                "runs to compare must train alike and measure the same index, or it isn't the schedules that are "
+                f"compared; {other.name!r} differs from {trajectories[0].name!r}: {', '.join(changes)}. Leave it out."
+            )
     return trajectories[0].metric
+
+
+def _quality(trajectory: Trajectory) -> dict[str, Any]:
+    """What decides quality and index besides the schedule."""
+    pruning = trajectory.run["pruning"]
+    return {**trajectory.run["recipe"], "p": pruning["p"], "q": pruning["q"]}
 
 
 def _rounds(trajectory: Trajectory, metric: str) -> Iterator[str]:

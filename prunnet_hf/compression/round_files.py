@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -21,21 +22,20 @@ from ..training.description import recipe_of
 from ..training.run_directory import write_json
 from ..training.run_directory import write_text
 from .sap_arguments import SapArguments
+from .sap_arguments import differences
 from .trajectory import Round
 from .trajectory import read_round
 
-EXTENDABLE = ("rounds",)
-"""Of the pruning's arguments those that a resumed run may change: what was done so far is the same."""
 
-
-def begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
+def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
     """Make sure that a run can start, or with `resume` go on; `record` then says that it has begun.
 
     Raises:
         NotADirectoryError: If `run` is a file.
         FileExistsError: If there is a run already, and it isn't to be resumed.
         FileNotFoundError: If there is none to resume.
-        ValueError: If the one to resume prunes in another way.
+        ValueError: If the one to resume is no pruning loop or damaged, was begun with other arguments (but for those
+            `WITHOUT_EFFECT`), or has more rounds done than are asked for.
     """
     if run.is_file():
         raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
@@ -50,21 +50,41 @@ def begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
         return
     if not recipe.is_file():
         raise FileNotFoundError(f"--resume found no run in {run}: start without --resume.")
-    before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    for name, value in asdict(sap).items():
-        if name not in before:
-            raise ValueError(f"--resume found a run in {run} that is no pruning loop: choose another output_dir.")
-        if before[name] != value and name not in EXTENDABLE:
-            raise ValueError(
-                f"{name} must be {before[name]!r}, as the run in {run} was begun, to go on with --resume; got "
-                f"{value!r}. Choose another output_dir for another pruning."
-            )
+    changes = differences(_read_recipe(recipe, sap), _all_arguments(arguments, sap))
+    if changes:
+        raise ValueError(
+            f"--resume found a run in {run} that was begun with other arguments: {', '.join(changes)}. Start in "
+            "another output_dir, or give the old values."
+        )
+    done = len(finished_rounds(run)) - 1  # of prunings; a training comes before them
+    if sap.num_prunings < done:
+        raise ValueError(
+            f"rounds must be at least {done}, as so many prunings are done in {run}, to go on with --resume; got "
+            f"{sap.num_prunings}."
+        )
+
+
+def _read_recipe(recipe: Path, sap: SapArguments) -> dict[str, Any]:
+    try:
+        before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{recipe} is damaged ({error}): start in another output_dir.") from error
+    if not isinstance(before, dict) or not asdict(sap).keys() <= before.keys():
+        raise ValueError(
+            f"--resume found a run in {recipe.parent} that is no pruning loop, or whose {recipe.name} is damaged: "
+            "choose another output_dir."
+        )
+    return before
+
+
+def _all_arguments(arguments: RunArguments, sap: SapArguments) -> dict[str, Any]:
+    return {**recipe_of(arguments), **asdict(sap)}
 
 
 def record(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
     """Write the arguments as `config.yaml`, and say which are others than the run was begun with."""
     recipe = run / "config.yaml"
-    now = {**recipe_of(arguments), **asdict(sap)}
+    now = _all_arguments(arguments, sap)
     if recipe.is_file():
         warn_of_changes(yaml.safe_load(recipe.read_text(encoding="utf-8")), now)
     write_text(recipe, yaml.safe_dump(now, sort_keys=False))
@@ -87,10 +107,30 @@ def arguments_of_round(arguments: RunArguments, number: int) -> RunArguments:
     return replace(arguments, train=replace(arguments.train, output_dir=str(directory), resume=resume))
 
 
-def finished_round(run: Path, number: int) -> Round | None:
-    """What is recorded of a round; None if it isn't finished."""
-    file = round_directory(run, number) / "round.json"
-    return read_round(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+def finished_rounds(run: Path) -> list[Round]:
+    """What is recorded of the rounds that are finished, from the first to the last.
+
+    Raises:
+        ValueError: If a record is damaged, or there is none of a round before others.
+    """
+    found = sorted(int(file.parent.name) for file in (run / "rounds").glob("[0-9]*/round.json"))
+    for number, place in enumerate(found):
+        if number != place:
+            raise ValueError(
+                f"{round_directory(run, number)} isn't finished, but {round_directory(run, place)} is: remove it and "
+                "those after it, and --resume does them again."
+            )
+    return [_read_finished(round_directory(run, number) / "round.json") for number in found]
+
+
+def _read_finished(file: Path) -> Round:
+    try:
+        return read_round(json.loads(file.read_text(encoding="utf-8")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}). Remove {file.parent} and all later rounds, and "
+            "--resume does them again."
+        ) from error
 
 
 def load_weights(run: Path, number: int) -> dict[str, Tensor]:
@@ -116,6 +156,21 @@ def tidy_round(run: Path, number: int) -> None:
     """Remove what a finished round has no more use for."""
     for name in ("checkpoints", "best"):
         shutil.rmtree(round_directory(run, number) / name, ignore_errors=True)
+
+
+def take_over(model: PrunNetForImageClassification, trained: dict[str, Tensor]) -> None:
+    """Put the weights that a round trained into a network that is to train on.
+
+    Raises:
+        ValueError: If they are those of another network.
+    """
+    result = model.load_state_dict(trained, strict=False)
+    missing = [name for name in result.missing_keys if not name.endswith(".scores")]  # which a round's network has not
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"A round's network must have the tensors of the one it was trained from; missing: {missing}, unexpected: "
+            f"{result.unexpected_keys}. Start in another output_dir."
+        )
 
 
 @torch.no_grad()

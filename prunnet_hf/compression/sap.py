@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
@@ -51,18 +52,20 @@ from ..training.run_directory import write_json
 from ..training.trainer import Trainer
 from .round_files import arguments_of_round
 from .round_files import as_plain
-from .round_files import begin
+from .round_files import check_can_begin
 from .round_files import finish_round
-from .round_files import finished_round
+from .round_files import finished_rounds
 from .round_files import initial_directory
 from .round_files import load_weights
 from .round_files import packable_tensors
 from .round_files import record
 from .round_files import round_directory
 from .round_files import save_model
+from .round_files import take_over
 from .round_files import tidy_round
 from .sap_arguments import SapArguments
 from .sap_arguments import parse_sap_arguments
+from .schedules import check_no_layer_is_zero
 from .schedules import masks_of_round
 from .scopes import Masks
 from .trajectory import Round
@@ -101,31 +104,36 @@ class PruningLoop:
         self.accelerator = create_accelerator(arguments)
         # First of all, and by all: where one process gives up alone, the others wait for it.
         check_output_dir_is_shared(self.accelerator, self.directory)
-        begin(self.directory, arguments, sap)
+        check_can_begin(self.directory, arguments, sap)
         self.accelerator.wait_for_everyone()
         is_main_process = self.accelerator.is_main_process
         self.splits: RetrievalSplits = load_run_data(arguments, is_main_process=is_main_process)
         self.images: tuple[ImageDataset, RetrievalSplits] = set_apart(
             self.splits, arguments, is_main_process=is_main_process
         )
-        self._begin()
+        self._save_initial()
 
     def run(self) -> Trajectory:
         """Do all rounds that aren't done yet; stops early where the schedule prunes nothing more."""
-        trajectory = Trajectory({}, [])
-        for number in range(self.sap.num_prunings + 1):
-            if finished_round(self.directory, number) is None:
-                self._do_round(number)
-            elif self.accelerator.is_main_process:
-                tidy_round(self.directory, number)
+        rounds = finished_rounds(self.directory)
+        if self.accelerator.is_main_process:
+            for entry in rounds:
+                tidy_round(self.directory, entry.number)
+        trajectory = self._conclude(rounds)
+        while len(rounds) <= self.sap.num_prunings and not self._is_exhausted(rounds):
+            self._do_round(len(rounds))
             self.accelerator.wait_for_everyone()
-            trajectory = self._conclude(number)
-            if trajectory.rounds[-1].prunes_next == 0 and self.sap.schedule != "one_shot":
-                self._tell(f"The schedule prunes nothing more after round {number}: the loop ends here.")
-                break
+            rounds = finished_rounds(self.directory)
+            trajectory = self._conclude(rounds)
         return trajectory
 
-    def _begin(self) -> None:
+    def _is_exhausted(self, rounds: list[Round]) -> bool:
+        if not rounds or rounds[-1].prunes_next > 0 or self.sap.schedule == "one_shot":
+            return False
+        self._tell(f"The schedule prunes nothing more after round {rounds[-1].number}: the loop ends here.")
+        return True
+
+    def _save_initial(self) -> None:
         """Record the arguments, and save the network that training begins with, if neither was done before."""
         directory = initial_directory(self.directory)
         is_there = (directory / "config.json").is_file()  # which arrives last
@@ -153,12 +161,15 @@ class PruningLoop:
             arguments, accelerator, self.splits, images=self.images, model=model, kept=kept, title=f"round {number}"
         )
         plain = as_plain(trainer.run())
+        if number == 0:
+            check_no_layer_is_zero(packable_tensors(plain))
         if accelerator.is_main_process:
             save_model(round_directory(self.directory, number), plain, trainer.processor)
         networks = {number: plain.prunnet.to(accelerator.device)}
         metrics = self_test(accelerator, networks, trainer.processor, self.splits, arguments)[number]
+        # By all, as is all that may fail: where one process gives up alone, the others wait for it.
+        entry = self._measure(number, plain, metrics, trainer.seconds)
         if accelerator.is_main_process:
-            entry = self._measure(number, plain, metrics, trainer.seconds)
             finish_round(self.directory, entry)
             headline = next(iter(metrics))
             self._tell(
@@ -177,8 +188,10 @@ class PruningLoop:
         trained = load_weights(self.directory, self.sap.pruned_round(number))
         masks = masks_of_round({name: trained[name] for name in weights}, self.sap, number)
         if self.sap.after == "continue":
-            model.load_state_dict(trained, strict=False)  # which has no scores
-        return model, masks
+            take_over(model, trained)
+        # Devices of another kind could rank close magnitudes otherwise.
+        device = self.accelerator.device
+        return model, broadcast({name: mask.to(device) for name, mask in masks.items()})
 
     def _measure(
         self, number: int, plain: PrunNetForImageClassification, metrics: dict[str, float], seconds: float
@@ -203,12 +216,11 @@ class PruningLoop:
         masks = masks_of_round(weights, self.sap, number + 1)
         return sum(int(weight.count_nonzero()) - int(masks[name].sum()) for name, weight in weights.items())
 
-    def _conclude(self, number: int) -> Trajectory:
-        """Write what is known after a round; all processes read the same."""
-        found = [finished_round(self.directory, done) for done in range(number + 1)]
+    def _conclude(self, rounds: list[Round]) -> Trajectory:
+        """Write what is known of the finished rounds; nothing where there is none."""
         run = describe_run(self.accelerator, self.arguments, self.splits)
-        trajectory = Trajectory({**run, "pruning": asdict(self.sap)}, [entry for entry in found if entry is not None])
-        if self.accelerator.is_main_process:
+        trajectory = Trajectory({**run, "pruning": asdict(self.sap)}, rounds)
+        if rounds and self.accelerator.is_main_process:
             write_json(self.directory / "trajectory.json", trajectory.as_dict())
             title = f"{run['dataset']}, {trajectory.name}"
             plot_trajectories([trajectory], self.directory / "trajectory.png", title=title)

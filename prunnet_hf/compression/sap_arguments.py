@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import fields
 from typing import Any
 from typing import Literal
 
@@ -23,6 +26,19 @@ from ..training.arguments import parse_dataclasses
 DEFAULT_ROUNDS = 8
 SETTLED: dict[str, Any] = {"method": "independent", "capacities": [1.0]}
 """Arguments of training that the loop decides: it trains one network alone, all of what is left of it."""
+WITHOUT_EFFECT = (
+    *("rounds", "output_dir", "data_dir", "num_workers", "eval_batch_size", "report_to", "log_every"),
+    *("checkpoint_every", "checkpoint_steps", "keep_checkpoints", "skip_corrupt_images"),
+)
+"""Arguments that don't decide what a round is: a folder may move, and what is told or kept of a run may change."""
+OWNERS = {
+    "eta": "sap",
+    "gamma": "sap",
+    "beta": "sap",
+    "prune_share": "lottery_ticket",
+    "kept_shares": "one_shot",
+}
+"""The schedule that an argument is for; the others make no use of it."""
 
 
 @dataclass
@@ -66,23 +82,34 @@ class SapArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check ranges, and what belongs to one schedule only."""
+        """Check ranges, and that no argument is given which the schedule makes no use of."""
         check_choices(self)
         check_exponents(self.p, self.q)
         check_sap_factors(self.eta, self.gamma, self.beta)
         if not 0.0 < self.prune_share < 1.0:
             raise ValueError(f"prune_share must be in (0, 1); got {self.prune_share!r}.")
-        if self.rounds is not None and self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1; got {self.rounds!r}.")
+        self._check_rounds()
         self.kept_shares = check_capacities(self.kept_shares, "kept_shares")
         self._check_schedule()
 
+    def _check_rounds(self) -> None:
+        if self.rounds is None:
+            return
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int):
+            raise TypeError(f"rounds must be a whole number; got {self.rounds!r} ({type(self.rounds).__name__}).")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1; got {self.rounds!r}.")
+
     def _check_schedule(self) -> None:
-        if self.schedule != "one_shot":
-            if self.kept_shares:
+        usual = {entry.name: entry.default for entry in fields(self)} | {"kept_shares": []}
+        for name, owner in OWNERS.items():
+            value = getattr(self, name)
+            if owner != self.schedule and value != usual[name]:
                 raise ValueError(
-                    f"kept_shares is for --schedule one_shot; --schedule {self.schedule} finds its own. Leave it out."
+                    f"{name} is for --schedule {owner}, and --schedule {self.schedule} makes no use of it; got "
+                    f"{value!r}. Leave it out."
                 )
+        if self.schedule != "one_shot":
             return
         if not self.kept_shares:
             raise ValueError(
@@ -109,17 +136,51 @@ class SapArguments:
 def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunArguments, SapArguments]:
     """Read flags, over the recipe that `--config FILE` names, over the defaults.
 
-    Method and capacities of a recipe, or given as flags, don't count: see `SETTLED`.
+    Method and capacities of a recipe, which training may share, don't count: see `SETTLED`.
 
     Args:
         command_line: Without the program's name; `sys.argv` if not given.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
-        ValueError: If it is no mapping or has keys that are no arguments, or an argument is out of range.
+        TypeError: If an argument is of another kind.
+        ValueError: If it is no mapping or has keys that are no arguments, or an argument is out of range or has no
+            use.
     """
     kinds = [ModelArguments, DataArguments, TrainArguments, SapArguments]
     model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED)
     if train.eval_only:
         raise ValueError("eval_only must be left out: the pruning loop evaluates each round when it is trained.")
+    _check_settled(command_line)
     return RunArguments(model, data, train), sap
+
+
+def _check_settled(command_line: Sequence[str] | None) -> None:
+    """Refuse flags for what the loop decides; a recipe may hold it, as training shares recipes."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--method")
+    parser.add_argument("--capacities", type=float, nargs="+")
+    flags, _ = parser.parse_known_args(command_line)
+    for name, value in SETTLED.items():
+        given = getattr(flags, name)
+        if given not in (None, value):
+            raise ValueError(
+                f"{name} must be left out: the pruning loop trains one network alone, all of what is left of it "
+                f"(--method independent --capacities 1.0); got {given!r}."
+            )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], besides: Sequence[str] = ()) -> list[str]:
+    """Which arguments differ in what a round is, as `name old -> new`; one that only one of both has doesn't count.
+
+    Args:
+        before: Arguments by name.
+        now: Others.
+        besides: Names that may differ besides those `WITHOUT_EFFECT`.
+    """
+    free = {*WITHOUT_EFFECT, *besides}
+    return [
+        f"{name} {before[name]!r} -> {now[name]!r}"
+        for name in now
+        if name in before and name not in free and before[name] != now[name]
+    ]

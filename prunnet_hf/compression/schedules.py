@@ -6,6 +6,7 @@ Sources: SAP, arXiv 2302.05601; iterative pruning by a fixed share, the lottery 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -17,9 +18,6 @@ from .sap_arguments import SapArguments
 from .scopes import KeepCounts
 from .scopes import Masks
 from .scopes import keep_largest
-
-_ROUNDING = 1e-9
-"""Share by which a count may fall short of a whole number through rounding alone: 0.29 * 100 is below 29."""
 
 
 def keep_counts(sap: SapArguments, number: int) -> KeepCounts:
@@ -39,8 +37,8 @@ def keep_counts(sap: SapArguments, number: int) -> KeepCounts:
         return counts - sap_prune_counts(indices, counts, sap.p, sap.q, eta=sap.eta, gamma=sap.gamma, beta=sap.beta)
 
     def by_share(weights: Tensor, kept: Tensor) -> Tensor:
-        counts = kept.sum(1)
-        return counts - (counts * sap.prune_share * (1 + _ROUNDING)).floor().long()
+        share = Fraction(str(sap.prune_share))  # exactly what is written: 0.29 * 100 is below 29
+        return torch.tensor([count - int(count * share) for count in kept.sum(1).tolist()], device=weights.device)
 
     def at_once(weights: Tensor, kept: Tensor) -> Tensor:
         count = kept_count(sap.kept_shares[-number], weights.shape[1])
@@ -77,3 +75,20 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
                 f"layer {name.removesuffix('.weight')!r} must have finite weights; {bad} of {weight.numel()} are NaN "
                 "or infinite. The training that produced them diverged: lower --learning_rate."
             )
+
+
+def check_no_layer_is_zero(weights: Mapping[str, Tensor]) -> None:
+    """Make sure that a network trained with all its weights has some to prune in each layer.
+
+    Zero is what marks a weight as pruned, so a layer of zeros would count as pruned altogether, and stay so.
+
+    Raises:
+        ValueError: If all weights of a layer are zero; the message names the layers.
+    """
+    found = [name.removesuffix(".weight") for name, weight in weights.items() if not weight.any()]
+    if found:
+        raise ValueError(
+            f"layers must have weights other than zero once they are trained, as zero marks pruned ones; these have "
+            f"none: {', '.join(found)}. Nothing trains them: leave them out of the network (--backbone, "
+            "--backbone_kwargs), or start from another one (--model_name_or_path)."
+        )

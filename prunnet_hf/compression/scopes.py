@@ -2,8 +2,9 @@
 
 A scope is a row of a matrix: of a layer's weights, flattened but for the neurons; of all weights of a layer; or of
 all prunable weights of the network, one layer after the other. In each scope the smallest magnitudes are pruned
-first, and of equal ones that with the higher place. At least one weight is kept of each scope and of each layer, so
-that no signal is cut off altogether.
+first, and of equal ones that with the higher place. Zero marks a weight as pruned. At least one weight is kept of each
+scope and of each layer that has any left, so that no signal is cut off altogether; where none is left, as in a neuron
+whose weights were zero all along, none comes back.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,13 @@ FORMAT = 1
 NUMBERS = ("p", "q", "eta", "gamma", "beta", "prune_share")
 """Of `SapArguments`, those that tell runs of one schedule apart."""
 FALLS, RISES, STAYS = "falls", "rises", "stays"
+TOLERANCE = 0.001
+"""Moves of the index up to this, the last digit told of it, count as noise."""
 CLAIM = [FALLS, RISES, FALLS]
 """What the paper expects of the index along pruning (arXiv 2302.05601, section 3)."""
+
+
+_REMEDY = "Start `prunnet_hf.compression.sap` with --resume, which writes it anew from the rounds."
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Trajectory:
         """The schedule in a few words, for legends and tables: with its numbers where they aren't the usual ones."""
         pruning = self.run["pruning"]
         unusual = [f"{name} {pruning[name]:g}" for name in NUMBERS if pruning[name] != getattr(SapArguments, name)]
+        if self.run["recipe"].get("seed", 0) != 0:
+            unusual.append(f"seed {self.run['recipe']['seed']}")
         return ", ".join([pruning["schedule"], pruning["scope"], pruning["after"], *unusual])
 
     @property
@@ -103,13 +109,23 @@ class Trajectory:
         """PQ Index of the network in each round."""
         return [entry.index for entry in self.rounds]
 
+    @property
+    def course(self) -> str:
+        """Where the index falls and rises in the run, in a sentence or two."""
+        if self.run["pruning"]["schedule"] == "one_shot":
+            return (
+                "The rounds of one_shot are separate cuts of the first network, in the order of their capacities: "
+                "where the PQ Index falls and rises along a pruning isn't told from them."
+            )
+        return describe_phases(self.indices)
+
     def as_markdown(self) -> str:
         """A table with a row a round, and below it where the index falls and rises."""
         names = list(self.rounds[0].metrics)
         heading = ["round", "capacity", "kept weights", "PQ Index", "mean of layers"]
         heading += [*(f"{name} (%)" for name in names), "prunes next", "training (s)"]
         lines = [f"| {' | '.join(heading)} |", f"|{'---:|' * len(heading)}", *map(_line, self.rounds)]
-        return "\n".join([*lines, "", describe_phases(self.indices)])
+        return "\n".join([*lines, "", self.course])
 
     def as_dict(self) -> dict[str, Any]:
         """What `trajectory.json` holds."""
@@ -121,22 +137,43 @@ def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is of another kind or version, or has no rounds.
+        ValueError: If it is damaged, of another kind or version, or has no rounds.
     """
     file = Path(path) / "trajectory.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} doesn't exist: name a run directory of `prunnet_hf.compression.sap`.")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}). {_REMEDY}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get("rounds"):
         raise ValueError(
             f"{file} must be a trajectory of `prunnet_hf.compression.sap`, format {FORMAT}, with at least one round."
         )
     run = {key: value for key, value in content.items() if key not in ("format", "rounds")}
-    return Trajectory(run, [read_round(entry) for entry in content["rounds"]])
+    try:
+        return Trajectory(_checked(run), [read_round(entry) for entry in content["rounds"]])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
+
+
+def _checked(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's description, which must have what tables and names are made of."""
+    for name in ("dataset", "protocol", "recipe", "pruning"):
+        run[name]
+    for name in asdict(SapArguments()):
+        run["pruning"][name]
+    return run
 
 
 def read_round(entry: Mapping[str, Any]) -> Round:
-    """A round from what JSON holds of it."""
+    """A round from what JSON holds of it.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: If it holds something else.
+    """
+    if not entry["metrics"]:
+        raise ValueError("no metrics")
     return Round(**{**entry, "layers": [LayerIndex(**layer) for layer in entry["layers"]]})
 
 
@@ -189,32 +226,46 @@ def measure_round(
     return Round(number, kept / total, kept, total, whole, mean, layers, prunes_next, metrics, training_seconds)
 
 
-def phases(values: Sequence[float]) -> list[tuple[str, int, int]]:
-    """Where a sequence falls, rises or stays.
+def phases(values: Sequence[float], tolerance: float = TOLERANCE) -> list[tuple[str, int, int]]:
+    """Where a sequence falls and rises: it turns where it moves by more than `tolerance` from its last extreme.
+
+    Args:
+        values: The sequence.
+        tolerance: At least 0.
 
     Returns:
-        `(falls | rises | stays, first place, last place)` of each stretch; a stretch begins where the last one ended.
+        `(falls | rises, first place, last place)` of each stretch; a stretch begins at the extreme where the last one
+        ended. Of a sequence that never moves so far, a single stretch that `stays`.
 
     Example:
         >>> phases([0.5, 0.25, 0.125, 0.375, 0.0])
         [('falls', 0, 2), ('rises', 2, 3), ('falls', 3, 4)]
     """
     found: list[tuple[str, int, int]] = []
-    for place, (before, after) in enumerate(pairwise(values), start=1):
-        kind = FALLS if after < before else RISES if after > before else STAYS
-        if found and found[-1][0] == kind:
-            found[-1] = (kind, found[-1][1], place)
+    start = low = high = 0  # of the stretch, and its extremes so far
+    kind = STAYS
+    for place, value in enumerate(values):
+        low = place if value <= values[low] else low
+        high = place if value >= values[high] else high
+        if kind != RISES and value - values[low] > tolerance:
+            turn, next_kind = low, RISES
+        elif kind != FALLS and values[high] - value > tolerance:
+            turn, next_kind = high, FALLS
         else:
-            found.append((kind, place - 1, place))
-    return found
+            continue
+        if kind != STAYS:
+            found.append((kind, start, turn))
+            start = turn
+        kind, low, high = next_kind, place, place
+    return [*found, (kind, start, len(values) - 1)] if len(values) > 1 else []
 
 
 def describe_phases(indices: Sequence[float]) -> str:
     """Say where the index falls and rises over the rounds, and whether that is what SAP's paper expects.
 
     Example:
-        >>> describe_phases([0.5, 0.25])
-        'The PQ Index falls from round 0 to 1 (0.500 to 0.250). The paper expects: falls, rises, falls. Not seen here.'
+        >>> describe_phases([0.5, 0.25]).partition(";")[0]
+        'The PQ Index falls from round 0 to 1 (0.500 to 0.250)'
     """
     stretches = phases(indices)
     if not stretches:
@@ -223,9 +274,13 @@ def describe_phases(indices: Sequence[float]) -> str:
         f"{kind} from round {first} to {last} ({indices[first]:.3f} to {indices[last]:.3f})"
         for kind, first, last in stretches
     )
-    is_seen = [kind for kind, _, _ in stretches][: len(CLAIM)] == CLAIM
+    kinds = [kind for kind, _, _ in stretches]
+    is_seen = any(kinds[place : place + len(CLAIM)] == CLAIM for place in range(len(kinds)))
     verdict = "Seen here." if is_seen else "Not seen here."
-    return f"The PQ Index {told}. The paper expects: {', '.join(CLAIM)}. {verdict}"
+    return (
+        f"The PQ Index {told}; moves of up to {TOLERANCE:g} count as noise. The paper expects: {', '.join(CLAIM)}. "
+        f"{verdict}"
+    )
 
 
 def _line(entry: Round) -> str:

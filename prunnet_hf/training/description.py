@@ -91,8 +91,11 @@ def base_model(arguments: ModelArguments) -> str | None:
 
 
 def command_line() -> str:
-    """The command that this process was started by, without folders that mean nothing on another machine."""
-    words = [Path(sys.argv[0]).name, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
+    """The command that this process was started by, without folders that mean nothing on another machine.
+
+    It goes after `python` or `accelerate launch`: a script's name, or `-m` and a module's.
+    """
+    words = [*_program(), *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
     for place, word in enumerate(words):
         flag, sign, _ = word.partition("=")
         if flag.removeprefix("--") in OF_THIS_MACHINE:
@@ -101,6 +104,14 @@ def command_line() -> str:
             elif place + 1 < len(words):
                 words[place + 1] = "DIR"
     return shlex.join(words)
+
+
+def _program() -> list[str]:
+    # What runs by `python -m` knows the module's name; its path alone could not be run.
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.origin == sys.argv[0]:
+        return ["-m", spec.name.removesuffix(".__main__")]
+    return [Path(sys.argv[0]).name]
 
 
 def dataset_name(arguments: RunArguments) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.compression.report import compressibility
 from prunnet_hf.compression.round_files import arguments_of_round
 from prunnet_hf.compression.round_files import as_plain
-from prunnet_hf.compression.round_files import begin
+from prunnet_hf.compression.round_files import check_can_begin
 from prunnet_hf.compression.round_files import finish_round
-from prunnet_hf.compression.round_files import finished_round
+from prunnet_hf.compression.round_files import finished_rounds
 from prunnet_hf.compression.round_files import load_weights
 from prunnet_hf.compression.round_files import record
 from prunnet_hf.compression.round_files import round_directory
 from prunnet_hf.compression.round_files import save_model
+from prunnet_hf.compression.round_files import take_over
 from prunnet_hf.compression.sap_arguments import SapArguments
 from prunnet_hf.training.kept_weights import leave_out
 from prunnet_hf.training.kept_weights import prunable_weights
@@ -35,7 +37,7 @@ def begun(photos: Path, run: Path, **options: object) -> None:
 
 
 def go_on(photos: Path, run: Path, **options: object) -> None:
-    begin(run, arguments(photos, run, resume=True), SapArguments(**options))
+    check_can_begin(run, arguments(photos, run, resume=True), SapArguments(**options))
 
 
 def test_recipe_holds_all_arguments(photos: Path, tmp_path: Path) -> None:
@@ -49,31 +51,75 @@ def test_recipe_holds_all_arguments(photos: Path, tmp_path: Path) -> None:
 def test_a_directory_in_use_is_not_begun_in(photos: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(FileExistsError, match=rf"holds an earlier run \({name}\). Go on with --resume, or choose"):
-        begin(tmp_path, arguments(photos, tmp_path), SapArguments())
+        check_can_begin(tmp_path, arguments(photos, tmp_path), SapArguments())
 
 
 def test_there_must_be_a_run_to_go_on_with(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"--resume found no run in .*: start without --resume"):
         go_on(photos, tmp_path)
-    (tmp_path / "config.yaml").write_text("epochs: 3\n")
-    with pytest.raises(ValueError, match="that is no pruning loop"):
+    for foreign in ("epochs: 3\n", "", "- 1\n"):
+        (tmp_path / "config.yaml").write_text(foreign)
+        with pytest.raises(ValueError, match=r"that is no pruning loop, or whose config.yaml is damaged"):
+            go_on(photos, tmp_path)
+    (tmp_path / "config.yaml").write_text("epochs: [3\n")
+    with pytest.raises(ValueError, match=r"config.yaml is damaged \((.|\n)*\): start in another output_dir"):
         go_on(photos, tmp_path)
     with pytest.raises(NotADirectoryError, match="output_dir must be a directory"):
-        begin(tmp_path / "config.yaml", arguments(photos, tmp_path), SapArguments())
+        check_can_begin(tmp_path / "config.yaml", arguments(photos, tmp_path), SapArguments())
 
 
 def test_a_run_goes_on_with_its_own_pruning_for_more_rounds_too(photos: Path, tmp_path: Path) -> None:
     begun(photos, tmp_path, rounds=2, gamma=0.5)
     go_on(photos, tmp_path, rounds=5, gamma=0.5)
-    with pytest.raises(ValueError, match=r"gamma must be 0.5, as the run in .* was begun, .*; got 1.0"):
+    with pytest.raises(ValueError, match=r"begun with other arguments: gamma 0.5 -> 1.0\. Start in another"):
         go_on(photos, tmp_path, rounds=2)
 
 
-def test_other_arguments_of_training_are_told(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("model", "backbone", "resnet18"), ("model", "embedding_dim", 16), ("model", "stem_pool", False)),
+        *(("model", "model_name_or_path", "other"), ("model", "pretrained_backbone", True)),
+        *(("data", "dataset", "glyphs"), ("data", "image_size", 64), ("data", "augmentation", "crop")),
+        *(("data", "validation_share", 0.5), ("train", "epochs", 3), ("train", "batch_size", 5)),
+        *(("train", "seed", 1), ("train", "learning_rate", 0.2), ("train", "optimizer", "adamw")),
+        *(("train", "weight_decay", 0.0), ("train", "calibration_images", 8), ("train", "mixed_precision", "bf16")),
+    ],
+)
+def test_a_run_goes_on_with_its_own_recipe_only(
+    photos: Path, tmp_path: Path, part: str, name: str, value: object
+) -> None:
     begun(photos, tmp_path)
+    other = arguments(photos, tmp_path, resume=True)
+    before = getattr(getattr(other, part), name)
+    setattr(getattr(other, part), name, value)
+    expected = re.escape(f"{name} {before!r} -> {value!r}. Start in another output_dir, or give the old values.")
+    with pytest.raises(ValueError, match=expected):
+        check_can_begin(tmp_path, other, SapArguments())
+
+
+def test_arguments_without_effect_may_change_and_are_told(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(photos, tmp_path)
+    data = {"num_workers": 1, "data_dir": "elsewhere", "skip_corrupt_images": True}
+    options = {"eval_batch_size": 7, "report_to": ["tensorboard"], "log_every": 3, "checkpoint_every": 1}
+    options |= {"checkpoint_steps": 2, "keep_checkpoints": 5}
+    other = arguments(photos, tmp_path, data, resume=True, **options)
+    check_can_begin(tmp_path, other, SapArguments(rounds=9))
     with caplog.at_level(logging.WARNING):
-        record(tmp_path, arguments(photos, tmp_path, epochs=3), SapArguments())
-    assert "other arguments than it was begun with: epochs 2 -> 3" in caplog.text
+        record(tmp_path, other, SapArguments())
+    assert "other arguments than it was begun with: data_dir" in caplog.text
+    assert "num_workers 0 -> 1" in caplog.text
+
+
+def test_rounds_that_are_done_are_not_dropped(photos: Path, tmp_path: Path) -> None:
+    begun(photos, tmp_path, rounds=3)
+    for number in range(3):
+        finish_round(tmp_path, measured(number))
+    go_on(photos, tmp_path, rounds=2)
+    with pytest.raises(ValueError, match=r"rounds must be at least 2, as so many prunings are done in .*; got 1"):
+        go_on(photos, tmp_path, rounds=1)
 
 
 def test_a_round_goes_on_where_it_has_a_checkpoint(photos: Path, tmp_path: Path) -> None:
@@ -85,13 +131,39 @@ def test_a_round_goes_on_where_it_has_a_checkpoint(photos: Path, tmp_path: Path)
 
 
 def test_a_finished_round_is_read_back_and_keeps_no_checkpoints(tmp_path: Path) -> None:
-    assert finished_round(tmp_path, 3) is None
+    assert finished_rounds(tmp_path) == []
     for name in ("checkpoints", "best", "model"):
-        (round_directory(tmp_path, 3) / name).mkdir(parents=True)
-    finish_round(tmp_path, measured(3))
-    assert finished_round(tmp_path, 3) == measured(3)
-    assert {path.name for path in round_directory(tmp_path, 3).iterdir()} == {"model", "round.json"}
-    assert json.loads((round_directory(tmp_path, 3) / "round.json").read_text())["number"] == 3
+        (round_directory(tmp_path, 0) / name).mkdir(parents=True)
+    assert finished_rounds(tmp_path) == []
+    for number in range(2):
+        finish_round(tmp_path, measured(number))
+    assert finished_rounds(tmp_path) == [measured(0), measured(1)]
+    assert {path.name for path in round_directory(tmp_path, 0).iterdir()} == {"model", "round.json"}
+    assert json.loads((round_directory(tmp_path, 1) / "round.json").read_text())["number"] == 1
+
+
+def test_damaged_and_missing_records_of_rounds_are_refused(tmp_path: Path) -> None:
+    for number in range(2):
+        finish_round(tmp_path, measured(number))
+    file = round_directory(tmp_path, 0) / "round.json"
+    for content in ("", file.read_text()[:30], "[]", "{}", file.read_text().replace("prunes_next", "prunes")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"round.json is damaged \(.*\). Remove .*00 and all later rounds, and"):
+            finished_rounds(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"00 isn't finished, but .*01 is: remove it and those after it"):
+        finished_rounds(tmp_path)
+
+
+def test_only_a_round_s_own_network_is_taken_over() -> None:
+    model = tiny_model("resnet10t")
+    model.keep_statistics([])  # as the loop does
+    trained = as_plain(tiny_model("resnet10t").eval()).state_dict()
+    take_over(model, trained)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in trained.items())
+    for damaged in ({**trained, "more": torch.zeros(1)}, {name: trained[name] for name in list(trained)[1:]}):
+        with pytest.raises(ValueError, match=r"must have the tensors of the one it was trained from; missing: .*"):
+            take_over(model, damaged)
 
 
 def test_a_saved_round_is_a_subnetwork_that_loads_as_any_other(photos: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,16 +21,19 @@ from accelerate.state import GradientState
 from torch import Tensor
 
 from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.compression import sap as sap_module
 from prunnet_hf.compression.round_files import load_weights
 from prunnet_hf.compression.sap import PruningLoop
 from prunnet_hf.compression.sap_arguments import SETTLED
 from prunnet_hf.compression.sap_arguments import SapArguments
 from prunnet_hf.compression.schedules import masks_of_round
+from prunnet_hf.compression.trajectory import Round
 from prunnet_hf.compression.trajectory import Trajectory
 from prunnet_hf.compression.trajectory import read_trajectory
 from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
 from prunnet_hf.masking import kept_count
 from prunnet_hf.training.checkpoints import list_checkpoints
+from prunnet_hf.training.run_directory import write_json
 from prunnet_hf.training.step import TrainingStep
 from tests.processes import run_processes
 from tests.training.tiny_run import arguments
@@ -203,28 +208,76 @@ def test_a_run_killed_before_it_recorded_a_round_does_it_again(photos: Path, tmp
     assert not (run / "rounds" / "01" / "checkpoints").exists()
 
 
-def test_a_run_stopped_amid_a_round_goes_on(
+def test_a_run_that_is_done_is_concluded_once_and_not_cut_short(
     photos: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, updates = tmp_path / "run", []
+    run, written = tmp_path / "run", []
+    shutil.copytree(whole, run)
+
+    def note_and_write(path: Path, content: dict[str, Any]) -> None:
+        written.append((path.name, len(content["rounds"])))
+        write_json(path, content)
+
+    monkeypatch.setattr(sap_module, "write_json", note_and_write)
+    assert untimed(prune(photos, run, resume=True)) == untimed(read_trajectory(whole))
+    assert written == [("trajectory.json", 3)]
+    with pytest.raises(ValueError, match=r"rounds must be at least 2, as so many prunings are done"):
+        prune(photos, run, {"rounds": 1}, resume=True)
+    assert len(read_trajectory(run).rounds) == 3
+
+
+def stop_amid_the_second_round(
+    photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch, sap: dict[str, Any] | None = None, **options: Any
+) -> None:
+    """A run that is asked to stop after the second of three steps of the second round."""
+    updates: list[int] = []
     update = TrainingStep.update
 
     def update_and_be_asked(self: TrainingStep, step: int) -> None:
         update(self, step)
         updates.append(step)
-        if updates == [0, 1, 2, 0, 1]:  # the second of three steps of the second round
+        if updates == [0, 1, 2, 0, 1]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingStep, "update", update_and_be_asked)
         with pytest.raises(SystemExit) as stop:
-            prune(photos, run)
+            prune(photos, run, sap, **options)
     assert stop.value.code == 128 + 15
     assert [path.name for path in list_checkpoints(run / "rounds" / "01")] == ["step-2"]
+
+
+def test_a_run_stopped_amid_a_round_goes_on(
+    photos: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    stop_amid_the_second_round(photos, run, monkeypatch)
     assert untimed(prune(photos, run, resume=True)) == untimed(read_trajectory(whole))
     for number in range(3):
         same(whole, run, number)
     assert not (run / "rounds" / "01" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("sap", "options"),
+    [
+        ({"scope": "neuron", "after": "continue"}, {"optimizer": "adamw", "learning_rate": 0.001}),
+        ({"schedule": "one_shot", "kept_shares": [0.5, 0.25], "rounds": None}, {}),
+    ],
+)
+def test_a_run_of_any_kind_goes_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sap: dict[str, Any], options: dict[str, Any]
+) -> None:
+    stop_amid_the_second_round(photos, tmp_path / "stopped", monkeypatch, sap, **options)
+    found = prune(photos, tmp_path / "stopped", sap, resume=True, **options)
+    assert untimed(found) == untimed(prune(photos, tmp_path / "never stopped", sap, **options))
+    for number in range(3):
+        same(tmp_path / "never stopped", tmp_path / "stopped", number)
+
+
+def test_another_recipe_is_not_gone_on_with(photos: Path, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"begun with other arguments: epochs 1 -> 2, seed 0 -> 1\. Start in another"):
+        prune(photos, whole, resume=True, epochs=2, seed=1)
 
 
 def test_checkpoint_to_prune_is_where_training_begins(photos: Path, tmp_path: Path) -> None:
@@ -262,15 +315,44 @@ def test_a_network_with_nothing_to_prune_is_refused(photos: Path, tmp_path: Path
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def counted(photos: Path, run: Path) -> list[dict[str, Any]]:
-    """What one of several processes returns of a run."""
+def test_a_network_with_a_layer_of_zeros_is_refused(photos: Path, tmp_path: Path) -> None:
+    loop = PruningLoop(
+        arguments(photos, tmp_path / "run", **SETTLED, epochs=1, learning_rate=0.0), SapArguments(rounds=1)
+    )
+    initial = PrunNetForImageClassification.from_pretrained(tmp_path / "run" / "initial")
+    name, layer = next(iter(initial.prunable_layers().items()))
+    layer.weight.data.zero_()
+    initial.save_pretrained(tmp_path / "run" / "initial")
+    with pytest.raises(ValueError, match=rf"zero marks pruned ones; these have none: {re.escape(name)}\. Nothing"):
+        loop.run()
+
+
+class HashingLoop(PruningLoop):
+    """Notes the weights that a process has after each round."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.hashes: list[str] = []
+
+    def _measure(self, number: int, plain: PrunNetForImageClassification, *rest: Any) -> Round:
+        tensors = [tensor.detach().cpu().numpy().tobytes() for tensor in plain.parameters()]
+        self.hashes.append(hashlib.sha256(b"".join(tensors)).hexdigest())
+        return super()._measure(number, plain, *rest)
+
+
+def hashed(photos: Path, run: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The weights that one of several processes has after each round, and what it returns of the run."""
     training = {**SETTLED, "epochs": 1, "batch_size": 5}
-    return untimed(PruningLoop(arguments(photos, run, **training), SapArguments(rounds=1)).run())
+    loop = HashingLoop(arguments(photos, run, **training), SapArguments(rounds=1))
+    if not loop.accelerator.is_main_process:  # as another kind of device might rank
+        sap_module.masks_of_round = lambda *given: {name: ~mask for name, mask in masks_of_round(*given).items()}
+    trajectory = loop.run()
+    return loop.hashes, untimed(trajectory)
 
 
-def test_processes_agree(photos: Path, tmp_path: Path) -> None:
-    first, second = run_processes(2, counted, photos, tmp_path / "run", folder=tmp_path)
-    assert len(first) == 2
+def test_processes_agree_even_where_they_would_prune_otherwise(photos: Path, tmp_path: Path) -> None:
+    first, second = run_processes(2, hashed, photos, tmp_path / "run", folder=tmp_path)
+    assert len(set(first[0])) == len(first[1]) == 2
     assert first == second
 
 
@@ -292,4 +374,8 @@ def test_the_command_prints_the_rounds(photos: Path, tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines if line.startswith("round ")] == ["round 0", "round 1"]
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| round", "| 0", "| 1"]
-    assert read_trajectory(tmp_path / "run").run["command"].startswith("sap.py --dataset image_folder --data_dir DIR")
+    assert (
+        read_trajectory(tmp_path / "run")
+        .run["command"]
+        .startswith("-m prunnet_hf.compression.sap --dataset image_folder --data_dir DIR")
+    )

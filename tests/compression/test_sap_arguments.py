@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from prunnet_hf.compression.sap_arguments import WITHOUT_EFFECT
 from prunnet_hf.compression.sap_arguments import SapArguments
+from prunnet_hf.compression.sap_arguments import differences
 from prunnet_hf.compression.sap_arguments import parse_sap_arguments
 
 GROCERY = str(Path(__file__).parents[2] / "recipes" / "grocery.yaml")
@@ -28,9 +31,17 @@ def test_a_recipe_of_training_serves_and_flags_win_over_it():
 
 
 def test_the_loop_settles_method_and_capacities(tmp_path):
-    flags = ["--config", GROCERY, "--method", "joint", "--capacities", "0.3", "0.4"]
-    arguments, _ = parse_sap_arguments(flags)
-    assert (arguments.train.method, arguments.train.capacities) == ("independent", [1.0])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: joint\ncapacities: [0.3, 0.4]\n", encoding="utf-8")
+    for flags in ([], ["--method", "independent", "--capacities", "1"]):
+        arguments, _ = parse_sap_arguments(["--config", str(recipe), *flags])
+        assert (arguments.train.method, arguments.train.capacities) == ("independent", [1.0])
+
+
+@pytest.mark.parametrize("flags", [["--method", "joint"], ["--method=prunnet"], ["--capacities", "0.3", "0.4"]])
+def test_flags_for_what_the_loop_settles_are_refused(flags):
+    with pytest.raises(ValueError, match=r"(method|capacities) must be left out: .*; got ('|\[0.3, 0.4\])"):
+        parse_sap_arguments(["--config", GROCERY, *flags])
 
 
 def test_a_recipe_may_hold_the_pruning(tmp_path):
@@ -59,7 +70,12 @@ def test_a_recipe_may_hold_the_pruning(tmp_path):
         ({"schedule": "slow"}, r"schedule must be one of sap, lottery_ticket, one_shot; got 'slow'"),
         ({"scope": "row"}, r"scope must be one of neuron, layer, global; got 'row'"),
         ({"after": "stop"}, r"after must be one of rewind, continue; got 'stop'"),
-        ({"kept_shares": [0.5]}, r"kept_shares is for --schedule one_shot; --schedule sap finds its own"),
+        ({"kept_shares": [0.5]}, r"kept_shares is for --schedule one_shot, and --schedule sap makes no use of it"),
+        ({"schedule": "lottery_ticket", "eta": 0.1}, r"eta is for --schedule sap, .*; got 0.1. Leave it out"),
+        ({"schedule": "lottery_ticket", "gamma": 2.0}, r"gamma is for --schedule sap, .*; got 2.0"),
+        ({"schedule": "one_shot", "kept_shares": [0.5], "beta": 0.5}, r"beta is for --schedule sap, .*; got 0.5"),
+        ({"prune_share": 0.3}, r"prune_share is for --schedule lottery_ticket, and --schedule sap .*; got 0.3"),
+        ({"schedule": "one_shot", "kept_shares": [0.5], "prune_share": 0.3}, r"prune_share is for .*; got 0.3"),
         ({"schedule": "one_shot"}, r"kept_shares must name what to cut to for --schedule one_shot"),
         ({"schedule": "one_shot", "kept_shares": [0.0]}, r"kept_shares must be in \(0, 1\].*; got 0.0"),
         ({"schedule": "one_shot", "kept_shares": [1.5]}, r"kept_shares must be in \(0, 1\].*; got 1.5"),
@@ -69,6 +85,28 @@ def test_a_recipe_may_hold_the_pruning(tmp_path):
 def test_wrong_values_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         SapArguments(**options)
+
+
+@pytest.mark.parametrize("rounds", [2.5, 2.0, "2", True])
+def test_rounds_are_whole_numbers(rounds):
+    with pytest.raises(TypeError, match=r"rounds must be a whole number; got"):
+        SapArguments(rounds=rounds)
+
+
+def test_differences_are_those_that_decide_what_a_round_is():
+    before = {"epochs": 2, "seed": 0, "rounds": 3, "data_dir": "a", "old": 1}
+    now = {"epochs": 3, "seed": 1, "rounds": 4, "data_dir": "b", "new": 1}
+    assert differences(before, now) == ["epochs 2 -> 3", "seed 0 -> 1"]
+    assert differences(before, now, besides=["seed"]) == ["epochs 2 -> 3"]
+
+
+def test_what_has_no_effect_is_this_and_nothing_more():
+    assert sorted(WITHOUT_EFFECT) == [
+        *("checkpoint_every", "checkpoint_steps", "data_dir", "eval_batch_size", "keep_checkpoints", "log_every"),
+        *("num_workers", "output_dir", "report_to", "rounds", "skip_corrupt_images"),
+    ]
+    arguments, sap = parse_sap_arguments([])
+    assert set(WITHOUT_EFFECT) <= {*arguments.as_dict(), *asdict(sap)}
 
 
 def test_evaluation_alone_is_refused():

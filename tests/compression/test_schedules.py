@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prunnet_hf.compression.sap_arguments import SapArguments
+from prunnet_hf.compression.schedules import check_no_layer_is_zero
 from prunnet_hf.compression.schedules import masks_of_round
 from prunnet_hf.masking import kept_count
 
@@ -73,3 +74,10 @@ def test_weights_that_are_not_finite_are_refused_by_their_layer():
     for schedule in ("sap", "lottery_ticket"):
         with pytest.raises(ValueError, match=r"layer 'b' must have finite weights; 1 of 2 are NaN or infinite"):
             kept(weights, schedule=schedule)
+
+
+def test_a_layer_of_zeros_is_refused_by_name():
+    check_no_layer_is_zero({"a.weight": torch.tensor([[0.0, -1.0]])})
+    weights = {**WEIGHTS, "c.weight": torch.zeros(1, 2), "d.weight": torch.tensor([[-0.0]])}
+    with pytest.raises(ValueError, match=r"these have none: c, d\. Nothing trains them: .* start from another one"):
+        check_no_layer_is_zero(weights)

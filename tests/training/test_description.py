@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,17 @@ def test_command_without_the_folders_of_this_machine(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py", *words])
     assert command_line() == expected
+
+
+def test_command_of_a_module_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("prunnet_hf.compression.sap")
+    assert spec is not None
+    assert spec.origin is not None
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", [spec.origin, "--data_dir", "photos", "--rounds", "2"])
+    assert command_line() == "-m prunnet_hf.compression.sap --data_dir DIR --rounds 2"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_accelerate.py"])  # called from a module that runs
+    assert command_line() == "train_accelerate.py"
 
 
 def test_data_set_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
