@@ -2,6 +2,7 @@
 
     python benchmarks/pruning.py
     python benchmarks/pruning.py --backbones resnet50 vit_small_patch16_224 --capacity 0.2
+    python benchmarks/pruning.py --allocation pq_index
 
 The floor is `copy.deepcopy` of the prunable model and one `torch.kthvalue` of the magnitudes of each layer's scores.
 Both run on the CPU and take turns; the ratio is the median over rounds of one to the other of the same round.
@@ -20,6 +21,8 @@ import torch
 
 from prunnet_hf import PrunNetConfig
 from prunnet_hf import PrunNetModel
+from prunnet_hf.allocation import ALLOCATIONS
+from prunnet_hf.allocation import UNIFORM
 from prunnet_hf.masking import kept_count
 
 
@@ -28,22 +31,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50"], help="timm names (default: resnet50)")
     parser.add_argument("--capacity", type=float, default=0.2)
+    parser.add_argument("--allocation", default=UNIFORM, choices=ALLOCATIONS)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, ")
-    print(f"capacity {arguments.capacity:g}, median of {arguments.rounds} rounds\n")
+    print(f"capacity {arguments.capacity:g}, allocation {arguments.allocation}, median of {arguments.rounds} rounds\n")
     print("| backbone | prunable weights (M) | floor (s) | prune (s) | prune / floor |\n|---|---:|---:|---:|---:|")
     for backbone in arguments.backbones:
-        print(measure(backbone, arguments.capacity, arguments.rounds), flush=True)
+        print(measure(backbone, arguments.capacity, arguments.allocation, arguments.rounds), flush=True)
 
 
-def measure(backbone: str, capacity: float, rounds: int) -> str:
+def measure(backbone: str, capacity: float, allocation: str, rounds: int) -> str:
     """Time both in turns."""
     torch.manual_seed(0)
     model = PrunNetModel(PrunNetConfig(backbone=backbone))
     pairs: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        pairs.append((clocked(lambda: floor(model, capacity)), clocked(lambda: model.prune(capacity))))
+        least = clocked(lambda: floor(model, capacity))
+        pairs.append((least, clocked(lambda: model.prune(capacity, allocation=allocation))))
     kept = pairs[1:]  # the first round is slower
     ratio = statistics.median(ours / least for least, ours in kept)
     least, ours = (statistics.median(column) for column in zip(*kept, strict=True))

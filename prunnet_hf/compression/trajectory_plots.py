@@ -40,7 +40,7 @@ def plot_trajectories(
         ValueError: If the runs can't be compared.
     """
     metric = shared_metric(trajectories)
-    figure = new_figure(14.0, 4.6)
+    figure = new_figure(14.0, 5.0)
     figure.suptitle(title, fontsize=13)
     over_rounds, over_capacity, quality = figure.subplots(1, 3)
     for number, run in enumerate(trajectories):
@@ -57,6 +57,7 @@ def plot_trajectories(
         axes.set_ylim(bottom=0.0)
         axes.set_ylabel("PQ Index of the kept weights, after training")
     _label_quality(quality, metric, [100 * entry.metrics[metric] for run in trajectories for entry in run.rounds])
+    figure.legend(*quality.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return save_png(figure, Path(path))
 
 
@@ -65,7 +66,6 @@ def _draw(axes: Axes, number: int, name: str, places: Sequence[float], values: S
     axes.plot(places, values, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _label_capacities(axes: Axes, capacities: Sequence[float]) -> None:
