@@ -22,6 +22,7 @@ from .masking import check_capacity
 from .masking import format_capacity
 from .pq_index import DEFAULT_P
 from .pq_index import DEFAULT_Q
+from .pq_index import check_exponents
 from .pq_index import normal_index
 from .pq_index import pq_index
 from .sap_bound import sap_keep_bound
@@ -111,6 +112,7 @@ def propose_capacity(
     """
     if not weights:
         raise ValueError("weights must be those of at least one prunable layer; there is none.")
+    check_exponents(p, q)  # here, as an error of a layer would name that layer
     rows = tuple(_layer_bound(name, tensor, p, q, eta) for name, tensor in weights.items())
     share = sum(row.keep_bound for row in rows) / sum(row.num_weights for row in rows)
     capacity = min(max(1, math.ceil(STEPS * share - 1e-9)), STEPS) / STEPS

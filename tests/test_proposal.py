@@ -51,7 +51,7 @@ def test_equal_weights_all_stay_and_a_proposal_is_never_zero() -> None:
 
 @pytest.mark.parametrize(("p", "q"), [(1.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.5, 0.7), (0.5, math.nan)])
 def test_exponents_out_of_range(p: float, q: float) -> None:
-    with pytest.raises(ValueError, match=r"p and q must satisfy 0 < p <= 1 <= q"):
+    with pytest.raises(ValueError, match=r"^p and q must satisfy 0 < p <= 1 <= q"):
         propose_capacity(WEIGHTS, p=p, q=q)
 
 
