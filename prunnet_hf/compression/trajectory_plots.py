@@ -16,8 +16,8 @@ from .trajectory import Trajectory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#31688e", "#d1742e", "#35b779", "#8e3179", "0.35")
-_MARKERS = ("o", "s", "^", "D", "v")
+_COLOURS = ("#31688e", "#d1742e", "#35b779", "#8e3179", "0.35", "#b8a300", "#5ab4d6", "#e05a7a")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _ROUND_CAPACITIES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SMALLEST_PERCENT_SPAN = 10.0
 """Percent that the axis of quality shows at least: half a point must not look like a cliff."""
