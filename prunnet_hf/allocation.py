@@ -24,6 +24,8 @@ from torch import Tensor
 from torch import nn
 
 from .layers import PrunableLayer
+from .layers import find_masks
+from .layers import naming_layer
 from .layers import prunable_layers
 from .masking import check_capacity
 from .masking import check_scores
@@ -64,6 +66,9 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
         ValueError: If `capacity` is outside (0, 1], `allocation` unknown, or a score or (for `"pq_index"`) a weight
             isn't finite.
     """
+    capacity = check_capacity(capacity)
+    if check_allocation(allocation) == UNIFORM:
+        return find_masks(network, capacity)
     layers = prunable_layers(network)
     counts = allocated_counts(layers, capacity, allocation)
     return {name: masks_of_counts(layer.scores, [counts[name]])[0] for name, layer in layers.items()}
@@ -77,9 +82,15 @@ def allocated_counts(
     capacity = check_capacity(capacity)
     check_allocation(allocation)
     uniform = {name: kept_count(capacity, layer.weight.numel()) for name, layer in layers.items()}
-    priorities = [_priorities(name, layer, allocation) for name, layer in layers.items()]
     if allocation == UNIFORM or not layers:
         return uniform
+    # On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
+    find = _bound_priorities if allocation == "pq_index" else _score_priorities
+    priorities = []
+    for name, layer in layers.items():
+        with naming_layer(name):
+            check_scores(layer.scores)
+            priorities.append(find(layer))
     return dict(zip(layers, share_out(priorities, sum(uniform.values())), strict=True))
 
 
@@ -108,20 +119,6 @@ def share_out(priorities: Sequence[Tensor], total: int) -> list[int]:
         counts[index] += taken
         left -= taken
     return counts
-
-
-def _priorities(name: str, layer: PrunableLayer, allocation: str) -> Tensor:
-    """Priorities of a layer's weights, `(n,)`; none for `"uniform"`, which doesn't compare layers.
-
-    On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
-    """
-    try:
-        check_scores(layer.scores)
-        if allocation == "pq_index":
-            return _bound_priorities(layer)
-        return _score_priorities(layer) if allocation == "global" else torch.empty(0)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def _bound_priorities(layer: PrunableLayer) -> Tensor:

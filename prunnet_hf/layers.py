@@ -7,7 +7,9 @@ calling the layer.
 """
 
 import math
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -106,8 +108,25 @@ def init_scores(layer: PrunableLayer, score_init: str) -> None:
 
 
 def find_masks(network: nn.Module, capacity: float) -> dict[str, Tensor]:
-    """The mask of every prunable layer of `network` at `capacity`, by the layer's name."""
-    return {name: kept_mask(layer.scores, capacity) for name, layer in prunable_layers(network).items()}
+    """The mask of every prunable layer of `network` at `capacity`, the same share of each, by the layer's name.
+
+    Raises:
+        ValueError: If a score isn't finite; the message names the layer.
+    """
+    masks = {}
+    for name, layer in prunable_layers(network).items():
+        with naming_layer(name):
+            masks[name] = kept_mask(layer.scores, capacity)
+    return masks
+
+
+@contextmanager
+def naming_layer(name: str) -> Iterator[None]:
+    """Put the name of a layer before what a ValueError says of its tensors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def masked_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ proposal is the share that all their bounds add up to. It is read off the dense 
 
 The bound is meant for leaving out the smallest magnitudes and training again. PrunNet leaves out the lowest scores and
 doesn't train again, but has trained its subnetworks already. And it sees no more than the shape of the weights'
-distribution: random normal weights get 0.848, and so do most trained networks, to a few thousandths.
+distribution: random normal weights get 0.848, and the trained networks of README's eight runs 0.845 to 0.847.
 
 Source: Diao et al., arXiv 2302.05601, the bound on how many weights to keep.
 """
@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .layers import naming_layer
 from .masking import check_capacity
 from .masking import format_capacity
 from .pq_index import DEFAULT_P
@@ -121,8 +122,6 @@ def propose_capacity(
 
 @torch.no_grad()
 def _layer_bound(name: str, weights: Tensor, p: float, q: float, eta: float) -> LayerBound:
-    try:
+    with naming_layer(name):
         index = float(pq_index(weights.flatten(), p, q))
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
     return LayerBound(name, weights.numel(), index, sap_keep_bound(index, weights.numel(), p, q, eta))

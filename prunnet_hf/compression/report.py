@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..allocation import UNIFORM
+from ..layers import naming_layer
 from ..masking import check_capacities
 from ..masking import format_capacity
 from ..masking import kept_count
@@ -199,10 +200,8 @@ def _read_layers(
 ) -> dict[str | None, KeptPowers]:
     found: dict[str | None, KeptPowers] = {}
     for name in _layer_names(model):
-        try:
+        with naming_layer(name):
             found[name] = _read_layer(model, name, capacities, p, q)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
     if not found:
         raise ValueError(
             f"model must have prunable layers, Conv2d or Linear inside its backbone; this {type(model).__name__} has "
