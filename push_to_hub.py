@@ -25,11 +25,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from prunnet_hf.hub.publish import check_repo_id
-from prunnet_hf.hub.publish import publish_run
-from prunnet_hf.hub.staging import LAYOUTS
-from prunnet_hf.hub.staging import Publication
-from prunnet_hf.hub.staging import stage_run
+from prunnet_hf.hub.publish import check_repo_id, publish_run
+from prunnet_hf.hub.staging import LAYOUTS, Publication, stage_run
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ All arguments: python train_accelerate.py --help
 from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf.hub.card import write_card
-from prunnet_hf.training.arguments import parse_arguments
+from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.training.engine import train
 
 

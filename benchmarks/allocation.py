@@ -21,21 +21,16 @@ from typing import Any
 
 import torch
 
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
-from prunnet_hf.allocation import ALLOCATIONS
-from prunnet_hf.allocation import UNIFORM
+from prunnet_hf import PrunNetForImageClassification, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
 from prunnet_hf.retrieval.encoding import encode_share
 from prunnet_hf.retrieval.protocols import leave_one_out
-from prunnet_hf.training.arguments import RunArguments
-from prunnet_hf.training.arguments import parse_arguments
-from prunnet_hf.training.description import dataset_name
-from prunnet_hf.training.evaluation import calibration_batches
-from prunnet_hf.training.multiply_adds import count_multiply_adds
-from prunnet_hf.training.run_data import load_run_data
-from prunnet_hf.training.run_data import set_apart
-from prunnet_hf.training.run_directory import write_json
+from prunnet_hf.runs.arguments import RunArguments, parse_arguments
+from prunnet_hf.runs.description import dataset_name
+from prunnet_hf.runs.evaluation import calibration_batches
+from prunnet_hf.runs.multiply_adds import count_multiply_adds
+from prunnet_hf.runs.run_data import load_run_data, set_apart
+from prunnet_hf.runs.run_directory import write_json
 
 CAPACITIES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.6]
 TOLERANCE = 0.01

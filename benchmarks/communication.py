@@ -14,23 +14,19 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
-from prunnet_hf.training.objectives import create_objective
-from prunnet_hf.training.objectives import dense_pass_parameters
+from prunnet_hf.training.objectives import create_objective, dense_pass_parameters
 from prunnet_hf.training.step import TrainingStep
 
 NUM_CLASSES = 1000

@@ -15,8 +15,7 @@ import time
 
 import torch
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetModel
 from prunnet_hf.compression.report import compressibility
 
 

@@ -20,10 +20,8 @@ from typing import Any
 
 import torch
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
-from prunnet_hf.calibration import MEAN
-from prunnet_hf.calibration import VARIANCE
+from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.pruning.calibration import MEAN, VARIANCE
 
 BACKBONES = (
     "resnet18",

@@ -16,11 +16,9 @@ from collections.abc import Callable
 
 import timm
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 
-from prunnet_hf.training.gradients import integrate_weight_and_scores
-from prunnet_hf.training.gradients import projection_orders
+from prunnet_hf.training.gradients import integrate_weight_and_scores, projection_orders
 from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
 
 Integration = Callable[..., tuple[Tensor, Tensor]]

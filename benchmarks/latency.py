@@ -9,9 +9,8 @@ import argparse
 
 import torch
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
-from prunnet_hf.training.description import measure_latency
+from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.runs.description import measure_latency
 
 
 def main() -> None:

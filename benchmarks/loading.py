@@ -14,16 +14,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetModel
 
 
 @dataclass(frozen=True)

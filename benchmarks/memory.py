@@ -28,17 +28,10 @@ from pathlib import Path
 import timm
 import torch
 from accelerate import Accelerator
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile
+from torch.profiler import ProfilerActivity, profile
 
-from prunnet_hf.layers import is_prunable_type
-from step import CAPACITIES
-from step import CASES
-from step import Case
-from step import Step
-from step import plain_step
-from step import prunnet_step
-from step import random_batch
+from prunnet_hf.pruning.layers import is_prunable_type
+from step import CAPACITIES, CASES, Case, Step, plain_step, prunnet_step, random_batch
 
 NUM_STEPS = 2
 MIB = 2**20

@@ -17,7 +17,7 @@ import yaml
 
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.hub.figures import read_run
-from prunnet_hf.training.run_directory import write_text
+from prunnet_hf.runs.run_directory import write_text
 
 COPIED = (
     "metrics.json",

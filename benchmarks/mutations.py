@@ -28,9 +28,8 @@ import torch
 from transformers.utils import logging
 
 from mutants import mutate
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
-from prunnet_hf.weight_files import read_weights
+from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.storage.forms import read_weights
 
 FORMS = ("packed", "rank16", "bands", "bands-0.3")
 ALLOWANCE = 512 * 2**20

@@ -19,11 +19,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from step import CAPACITIES
-from step import Case
-from step import clocked
-from step import prunnet_step
-from step import random_batch
+from step import CAPACITIES, Case, clocked, prunnet_step, random_batch
 
 
 class Setting(NamedTuple):

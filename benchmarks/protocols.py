@@ -19,8 +19,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from prunnet_hf.retrieval.protocols import Columns
-from prunnet_hf.retrieval.protocols import resolve_protocol
+from prunnet_hf.retrieval.protocols import Columns, resolve_protocol
 
 Classes = NDArray[np.int64]
 ROWS_AT_A_TIME = 8192

@@ -19,11 +19,9 @@ from collections.abc import Callable
 
 import torch
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
-from prunnet_hf.allocation import ALLOCATIONS
-from prunnet_hf.allocation import UNIFORM
-from prunnet_hf.masking import kept_count
+from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
+from prunnet_hf.pruning.masking import kept_count
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 
 from prunnet_hf.compression.comparison import compare
+from prunnet_hf.compression.plots import plot_trajectories
 from prunnet_hf.compression.trajectory import read_trajectory
-from prunnet_hf.compression.trajectory_plots import plot_trajectories
 
 
 def main() -> None:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from prunnet_hf.masking import kept_count
-from prunnet_hf.masking import kept_masks
+from prunnet_hf.pruning.masking import kept_count, kept_masks
 
 CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 
@@ -28,7 +27,7 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {
         "kthvalue, one a capacity": lambda: by_kthvalue(scores),
         "torch.sort, stable": lambda: scores.abs().sort(stable=True, descending=True),
-        "prunnet_hf.masking.kept_masks": lambda: kept_masks(scores, CAPACITIES),
+        "prunnet_hf.pruning.masking.kept_masks": lambda: kept_masks(scores, CAPACITIES),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):

@@ -15,8 +15,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import timm
@@ -24,12 +23,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile
-from torch.profiler import record_function
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
 from prunnet_hf.training.objectives import create_objective

@@ -4,15 +4,11 @@ Importing the package registers its classes with the transformers Auto classes. 
 (`prunnet_hf.data`, `retrieval`, `training`, `hub`) are imported by their users.
 """
 
-from transformers import AutoConfig
-from transformers import AutoImageProcessor
-from transformers import AutoModel
-from transformers import AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from .configuration_prunnet import PrunNetConfig
 from .image_processing_prunnet import PrunNetImageProcessor
-from .modeling_prunnet import PrunNetForImageClassification
-from .modeling_prunnet import PrunNetModel
+from .modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from .prunable_model import PrunNetPreTrainedModel
 
 __version__ = "0.1.0.dev0"

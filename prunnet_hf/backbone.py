@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .configuration_prunnet import PrunNetConfig
-from .layers import is_prunable_type
+from .pruning.layers import is_prunable_type
 
 
 def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Module:

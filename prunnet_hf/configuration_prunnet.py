@@ -4,10 +4,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .allocation import ALLOCATIONS
-from .allocation import UNIFORM
-from .masking import check_capacities
-from .masking import check_capacity
+from .pruning.allocation import ALLOCATIONS, UNIFORM
+from .pruning.masking import check_capacities, check_capacity
 
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)

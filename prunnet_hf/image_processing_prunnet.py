@@ -7,9 +7,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_transforms import convert_to_rgb
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN
-from transformers.image_utils import IMAGENET_DEFAULT_STD
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 
 class PrunNetImageProcessor(TorchvisionBackend):

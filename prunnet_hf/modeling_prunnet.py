@@ -10,20 +10,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbone import create_backbone
-from .backbone import feature_size
-from .calibration import add_statistics
+from .backbone import create_backbone, feature_size
 from .configuration_prunnet import PrunNetConfig
-from .layers import make_prunable
-from .masking import format_capacity
 from .prunable_model import PrunNetPreTrainedModel
+from .pruning.calibration import add_statistics
+from .pruning.layers import make_prunable
+from .pruning.masking import format_capacity
 
 
 class PrunNetModel(PrunNetPreTrainedModel):

@@ -10,44 +10,28 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
-from typing import Any
-from typing import Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .allocation import UNIFORM
-from .allocation import allocated_masks
-from .allocation import check_allocation
-from .calibration import drop_statistics
-from .calibration import measure_statistics
-from .calibration import running_statistics
-from .calibration import select_statistics
-from .calibration import warn_if_coarse
-from .calibration import warn_if_not_uniform
-from .calibration import write_statistics
 from .configuration_prunnet import PrunNetConfig
-from .layers import PrunableLayer
-from .layers import find_masks
-from .layers import init_scores
-from .layers import is_prunable_type
-from .layers import masked_weights
-from .layers import prunable_layers
-from .masking import check_capacities
-from .masking import check_capacity
-from .masking import format_capacity
-from .pretrained import load_model
-from .pretrained import save_model
-from .proposal import Auto
-from .proposal import CapacityProposal
-from .proposal import check_capacity_or_auto
-from .proposal import propose_capacity
-from .pushing import push_model
+from .pruning.allocation import UNIFORM, allocated_masks, check_allocation
+from .pruning.calibration import (
+    drop_statistics,
+    measure_statistics,
+    running_statistics,
+    select_statistics,
+    warn_if_coarse,
+    warn_if_not_uniform,
+    write_statistics,
+)
+from .pruning.layers import PrunableLayer, find_masks, init_scores, is_prunable_type, masked_weights, prunable_layers
+from .pruning.masking import check_capacities, check_capacity, format_capacity
+from .storage.pretrained import load_model, save_model
+from .storage.pushing import push_model
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +91,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def prune(
         self,
-        capacity: float | Auto,
+        capacity: float,
         calibration: Iterable[Tensor] | None = None,
         *,
         allocation: str = UNIFORM,
@@ -116,8 +100,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """Cut the subnetwork of `capacity` out of this network, without data and without training.
 
         Args:
-            capacity: Kept share of the prunable weights, in (0, 1]; trained or not. `"auto"` takes what
-                `propose_capacity` proposes, and logs why.
+            capacity: Kept share of the prunable weights, in (0, 1]; trained or not.
             calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
                 measured. Without it they are interpolated from those in the checkpoint, which are those of uniform
                 subnetworks.
@@ -130,15 +113,13 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
 
         Raises:
-            TypeError: If `capacity` is neither a number nor `"auto"`, or `calibration` not an iterable of tensors.
+            TypeError: If `capacity` isn't a number, or `calibration` isn't an iterable of tensors.
             ValueError: If this model is pruned already, `capacity` is outside (0, 1], `allocation` is unknown, a score
-                isn't finite, or `calibration` is empty or has a batch of fewer than 2 images; for `"auto"` also as in
-                `propose_capacity`.
+                isn't finite, or `calibration` is empty or has a batch of fewer than 2 images.
         """
         self._check_prunable()
         check_allocation(allocation)
-        asked = check_capacity_or_auto(capacity)
-        capacity = self._proposed() if isinstance(asked, str) else asked
+        capacity = check_capacity(capacity)
         weights = masked_weights(self, allocated_masks(self, capacity, allocation))
         layers = self.prunable_layers()
         # Layers already in the memo are not copied: the copy holds the plain layers instead.
@@ -158,41 +139,6 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
         write_statistics(pruned, None, statistics)
         return pruned
-
-    def propose_capacity(self, *, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> CapacityProposal:
-        """The smallest capacity that SAP's bound supports, and the numbers it follows from; see `proposal.py`.
-
-        It is read off the dense weights alone, by a bound for leaving out the smallest of them and training again;
-        random normal weights get 0.848. What a capacity costs in quality has to be measured.
-
-        Args:
-            p: Exponent of the lower norm of the PQ Index, in (0, 1], less than `q`.
-            q: Exponent of its upper norm, at least 1.
-            eta: What may be left out, at least 0; the larger, the smaller the proposal.
-
-        Raises:
-            TypeError: If an argument is no number.
-            ValueError: If this model is pruned already, not trained to the end (it has no `embedding_space`), or has
-                no prunable layer; if a weight isn't finite or an argument out of range.
-        """
-        self._check_prunable()
-        if self.config.embedding_space is None:
-            raise ValueError(
-                "A capacity is proposed from trained weights; this model has no embedding_space, so its training has "
-                "not ended. Load a finished run's model, or call model.renew_embedding_space() after your own "
-                "training; or give the capacity as a number."
-            )
-        weights = {name: layer.weight for name, layer in self.prunable_layers().items()}
-        return propose_capacity(weights, p=p, q=q, eta=eta)
-
-    def _proposed(self) -> float:
-        proposal = self.propose_capacity()
-        logger.warning(
-            "capacity='auto' is %s. The bound is for leaving out the smallest weights and training again; quality was "
-            "not measured.",
-            proposal,
-        )
-        return proposal.capacity
 
     @torch.no_grad()
     def calibrate(
@@ -262,7 +208,6 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         self,
         save_directory: str | os.PathLike[str],
         *,
-        scores: str = "full",
         bands: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -273,9 +218,6 @@ class PrunNetPreTrainedModel(PreTrainedModel):
 
         Args:
             save_directory: Created where needed.
-            scores: How a prunable model's scores are stored: `"full"` as they are, `"rank16"` as two bytes a weight,
-                from which scores of the same order are rebuilt; uniform masks at `config.capacities` and 1.0 stay
-                exact.
             bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
                 and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
                 the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.
@@ -284,10 +226,10 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Raises:
             NotADirectoryError: If `save_directory` is a file.
             TypeError: If `bands` is no list of numbers.
-            ValueError: If `scores` is unknown, an edge of `bands` has no running statistics, a score isn't finite, or
-                they don't go with each other, a pruned model, or `push_to_hub=True`; if there is a `variant`.
+            ValueError: If an edge of `bands` has no running statistics, a score isn't finite, the model is pruned
+                already, or `push_to_hub=True` is given beside `bands`; if there is a `variant`.
         """
-        save_model(self, super().save_pretrained, save_directory, scores=scores, bands=bands, **kwargs)
+        save_model(self, super().save_pretrained, save_directory, bands=bands, **kwargs)
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, tags: Sequence[str] | str = (), **kwargs: Any
@@ -297,13 +239,13 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Args:
             repo_id: `org/name`; created where needed. Files of another form that it held are deleted.
             tags: For the card, besides `model_tags`.
-            **kwargs: As for `PreTrainedModel.push_to_hub`; also `scores` and `bands`, as for `save_pretrained`.
+            **kwargs: As for `PreTrainedModel.push_to_hub`; also `bands`, as for `save_pretrained`.
 
         Returns:
             The Hub client's `CommitInfo`.
 
         Raises:
-            ValueError: If `scores` or `bands` don't suit the model, as in `save_pretrained`.
+            ValueError: If `bands` don't suit the model, as in `save_pretrained`.
         """
         own = [tags] if isinstance(tags, str) else list(tags)
         return push_model(self, repo_id, tags=[*self.model_tags, *own], **kwargs)
@@ -313,7 +255,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: Any,
         *model_args: Any,
-        capacity: float | Auto | None = None,
+        capacity: float | None = None,
         allocation: str = UNIFORM,
         **kwargs: Any,
     ) -> Any:
@@ -324,15 +266,14 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: Directory or Hub repository.
             *model_args: Passed to the constructor.
-            capacity: Prune to this kept share, in (0, 1], after loading, or with `"auto"` as `prune` does. Of a
-                checkpoint in bands only those up to it are fetched, and where it is an edge no ranks. With another
-                `dtype` than the stored one, running statistics of a capacity that has none are then mixed before they
-                are rounded, not after.
+            capacity: Prune to this kept share, in (0, 1], after loading. Of a checkpoint in bands only those up to it
+                are fetched, and no ranks if it is an edge. If `dtype` is another one than the stored, running
+                statistics of a capacity that has none are then mixed before they are rounded, not after.
             allocation: With `capacity`, as for `prune`. Other ones than `"uniform"` need all bands.
             **kwargs: As for `PreTrainedModel.from_pretrained`.
 
         Raises:
-            TypeError: If `capacity` is neither a number nor `"auto"`.
+            TypeError: If `capacity` isn't a number.
             ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
                 a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint, or
                 as in `prune`.

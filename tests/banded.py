@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunnet_hf.band_index import INDEX_NAME
-from prunnet_hf.band_index import read_index
-from prunnet_hf.band_reader import load_bands
-from prunnet_hf.bands import save_bands
-from prunnet_hf.calibration import interpolation
-from prunnet_hf.masking import kept_mask
+from prunnet_hf.pruning.calibration import interpolation
+from prunnet_hf.pruning.masking import kept_mask
+from prunnet_hf.storage.band_index import INDEX_NAME, read_index
+from prunnet_hf.storage.band_reader import load_bands
+from prunnet_hf.storage.bands import save_bands
 
 LAYERS = ["conv", "fc"]
 STORED = (0.1, 0.2, 0.5, 0.6, 0.9)

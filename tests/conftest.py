@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,36 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("prunnet", deadline=None)
 settings.load_profile("prunnet")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state for the whole process, which the next test must not inherit."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from tests.accelerate_state import reset_accelerate
+
+        reset_accelerate()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny image folder that training learns something from. No test may change it."""
+    from tests.training.tiny_run import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on `photos` with a checkpoint for each epoch and TensorBoard. No test may change it."""
+    from tests.accelerate_state import reset_accelerate
+    from tests.training.tiny_run import arguments, train
+
+    run = tmp_path_factory.mktemp("runs") / "with-checkpoints"
+    train(arguments(photos, run, checkpoint_every=1, report_to=["tensorboard"]))
+    reset_accelerate()
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
 from PIL import Image
 
-from prunnet_hf.training.arguments import DataArguments
-from prunnet_hf.training.arguments import ModelArguments
-from prunnet_hf.training.arguments import RunArguments
-from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
 from prunnet_hf.training.engine import train
+from tests.accelerate_state import reset_accelerate
 
 
 def make_photos(root: Path) -> Path:
@@ -46,6 +42,5 @@ def train_run(photos: Path, run: Path, method: str, capacities: list[float]) -> 
         calibration_images=8,
     )
     train(RunArguments(model, data, training))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
     return run

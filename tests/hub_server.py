@@ -16,28 +16,17 @@ import secrets
 import socket
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from tests.loopback_hub import collections
-from tests.loopback_hub import routes
-from tests.loopback_hub import uploads
-from tests.loopback_hub.journal import Asked
-from tests.loopback_hub.journal import Failure
-from tests.loopback_hub.requests import Reply
-from tests.loopback_hub.requests import Request
-from tests.loopback_hub.requests import as_json
+from tests.loopback_hub import collections, routes, uploads
+from tests.loopback_hub.journal import Asked, Failure
+from tests.loopback_hub.requests import Reply, Request, as_json
 from tests.loopback_hub.storage import answer_storage
-from tests.loopback_hub.store import Account
-from tests.loopback_hub.store import Collection
-from tests.loopback_hub.store import HubError
-from tests.loopback_hub.store import Repo
-from tests.loopback_hub.store import Store
+from tests.loopback_hub.store import Account, Collection, HubError, Repo, Store
 
 CHUNK = 2**14
 ROUTES = [*routes.ROUTES, *uploads.ROUTES, *collections.ROUTES]

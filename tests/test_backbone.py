@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from prunnet_hf import PrunNetConfig
-from prunnet_hf.backbone import create_backbone
-from prunnet_hf.backbone import feature_size
+from prunnet_hf.backbone import create_backbone, feature_size
 
 SMALL_VIT = {"depth": 1, "embed_dim": 24, "num_heads": 3}
 SMALL_SWIN = {"depths": [1, 1], "embed_dim": 8, "num_heads": [1, 2], "window_size": 4}

@@ -11,21 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationAdd
-from huggingface_hub import CommitOperationDelete
-from huggingface_hub import HfApi
-from huggingface_hub import constants
-from huggingface_hub import hf_hub_download
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import BadRequestError
-from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.errors import GatedRepoError
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    hf_hub_download,
+    snapshot_download,
+)
+from huggingface_hub.errors import (
+    BadRequestError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from tests.hub_client import hub_environment
-from tests.hub_client import run_python
+from tests.hub_client import hub_environment, run_python
 from tests.hub_server import HubServer
 from tests.loopback_hub.uploads import LARGEST_UPLOAD
 

@@ -13,24 +13,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-from torch import nn
-from transformers import AutoModel
-from transformers import AutoModelForImageClassification
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForImageClassification
 
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf import PrunNetModel
-from prunnet_hf.checkpoint import PACKED_WEIGHTS_NAME
-from prunnet_hf.layers import PrunableLayer
-from prunnet_hf.layers import find_masks
-from prunnet_hf.masking import kept_count
-from tests.tiny_models import RESNET18
-from tests.tiny_models import assert_same_state
-from tests.tiny_models import images
-from tests.tiny_models import state_of
-from tests.tiny_models import tiny
-from tests.tiny_models import tiny_config
-from tests.tiny_models import trained
+from prunnet_hf import PrunNetForImageClassification, PrunNetModel
+from prunnet_hf.pruning.layers import PrunableLayer, find_masks
+from prunnet_hf.pruning.masking import kept_count
+from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME
+from tests.tiny_models import RESNET18, assert_same_state, images, state_of, tiny, tiny_config, trained
 
 # The published architectures, shrunk in depth and width only.
 BACKBONES: dict[str, dict[str, Any]] = {

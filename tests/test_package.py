@@ -11,24 +11,31 @@ import pytest
 
 import prunnet_hf
 
-ROOT_FILES = sorted(Path(prunnet_hf.__file__).parent.glob("*.py"))
+PACKAGE = Path(prunnet_hf.__file__).parent
+CLOSED_SET = sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("pruning/*.py"), *PACKAGE.glob("storage/*.py")])
 ALLOWED = {"torch", "torchvision", "transformers", "timm", "safetensors", "numpy", "PIL"}
 
 
-@pytest.mark.parametrize("file", ROOT_FILES, ids=lambda file: file.stem)
-def test_root_files_import_their_closed_set_one_name_a_line(file: Path) -> None:
+@pytest.mark.parametrize("file", CLOSED_SET, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_the_closed_set_imports_itself_and_what_a_hub_repository_may_need(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        assert len(node.names) == 1, f"{file.name}:{node.lineno} imports several names in one line"
+        where = f"{file.relative_to(PACKAGE)}:{node.lineno}"
         if isinstance(node, ast.ImportFrom) and node.level:
-            # trust_remote_code finds the files to upload by their relative imports: `.name`, of this floor only.
-            assert node.level == 1, f"{file.name}:{node.lineno}"
-            assert (file.parent / f"{node.module}.py").is_file(), f"{file.name}:{node.lineno} leaves the root files"
+            imported = file.parents[node.level - 1].joinpath(*str(node.module).split(".")).with_suffix(".py")
+            assert imported in CLOSED_SET, f"{where} leaves the closed set"
             continue
-        module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-        top = str(module).partition(".")[0]
-        assert top in ALLOWED or top in sys.stdlib_module_names, f"{file.name}:{node.lineno} imports {module}"
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        for module in modules:
+            top = str(module).partition(".")[0]
+            assert top in ALLOWED or top in sys.stdlib_module_names, f"{where} imports {module}"
+
+
+def test_no_two_files_of_the_closed_set_share_a_name() -> None:
+    # On the Hub they lie in one folder.
+    names = [file.name for file in CLOSED_SET if file.name != "__init__.py"]
+    assert len(names) == len(set(names))
 
 
 def test_importing_is_light() -> None:

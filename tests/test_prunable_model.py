@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf import PrunNetModel
-from prunnet_hf.allocation import ALLOCATIONS
-from prunnet_hf.allocation import allocated_counts
-from prunnet_hf.masking import kept_count
-from tests.tiny_models import assert_same_state
-from tests.tiny_models import images
-from tests.tiny_models import same_state
-from tests.tiny_models import state_of
-from tests.tiny_models import tiny
-from tests.tiny_models import tiny_config
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
+from prunnet_hf.pruning.allocation import ALLOCATIONS, allocated_counts
+from prunnet_hf.pruning.masking import kept_count
+from tests.tiny_models import assert_same_state, images, same_state, state_of, tiny, tiny_config
 
 OTHERS = [allocation for allocation in ALLOCATIONS if allocation != "uniform"]
 
@@ -274,8 +263,8 @@ def test_it_saves_and_loads(model, allocation: str, tmp_path: Path) -> None:
     assert (loaded.config.capacity, loaded.config.allocation) == (0.2, allocation)
 
 
-@pytest.mark.parametrize("form", [{}, {"scores": "rank16"}, {"bands": [0.2, 0.6]}], ids=["plain", "ranks", "bands"])
-@pytest.mark.parametrize(("capacity", "allocation"), [(0.2, "global"), (0.6, "pq_index"), ("auto", "uniform")])
+@pytest.mark.parametrize("form", [{}, {"bands": [0.2, 0.6]}], ids=["plain", "bands"])
+@pytest.mark.parametrize(("capacity", "allocation"), [(0.2, "global"), (0.6, "pq_index")])
 def test_from_pretrained_prunes_likewise(
     model, form: dict[str, Any], capacity: Any, allocation: str, tmp_path: Path
 ) -> None:
@@ -288,10 +277,9 @@ def test_from_pretrained_prunes_likewise(
         assert found.config.to_dict() == expected.config.to_dict()
 
 
-@pytest.mark.parametrize("form", [{"scores": "rank16"}, {"bands": [0.2, 0.6]}], ids=["ranks", "bands"])
 @pytest.mark.parametrize("allocation", OTHERS)
-def test_rebuilt_scores_share_out_nearly_alike(model, form: dict[str, Any], allocation: str, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path, **form)
+def test_rebuilt_scores_share_out_nearly_alike(model, allocation: str, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, bands=[0.2, 0.6])
     found = kept(PrunNetForImageClassification.from_pretrained(tmp_path, capacity=0.3, allocation=allocation))
     exact = kept(model.prune(0.3, allocation=allocation))
     differing = sum(int((found[name] != mask).sum()) for name, mask in exact.items())
@@ -306,7 +294,7 @@ def test_loading_refuses_what_it_cannot_mean(model, tmp_path: Path) -> None:
         PrunNetModel.from_pretrained(tmp_path, allocation="global")
     with pytest.raises(ValueError, match=r"allocation must be one of"):
         PrunNetModel.from_pretrained(tmp_path, capacity=0.2, allocation="best")
-    with pytest.raises(TypeError, match=r"capacity must be a number in \(0, 1\], or 'auto'; got 'small'"):
+    with pytest.raises(TypeError, match=r"capacity must be a number in \(0, 1\].*got 'small'"):
         PrunNetModel.from_pretrained(tmp_path, capacity="small")
     with pytest.raises(TypeError, match=r"allocation='global' is no argument of reading a configuration"):
         PrunNetConfig.from_pretrained(tmp_path, allocation="global")
@@ -323,63 +311,9 @@ def test_an_unknown_allocation(model) -> None:
         model.prune(0.2, allocation="best")
 
 
-class TestAuto:
-    def test_it_cuts_to_the_proposal_and_logs_why(self, model, caplog) -> None:
-        proposal = model.propose_capacity()
-        with caplog.at_level(logging.WARNING):
-            pruned = model.prune("auto")
-        assert pruned.config.capacity == proposal.capacity
-        assert 0.0 < proposal.capacity < 0.8, "of peaked weights fewer are needed than of Gaussian ones"
-        assert f"capacity='auto' is {proposal}" in caplog.text
-        assert same_state(pruned, model.prune(proposal.capacity))
-
-    def test_its_numbers_are_those_of_the_dense_weights(self, model) -> None:
-        proposal = model.propose_capacity(eta=0.5)
-        names = model.prunable_layers().keys()
-        assert [row.layer for row in proposal.layers] == list(names)
-        total = sum(row.keep_bound for row in proposal.layers) / sum(row.num_weights for row in proposal.layers)
-        assert total <= proposal.capacity < total + 0.001 + 1e-9
-        assert proposal.capacity < model.propose_capacity().capacity
-
-    def test_what_has_no_trained_dense_weights(self, model) -> None:
-        for use in (lambda m: m.prune("auto"), lambda m: m.propose_capacity()):
-            with pytest.raises(ValueError, match=r"pruned already .*Load the dense checkpoint"):
-                use(model.prune(0.2))
-            with pytest.raises(ValueError, match=r"no embedding_space, so its training has not ended"):
-                use(tiny())
-
-    def test_nothing_prunable(self, no_prunable: PrunNetModel) -> None:
-        with pytest.raises(ValueError, match=r"at least one prunable layer; there is none"):
-            no_prunable.prune("auto")
-
-    def test_weights_that_are_not_finite(self) -> None:
-        broken = tiny()
-        broken.renew_embedding_space()
-        with torch.no_grad():
-            broken.prunnet.backbone.conv1.weight[0, 0, 0, 0] = math.nan
-        for use in uses_of_weights(broken):
-            with pytest.raises(ValueError, match=r"layer 'prunnet\.backbone\.conv1': weights must be finite; 1 of"):
-                use()
-
-    @pytest.mark.parametrize("exponents", [{"p": 1.0}, {"p": 0.0}, {"p": -0.5}, {"q": 0.5}])
-    def test_exponents_out_of_range(self, model, exponents: dict[str, float]) -> None:
-        with pytest.raises(ValueError, match=r"p and q must satisfy 0 < p <= 1 <= q"):
-            model.propose_capacity(**exponents)
-
-    def test_another_word(self, model) -> None:
-        with pytest.raises(TypeError, match=r"capacity must be a number in \(0, 1\], or 'auto'; got 'smallest'"):
-            model.prune("smallest")
-
-
-def uses_of_weights(model: PrunNetForImageClassification) -> list[Callable[[], object]]:
-    return [lambda: model.prune("auto"), lambda: model.prune(0.5, allocation="pq_index")]
-
-
-@pytest.fixture
-def no_prunable() -> PrunNetModel:
-    """A trained model whose prunable layers were all replaced by plain ones."""
-    made = tiny().prunnet
-    for name, layer in made.prunable_layers().items():
-        made.set_submodule(name, layer.to_dense(layer.weight.detach()))
-    made.renew_embedding_space()
-    return made
+def test_weights_that_are_not_finite() -> None:
+    broken = tiny()
+    with torch.no_grad():
+        broken.prunnet.backbone.conv1.weight[0, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"layer 'prunnet\.backbone\.conv1': weights must be finite; 1 of"):
+        broken.prune(0.5, allocation="pq_index")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
 from accelerate.utils import DistributedType
 
 from prunnet_hf.hub.card import write_card
-from prunnet_hf.training.arguments import parse_arguments
+from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.training.engine import train
+from tests.accelerate_state import reset_accelerate
 from tests.miniatures.gldv2 import make_gldv2
 from tests.miniatures.in_shop import make_in_shop
 from tests.miniatures.revisited import make_revisited
@@ -35,17 +33,6 @@ HEADLINES = {
     "veri776": ["mAP", "CMC@1", "CMC@5", "CMC@10", "mINP"],
     "roxford5k": ["medium mAP", "hard mAP", "easy mAP", "medium mP@1"],
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    yield
-    reset_accelerate()
-
-
-def reset_accelerate() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

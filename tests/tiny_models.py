@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 
 RESNET18: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}  # backbone_kwargs: four blocks
 

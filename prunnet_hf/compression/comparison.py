@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..masking import format_capacity
+from ..pruning.masking import format_capacity
 from .sap_arguments import differences
-from .trajectory import Trajectory
-from .trajectory import short_capacity
+from .trajectory import Trajectory, short_capacity
 
 CAPACITIES = (0.8, 0.5, 0.4, 0.25, 0.1, 0.05, 0.02, 0.01)
 """At which quality is compared."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..masking import format_capacity
-from ..retrieval.plots import new_figure
-from ..retrieval.plots import save_png
+from ..pruning.masking import format_capacity
+from ..retrieval.plots import new_figure, save_png
+from .comparison import shared_metric
+from .trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,3 +83,76 @@ def _draw_heat_map(
     figure = axes.get_figure()
     if isinstance(figure, Figure):
         figure.colorbar(image, ax=axes, label="PQ Index")
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#31688e", "#d1742e", "#35b779", "#8e3179", "0.35", "#b8a300", "#5ab4d6", "#e05a7a")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_ROUND_CAPACITIES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_SMALLEST_PERCENT_SPAN = 10.0
+"""Percent that the axis of quality shows at least: half a point must not look like a cliff."""
+
+
+def plot_trajectories(
+    trajectories: Sequence[Trajectory], path: str | os.PathLike[str], *, title: str = "Pruning, round by round"
+) -> Path:
+    """Draw runs of the loop, and save the picture as a PNG.
+
+    Args:
+        trajectories: At least one, of the same data set, protocol and metric; each with at least one round.
+        path: Where to write; an existing file is replaced only by a complete one.
+        title: Above all panels.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the runs can't be compared.
+    """
+    metric = shared_metric(trajectories)
+    figure = new_figure(14.0, 5.0)
+    figure.suptitle(title, fontsize=13)
+    over_rounds, over_capacity, quality = figure.subplots(1, 3)
+    for number, run in enumerate(trajectories):
+        capacities = [entry.capacity for entry in run.rounds]
+        _draw(over_rounds, number, run.name, [entry.number for entry in run.rounds], run.indices)
+        _draw(over_capacity, number, run.name, capacities, run.indices)
+        _draw(quality, number, run.name, capacities, [100 * entry.metrics[metric] for entry in run.rounds])
+    over_rounds.set_xlabel("round (0: all weights)")
+    over_rounds.xaxis.get_major_locator().set_params(integer=True)
+    capacities = sorted({entry.capacity for run in trajectories for entry in run.rounds})
+    for axes in (over_capacity, quality):
+        _label_capacities(axes, capacities)
+    for axes in (over_rounds, over_capacity):
+        axes.set_ylim(bottom=0.0)
+        axes.set_ylabel("PQ Index of the kept weights, after training")
+    _label_quality(quality, metric, [100 * entry.metrics[metric] for run in trajectories for entry in run.rounds])
+    figure.legend(*quality.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return save_png(figure, Path(path))
+
+
+def _draw(axes: Axes, number: int, name: str, places: Sequence[float], values: Sequence[float]) -> None:
+    colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    axes.plot(places, values, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label_capacities(axes: Axes, capacities: Sequence[float]) -> None:
+    """A log axis from the round number at or below the smallest to 1, with a tick at each round number."""
+    low = max((tick for tick in _ROUND_CAPACITIES if tick <= capacities[0]), default=_ROUND_CAPACITIES[0])
+    ticks = [tick for tick in _ROUND_CAPACITIES if tick >= low]
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [*map(format_capacity, ticks)], fontsize=8, rotation=45)
+    axes.minorticks_off()
+    axes.set_xlim(min(low, capacities[0]) / 1.1, 1.1)
+    axes.set_xlabel("capacity: kept share of the prunable weights")
+
+
+def _label_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    missing = max(_SMALLEST_PERCENT_SPAN - (max(values) - min(values)), 0.0)
+    margin = missing / 2 + 0.05 * (max(values) - min(values) + missing)
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    axes.set_ylabel(f"{metric} (%)")

@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..allocation import UNIFORM
-from ..layers import naming_layer
-from ..masking import check_capacities
-from ..masking import format_capacity
-from ..masking import kept_count
-from ..pq_index import DEFAULT_P
-from ..pq_index import DEFAULT_Q
-from ..pq_index import KeptPowers
-from ..pq_index import check_exponents
-from ..pq_index import join
-from ..pq_index import kept_powers
-from ..pq_index import powers_of_pruned
 from ..prunable_model import PrunNetPreTrainedModel
-from ..sap_bound import sap_keep_bound
+from ..pruning.allocation import UNIFORM
+from ..pruning.layers import naming_layer
+from ..pruning.masking import check_capacities, format_capacity, kept_count
+from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, KeptPowers, check_exponents, join, kept_powers, powers_of_pruned
+from .sap_bound import sap_keep_bound
 
 DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,12 @@ from torch import Tensor
 
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
-from ..training.arguments import RunArguments
-from ..training.checkpoints import list_checkpoints
-from ..training.checkpoints import warn_of_changes
-from ..training.description import recipe_of
-from ..training.run_directory import write_json
-from ..training.run_directory import write_text
-from .sap_arguments import SapArguments
-from .sap_arguments import differences
-from .trajectory import Round
-from .trajectory import read_round
+from ..runs.arguments import RunArguments
+from ..runs.description import recipe_of
+from ..runs.run_directory import write_json, write_text
+from ..training.checkpoints import list_checkpoints, warn_of_changes
+from .sap_arguments import SapArguments, differences
+from .trajectory import Round, read_round
 
 
 def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:

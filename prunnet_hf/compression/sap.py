@@ -29,49 +29,44 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.splits import LABEL
-from ..data.splits import RetrievalSplits
+from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset
 from ..modeling_prunnet import PrunNetForImageClassification
-from ..training.arguments import RunArguments
+from ..runs.arguments import RunArguments
+from ..runs.description import describe_run
+from ..runs.evaluation import self_test
+from ..runs.run_data import load_run_data, set_apart
+from ..runs.run_directory import write_json
 from ..training.checkpoints import check_output_dir_is_shared
-from ..training.description import describe_run
 from ..training.engine import create_accelerator
-from ..training.evaluation import self_test
-from ..training.kept_weights import prunable_weights
 from ..training.networks import create_model
-from ..training.run_data import load_run_data
-from ..training.run_data import set_apart
-from ..training.run_directory import write_json
+from ..training.objectives import prunable_weights
 from ..training.trainer import Trainer
-from .round_files import arguments_of_round
-from .round_files import as_plain
-from .round_files import check_can_begin
-from .round_files import finish_round
-from .round_files import finished_rounds
-from .round_files import initial_directory
-from .round_files import load_weights
-from .round_files import packable_tensors
-from .round_files import record
-from .round_files import round_directory
-from .round_files import save_model
-from .round_files import take_over
-from .round_files import tidy_round
-from .sap_arguments import SapArguments
-from .sap_arguments import parse_sap_arguments
-from .schedules import check_no_layer_is_zero
-from .schedules import masks_of_round
+from .plots import plot_trajectories
+from .round_files import (
+    arguments_of_round,
+    as_plain,
+    check_can_begin,
+    finish_round,
+    finished_rounds,
+    initial_directory,
+    load_weights,
+    packable_tensors,
+    record,
+    round_directory,
+    save_model,
+    take_over,
+    tidy_round,
+)
+from .sap_arguments import SapArguments, parse_sap_arguments
+from .schedules import check_no_layer_is_zero, masks_of_round
 from .scopes import Masks
-from .trajectory import Round
-from .trajectory import Trajectory
-from .trajectory import measure_round
-from .trajectory_plots import plot_trajectories
+from .trajectory import Round, Trajectory, measure_round
 
 
 def main() -> None:

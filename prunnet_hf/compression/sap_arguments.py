@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import fields
-from typing import Any
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from ..masking import check_capacities
-from ..pq_index import DEFAULT_P
-from ..pq_index import DEFAULT_Q
-from ..pq_index import check_exponents
-from ..sap_bound import check_sap_factors
-from ..training.arguments import DataArguments
-from ..training.arguments import ModelArguments
-from ..training.arguments import RunArguments
-from ..training.arguments import TrainArguments
-from ..training.arguments import check_choices
-from ..training.arguments import parse_dataclasses
+from ..pruning.masking import check_capacities
+from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, check_exponents
+from ..runs.arguments import (
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    TrainArguments,
+    check_choices,
+    parse_dataclasses,
+)
+from .sap_bound import check_sap_factors
 
 DEFAULT_ROUNDS = 8
 SETTLED: dict[str, Any] = {"method": "independent", "capacities": [1.0]}

@@ -11,13 +11,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..masking import kept_count
-from ..pq_index import pq_index
-from ..sap_bound import sap_prune_counts
+from ..pruning.masking import kept_count
+from ..pruning.pq_index import pq_index
 from .sap_arguments import SapArguments
-from .scopes import KeepCounts
-from .scopes import Masks
-from .scopes import keep_largest
+from .sap_bound import sap_prune_counts
+from .scopes import KeepCounts, Masks, keep_largest
 
 
 def keep_counts(sap: SapArguments, number: int) -> KeepCounts:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..masking import format_capacity
-from ..pq_index import pq_index
+from ..pruning.masking import format_capacity
+from ..pruning.pq_index import pq_index
 from .sap_arguments import SapArguments
 from .schedules import check_finite
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import IterableDataset
-from datasets import Value
+from datasets import Dataset, Features, Image, IterableDataset, Value
 from numpy.typing import NDArray
 
-from .gldv2_lists import ONE_ID
-from .gldv2_lists import SOURCE
-from .gldv2_lists import Ids
-from .gldv2_lists import ImageList
-from .gldv2_lists import id_texts
-from .gldv2_lists import read_ids
-from .gldv2_lists import read_queries
-from .gldv2_lists import read_train
-from .official_files import find_file
-from .official_files import require_images
-from .official_files import require_root
-from .splits import IMAGE
-from .splits import RetrievalSplits
-from .streams import ROW
-from .streams import ImageDataset
-from .streams import as_stream
-from .streams import stream_of
+from .gldv2_lists import ONE_ID, SOURCE, Ids, ImageList, id_texts, read_ids, read_queries, read_train
+from .official_files import find_file, require_images, require_root
+from .splits import IMAGE, RetrievalSplits
+from .streams import ROW, ImageDataset, as_stream, stream_of
 from .tar_stream import read_members
 
 ID = "id"

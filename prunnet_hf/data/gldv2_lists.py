@@ -5,28 +5,19 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel
-from datasets import List
-from datasets import Value
+from datasets import ClassLabel, List, Value
 from numpy.typing import NDArray
 
-from .official_files import bad_line
-from .official_files import find_file
-from .official_files import numbered_lines
-from .official_files import refuse_repeats
-from .splits import LABEL
-from .splits import listed
+from .official_files import bad_line, find_file, numbered_lines, refuse_repeats
+from .splits import LABEL, listed
 
 SOURCE = (
     "Google Landmarks v2 is described at https://github.com/cvdfoundation/google-landmark; its files lie under "

@@ -12,19 +12,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
+from datasets import ClassLabel, Dataset, Features, Image
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import ImageDraw
-from PIL import ImageFilter
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFilter, ImageFont
 
-from .splits import IMAGE
-from .splits import LABEL
-from .splits import RetrievalSplits
+from .splits import IMAGE, LABEL, RetrievalSplits
 
 FACES = (
     "DejaVuSans",

@@ -8,22 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import Features
-from datasets import Image
-from datasets import concatenate_datasets
-from datasets import load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
 from PIL import Image as PILImage
 from tqdm import tqdm
 
 from .reading import DECODING_ERRORS
-from .splits import IMAGE
-from .splits import LABEL
-from .splits import RetrievalSplits
-from .splits import listed
-from .splits import select_classes
+from .splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
 from .streams import as_stream
 
 logger = logging.getLogger(__name__)

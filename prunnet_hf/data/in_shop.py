@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import List
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from .official_files import bad_line
-from .official_files import check_identities
-from .official_files import find_file
-from .official_files import join_inside
-from .official_files import numbered_lines
-from .official_files import refuse_repeats
-from .official_files import require_images
-from .official_files import require_root
+from .official_files import (
+    bad_line,
+    check_identities,
+    find_file,
+    join_inside,
+    numbered_lines,
+    refuse_repeats,
+    require_images,
+    require_root,
+)
 from .reading import BOX
-from .splits import IMAGE
-from .splits import LABEL
-from .splits import RetrievalSplits
+from .splits import IMAGE, LABEL, RetrievalSplits
 from .streams import as_stream
 
 SOURCE = (

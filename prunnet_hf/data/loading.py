@@ -8,8 +8,7 @@ from functools import partial
 
 from .gldv2 import load_gldv2
 from .glyphs import load_glyphs
-from .image_folder import load_hub_dataset
-from .image_folder import load_image_folder
+from .image_folder import load_hub_dataset, load_image_folder
 from .in_shop import load_in_shop
 from .revisited import load_revisited
 from .splits import RetrievalSplits

@@ -11,27 +11,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
-from typing import TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import List
-from datasets import Value
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from .official_files import find_file
-from .official_files import join_inside
-from .official_files import refuse_repeats
-from .official_files import require_images
-from .official_files import require_root
+from .official_files import find_file, join_inside, refuse_repeats, require_images, require_root
 from .plain_pickle import load_plain_pickle
 from .reading import DECODING_ERRORS
-from .splits import IMAGE
-from .splits import RetrievalSplits
+from .splits import IMAGE, RetrievalSplits
 from .streams import as_stream
 
 NAME = "name"

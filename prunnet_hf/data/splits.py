@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Image
+from datasets import ClassLabel, Dataset, Image
 
-from .streams import ImageDataset
-from .streams import num_images
+from .streams import ImageDataset, num_images
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,11 @@ that was lost or came twice doesn't go unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from typing import Any
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
-from datasets import Dataset
-from datasets import Features
-from datasets import IterableDataset
-from datasets import SplitDict
-from datasets import SplitInfo
-from datasets import Value
+from datasets import Dataset, Features, IterableDataset, SplitDict, SplitInfo, Value
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 

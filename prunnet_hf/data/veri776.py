@@ -9,22 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from .official_files import bad_line
-from .official_files import check_identities
-from .official_files import find_file
-from .official_files import numbered_lines
-from .official_files import refuse_repeats
-from .official_files import require_images
-from .official_files import require_root
-from .splits import IMAGE
-from .splits import LABEL
-from .splits import RetrievalSplits
+from .official_files import (
+    bad_line,
+    check_identities,
+    find_file,
+    numbered_lines,
+    refuse_repeats,
+    require_images,
+    require_root,
+)
+from .splits import IMAGE, LABEL, RetrievalSplits
 from .streams import as_stream
 
 SOURCE = "VeRi-776 is sent by its owners on request: https://github.com/JDAI-CV/VeRidataset"

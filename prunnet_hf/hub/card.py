@@ -8,40 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
 
-from huggingface_hub import ModelCard
-from huggingface_hub import ModelCardData
-from jinja2 import Environment
-from jinja2 import FileSystemLoader
-from jinja2 import StrictUndefined
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..compression.report import Compressibility
-from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
-from ..pq_index import normal_index
-from ..retrieval.compatibility import SHOWN_METRICS
-from ..retrieval.compatibility import markdown_matrix
-from ..retrieval.compatibility import markdown_tests
-from ..training.run_directory import write_text
-from .figures import CapacityRow
-from .figures import FinishedRun
-from .figures import band_downloads
-from .figures import capacity_rows
-from .figures import read_run
-from .figures import weights_bytes
-from .indices import index_rows
-from .indices import record_indices
-from .indices import recorded_indices
+from ..pruning.masking import format_capacity
+from ..pruning.pq_index import normal_index
+from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
+from ..runs.run_directory import write_text
+from .figures import CapacityRow, FinishedRun, band_downloads, capacity_rows, read_run, weights_bytes
+from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
-from .usage import Usage
-from .usage import dense_code
-from .usage import record_usage
-from .usage import recorded_usage
-from .usage import run_code
-from .usage import single_code
-from .usage import subnetwork_code
+from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
 BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
 """What stands outside these two lines, between the YAML and the file's end, was written by hand."""

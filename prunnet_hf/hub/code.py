@@ -1,18 +1,18 @@
 """The package's own code beside a saved model, so that `trust_remote_code` loads it where prunnet_hf isn't installed.
 
-What goes along is the closed set of files directly under `prunnet_hf/` (see CONTRIBUTING): the three that define
-what the Auto classes look for, and the files that these import from each other.
+transformers loads such code from one folder, in which files import each other as `from .name import`. The package's
+own files lie in several folders, so the copies are flattened: every relative import keeps only the last part of its
+name. Lines keep their numbers, so a traceback points to the same place in both.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from transformers.dynamic_module_utils import get_relative_import_files
-
-from ..training.run_directory import write_json
+from ..runs.run_directory import write_json
 
 PACKAGE = Path(__file__).parents[1]
 AUTO_CLASSES = {
@@ -26,18 +26,46 @@ AUTO_CLASSES = {
 """Which class of which module each Auto class is to take, by the file that says so."""
 
 
+RELATIVE_IMPORT = re.compile(r"^(?P<indent>[ \t]*)from (?P<dots>\.+)(?P<name>[\w.]+) import\b", re.MULTILINE)
+
+
 def code_files() -> list[Path]:
-    """The modules that a model, its configuration and its image processor need, in order of name."""
+    """The modules that a model, its configuration and its image processor need, in order of path.
+
+    These are the closed set of the package: the files that define what the Auto classes look for, and all files that
+    they import from each other.
+    """
     references = [reference for classes in AUTO_CLASSES.values() for reference in classes.values()]
-    roots = {PACKAGE / f"{reference.partition('.')[0]}.py" for reference in references}
-    needed = {Path(file) for root in roots for file in get_relative_import_files(root)}
-    return sorted(roots | needed)
+    to_read = [PACKAGE / f"{reference.partition('.')[0]}.py" for reference in references]
+    needed: set[Path] = set()
+    while to_read:
+        file = to_read.pop()
+        if file not in needed:
+            needed.add(file)
+            to_read.extend(_imported_files(file))
+    return sorted(needed)
+
+
+def _imported_files(file: Path) -> Iterator[Path]:
+    for found in RELATIVE_IMPORT.finditer(file.read_text(encoding="utf-8")):
+        folder = file.parents[len(found["dots"]) - 1]
+        yield folder.joinpath(*found["name"].split(".")).with_suffix(".py")
+
+
+def flattened(code: str) -> str:
+    """Rewrite code so that it imports its siblings from its own folder.
+
+    Example:
+        >>> flattened("from ..pruning.masking import kept_count, kept_mask")
+        'from .masking import kept_count, kept_mask'
+    """
+    return RELATIVE_IMPORT.sub(lambda found: f"{found['indent']}from .{found['name'].rpartition('.')[2]} import", code)
 
 
 def add_code(folder: Path) -> None:
-    """Copy the code into `folder`, the top of what will be a repository."""
+    """Write the code into `folder`, the top of what will be a repository."""
     for file in code_files():
-        shutil.copyfile(file, folder / file.name)
+        (folder / file.name).write_text(flattened(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def refer_to_code(model: Path, *, present: bool) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import HTTPError
-from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.errors import LocalTokenNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 AGAIN = "Run the same command again: what arrived is not uploaded twice."
 ADVICE = {

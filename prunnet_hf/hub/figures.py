@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..band_index import INDEX_NAME
-from ..band_index import read_index
-from ..masking import format_capacity
+from ..pruning.masking import format_capacity
 from ..retrieval.compatibility import CompatibilityResult
-from ..training.description import METRICS_FORMAT
-from ..training.local_paths import without_local_paths
+from ..runs.description import METRICS_FORMAT
+from ..runs.run_directory import without_local_paths
+from ..storage.band_index import INDEX_NAME, read_index
 
 NEEDED = ("dataset", "split", "protocol", "num_queries", "num_gallery", "command", "versions", "results", "capacities")
 """Without these entries of `metrics.json`, no figure could be told with its data set, split and command."""

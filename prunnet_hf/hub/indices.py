@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compression.report import Compressibility
-from ..compression.report import CompressibilityRow
-from ..compression.report import compressibility
-from ..pq_index import check_exponents
+from ..compression.report import Compressibility, CompressibilityRow, compressibility
 from ..prunable_model import PrunNetPreTrainedModel
-from ..training.run_directory import write_json
+from ..pruning.pq_index import check_exponents
+from ..runs.run_directory import write_json
 
 _RECORD, _PICTURE = "compressibility.json", "compressibility.png"
 _FORMAT = 1

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub import EvalResult
-from huggingface_hub import ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from ..data.loading import FOLDERS
-from ..masking import format_capacity
+from ..pruning.masking import format_capacity
 from .figures import FinishedRun
 
 HUB = "https://huggingface.co"
@@ -106,3 +106,37 @@ def _eval_result(
         metric_args={"query_capacity": query, "gallery_capacity": gallery},
         **source,
     )
+
+
+EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
+
+
+def eval_results_yaml(run: FinishedRun, task_id: str, *, repo_id: str, capacity: float = 1.0) -> str:
+    """The content of `EVAL_RESULTS_FILE`: the headline metric's self-test, as a leaderboard has one value a model.
+
+    Args:
+        run: The run.
+        task_id: Of the data set's tasks, as its `eval.yaml` names it.
+        repo_id: Repository of the model; the entry links to its `metrics.json`.
+        capacity: Of the model in the repository.
+
+    Raises:
+        ValueError: If the run was not evaluated on a data set of the Hub, or not at this capacity.
+    """
+    dataset = hub_dataset(run)
+    if dataset is None:
+        raise ValueError(
+            f"task_id={task_id!r} needs a run on a data set of the Hub, where its leaderboard is; this one is on "
+            f"{run.metrics['dataset']!r}. Leave task_id out."
+        )
+    metric = run.metric_names[0]
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=task_id,
+        value=round(run.value(metric, capacity, capacity), 4),
+        source_url=f"{HUB}/{repo_id}/blob/main/metrics.json",
+        source_name="metrics.json",
+        notes=f"{metric} in [0, 1], queries and gallery at capacity {format_capacity(capacity)}, split "
+        f"{run.metrics['split']}, protocol {run.metrics['protocol']}; {run.metrics['command']}",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)

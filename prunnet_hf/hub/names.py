@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from ..masking import format_capacity
-from ..pretrained import MODEL_FILES
+from ..pruning.masking import format_capacity
+from ..storage.pretrained import MODEL_FILES
 from .code import code_files
-from .eval_results import EVAL_RESULTS_FILE
+from .metadata import EVAL_RESULTS_FILE
 
 MAIN = "main"
 README = "README.md"

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from .card import BEGIN
-from .card import END
+from .card import BEGIN, END
 
 OF_THE_CARD = ("base_model", "base_model_relation", "metrics", "model-index")
 """Metadata that no one but the card states: what an earlier card said and this one doesn't, is no longer so."""

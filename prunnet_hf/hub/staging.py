@@ -10,35 +10,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 from safetensors import SafetensorError
 
 from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
-from ..masking import check_capacities
-from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
-from ..training.local_paths import without_local_paths
-from ..training.run_directory import write_json
-from ..training.run_directory import write_text
-from .card import Layout
-from .card import build_card
-from .card import build_subnetwork_card
-from .code import add_code
-from .code import refer_to_code
-from .eval_results import EVAL_RESULTS_FILE
-from .eval_results import eval_results_yaml
+from ..pruning.masking import check_capacities, format_capacity
+from ..runs.run_directory import without_local_paths, write_json, write_text
+from .card import Layout, build_card, build_subnetwork_card
+from .code import add_code, refer_to_code
 from .figures import read_run
 from .indices import record_indices
-from .names import MAIN
-from .names import METRICS
-from .names import PICTURES
-from .names import PROCESSOR
-from .names import README
-from .names import subnetwork_name
+from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
+from .names import MAIN, METRICS, PICTURES, PROCESSOR, README, subnetwork_name
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 BAND_EDGES = (0.2, 0.4, 0.6, 0.8)

@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd
-from huggingface_hub import CommitOperationDelete
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 from transformers.utils import CONFIG_NAME
 
-from .names import MAIN
-from .names import README
-from .names import is_ours
+from .names import MAIN, README, is_ours
 from .readme import merge_readme
 from .staging import StagedFolder
 

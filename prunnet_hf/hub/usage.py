@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..training.run_directory import write_json
+from ..runs.run_directory import write_json
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 TIME_LIMIT = 600

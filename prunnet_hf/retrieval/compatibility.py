@@ -6,8 +6,7 @@ self-test (both sides by one subnetwork), its last column the cross-test (the ga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..masking import format_capacity
-from .protocols import Columns
-from .protocols import RetrievalProtocol
+from ..pruning.masking import format_capacity
+from .protocols import Columns, RetrievalProtocol
 from .spaces import check_compatible as check_compatible  # noqa: PLC0414  # users look for it here
 
 SHOWN_METRICS = 3

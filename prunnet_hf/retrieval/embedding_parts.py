@@ -10,17 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .embedding_table import PATH
-from .embedding_table import move_into_place
-from .embedding_table import open_writer
+from .embedding_table import PATH, move_into_place, open_writer
 
 _PLAN = "plan.json"
 _IMAGES, _SKIPPED = b"images", b"skipped"

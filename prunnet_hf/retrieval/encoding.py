@@ -12,14 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from typing import Generic
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -31,22 +26,15 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.reading import BOX
-from ..data.reading import read_image
-from ..data.reading import stored_images
+from ..data.reading import BOX, read_image, stored_images
 from ..data.splits import IMAGE
 from ..data.stream_loader import split_stream
-from ..data.streams import ROW
-from ..data.streams import ImageDataset
-from ..data.streams import NumberedRows
-from ..data.streams import num_images
+from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
 from ..image_processing_prunnet import PrunNetImageProcessor
-from ..masking import format_capacity
 from ..modeling_prunnet import PrunNetModel
+from ..pruning.masking import format_capacity
 from .embed import embed
-from .folder_encoding import IMAGES_PER_PART
-from .folder_encoding import check_places
-from .folder_encoding import encode_folder
+from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
 
 Key = TypeVar("Key")
 

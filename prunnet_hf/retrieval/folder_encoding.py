@@ -9,10 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,25 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..configuration_prunnet import PrunNetConfig
 from ..data.image_folder import list_images
 from ..data.reading import read_image
-from ..data.splits import IMAGE
-from ..data.splits import listed
+from ..data.splits import IMAGE, listed
 from ..modeling_prunnet import PrunNetModel
 from .embed import embed
-from .embedding_parts import EmbeddingParts
-from .embedding_parts import check_output
-from .embedding_table import PATH
-from .embedding_table import as_table
-from .embedding_table import check_known_space
-from .embedding_table import table_schema
+from .embedding_parts import EmbeddingParts, check_output
+from .embedding_table import PATH, as_table, check_known_space, table_schema
 
 logger = logging.getLogger(__name__)
 

@@ -6,20 +6,14 @@ negative. Only the places of the others are kept, so full orderings may come and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .rankings import RankBlocks
-from .rankings import full_orderings
-from .rankings import label_codes
+from .rankings import RankBlocks, full_orderings, label_codes
 
 NEGATIVE = np.int8(0)
 SAME_CAMERA = np.int8(1)

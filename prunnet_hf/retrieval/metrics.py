@@ -12,29 +12,32 @@ a rule needs full orderings, blocks of them will do, as `search_blocks` yields t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .judgements import EASY
-from .judgements import HARD
-from .judgements import JUNK
-from .judgements import OTHER_CAMERA
-from .judgements import SAME_CAMERA
-from .judgements import Positives
-from .judgements import find_positives
-from .judgements import judge_by_camera
-from .judgements import judge_by_difficulty
-from .judgements import judge_predictions
-from .rankings import RankBlocks
-from .rankings import average_precision
-from .rankings import check_cutoffs
-from .rankings import count_relevant
-from .rankings import expected_average_precision
-from .rankings import find_hits
+from .judgements import (
+    EASY,
+    HARD,
+    JUNK,
+    OTHER_CAMERA,
+    SAME_CAMERA,
+    Positives,
+    find_positives,
+    judge_by_camera,
+    judge_by_difficulty,
+    judge_predictions,
+)
+from .rankings import (
+    RankBlocks,
+    average_precision,
+    check_cutoffs,
+    count_relevant,
+    expected_average_precision,
+    find_hits,
+)
 
 _DIFFICULTIES = {"easy": ([EASY], [HARD, JUNK]), "medium": ([EASY, HARD], [JUNK]), "hard": ([HARD], [EASY, JUNK])}
 """Which images are to be found, and which are junk."""

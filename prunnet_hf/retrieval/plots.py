@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..masking import format_capacity
-from .compatibility import CompatibilityResult
-from .compatibility import as_grid
-from .compatibility import percent
+from ..pruning.masking import format_capacity
+from .compatibility import CompatibilityResult, as_grid, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,22 +9,15 @@ two different subnetworks of one model. A data set names its protocol, and `reso
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import evaluate_gldv2
-from .metrics import evaluate_in_shop
-from .metrics import evaluate_revisited
-from .metrics import evaluate_veri
-from .rankings import average_precision
-from .rankings import count_relevant
-from .search import search
-from .search import search_blocks
+from .metrics import evaluate_gldv2, evaluate_in_shop, evaluate_revisited, evaluate_veri
+from .rankings import average_precision, count_relevant
+from .search import search, search_blocks
 
 Columns = Mapping[str, Sequence[Any]]
 """What a data set says of its images besides their pixels: one value an image under each name."""

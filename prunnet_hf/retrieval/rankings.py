@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 RankBlocks: TypeAlias = Iterator[tuple[slice, NDArray[np.int64]]]
 """Blocks of queries and their `(block, k)` ranks, as `search_blocks` yields them: all together may be too large."""

@@ -19,8 +19,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .embedding_table import Searchable
-from .embedding_table import arrays_of_one_space
+from .embedding_table import Searchable, arrays_of_one_space
 from .rankings import check_exclude
 
 GRID = 2.0**-22

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-from typing import runtime_checkable
+from typing import Protocol, runtime_checkable
 
 
 @runtime_checkable

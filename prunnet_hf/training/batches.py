@@ -8,36 +8,25 @@ update on how many images each has, weigh every image alike, and whoever has run
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import asdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from accelerate.utils import send_to_device
-from datasets import Dataset
-from datasets import IterableDataset
+from accelerate.utils import gather_object, send_to_device
+from datasets import Dataset, IterableDataset
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from ..data.reading import stored_images
-from ..data.stream_loader import Position
-from ..data.stream_loader import StreamLoader
-from ..data.streams import ROW
-from ..data.streams import ImageDataset
-from ..data.streams import NumberedRows
-from ..data.streams import num_images
+from ..data.stream_loader import Position, StreamLoader
+from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
 from ..data.transforms import TrainingCollator
-from .agreement import Agreement
-from .arguments import RunArguments
+from ..runs.arguments import RunArguments
+from .processes import Agreement
 
 
 @dataclass(frozen=True)

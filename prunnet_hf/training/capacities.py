@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
-from typing import Protocol
-from typing import get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from ..masking import format_capacity
+from ..pruning.masking import format_capacity
 
 CapacitySampling = Literal["fixed", "sandwich"]
 DENSE = 1.0
@@ -17,19 +15,6 @@ SHRINK_FROM = 0.6
 """Where the smallest capacity begins that comes down during training."""
 _STREAM = 0x5A9D
 """Sets these random numbers apart from others that seed and step decide."""
-
-
-def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> bool:
-    """Whether a training optimised a capacity: as one of a fixed list, or of a range that it drew from.
-
-    Args:
-        capacity: In (0, 1].
-        capacities: As for `pass_capacities`.
-        sampling: As for `pass_capacities`.
-    """
-    if capacity in capacities or capacity == DENSE:
-        return True
-    return sampling == "sandwich" and bool(capacities) and capacity > min(capacities)
 
 
 class PassCapacities(Protocol):

@@ -1,18 +1,21 @@
 """Checkpoints to resume from: written beside their place, then renamed into it, so that each is whole or absent."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
+
+from ..image_processing_prunnet import PrunNetImageProcessor
+from ..modeling_prunnet import PrunNetForImageClassification
 
 logger = logging.getLogger(__name__)
 
@@ -207,3 +210,30 @@ def warn_of_other_processes(before: int | None, now: int, *, is_stream: bool) ->
         before,
         seen,
     )
+
+
+_PARTIAL = ".partial"
+
+
+def best_directory(run: Path, step: int) -> Path:
+    """Where the model is that was the best after `step`."""
+    return run / "best" / f"step-{step}"
+
+
+def keep_best(run: Path, step: int, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
+    """Save `model` as the best after `step`, whole or not at all; earlier ones stay, for checkpoints may name them."""
+    final = best_directory(run, step)
+    partial = final.with_name(final.name + _PARTIAL)
+    for leftover in (partial, final):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model.renew_embedding_space()
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    partial.rename(final)
+
+
+def forget_others(run: Path, step: int) -> None:
+    """Remove all but the best after `step`, once the newest checkpoint names it."""
+    for path in (run / "best").glob("step-*"):
+        if path != best_directory(run, step):
+            shutil.rmtree(path)

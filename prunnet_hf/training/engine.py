@@ -7,19 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
-from accelerate.utils import ProjectConfiguration
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
-from .arguments import RunArguments
-from .checkpoints import check_output_dir
-from .checkpoints import check_output_dir_is_shared
-from .description import dataset_name
-from .evaluation import evaluate_run
-from .evaluation import is_evaluated_again
+from ..runs.arguments import RunArguments
+from ..runs.description import dataset_name
+from ..runs.evaluation import evaluate_run, is_evaluated_again
+from ..runs.run_data import load_run_data
+from ..runs.run_directory import recorded_training
+from .checkpoints import check_output_dir, check_output_dir_is_shared
 from .networks import load_trained
-from .run_data import load_run_data
-from .run_directory import recorded_training
 from .trainer import Trainer
 
 EVALUATION_TIMEOUT = timedelta(hours=12)

@@ -14,10 +14,8 @@ vector. The weights `a_i` are taken over the whole tensor in both cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from collections.abc import Sequence
-from typing import Literal
-from typing import get_args
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor

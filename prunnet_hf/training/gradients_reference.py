@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .gradients import CANCELLED
-from .gradients import Projection
+from .gradients import CANCELLED, Projection
 
 
 def integrate_reference(

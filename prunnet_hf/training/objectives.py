@@ -6,27 +6,20 @@ gradient of its weights, from which that of its scores follows. So a pass leaves
 parameters that are no scores.
 """
 
-from abc import ABC
-from abc import abstractmethod
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Literal
-from typing import get_args
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..layers import PrunableConv2d
-from ..layers import PrunableLayer
-from ..masking import score_gradient
 from ..modeling_prunnet import PrunNetForImageClassification
-from .gradients import integrate
-from .gradients import integrate_weight_and_scores
-from .gradients import projection_orders
-from .kept_weights import check_kept
-from .kept_weights import prunable_weights
+from ..pruning.layers import PrunableConv2d, PrunableLayer
+from ..pruning.masking import score_gradient
+from .gradients import integrate, integrate_weight_and_scores, projection_orders
 
 Method = Literal["prunnet", "joint", "independent"]
 Gradients = dict[Tensor, Tensor]
@@ -218,3 +211,35 @@ def create_objective(
 def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
     gradients = [gradients[parameter] for gradients in passes]
     return torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]
+
+
+def prunable_weights(model: PrunNetForImageClassification) -> dict[str, Tensor]:
+    """The weights of the prunable layers, by the name of the parameter."""
+    return {f"{name}.weight": layer.weight for name, layer in model.prunable_layers().items()}
+
+
+def check_kept(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Make sure that there is one mask for each weight, of its shape.
+
+    Raises:
+        ValueError: If not.
+    """
+    strange = sorted(weights.keys() ^ kept.keys())
+    if strange:
+        raise ValueError(f"kept must have a mask for each prunable weight and no others; these differ: {strange}.")
+    for name, weight in weights.items():
+        if kept[name].shape != weight.shape:
+            raise ValueError(f"kept[{name!r}] must have shape {tuple(weight.shape)}; got {tuple(kept[name].shape)}.")
+
+
+@torch.no_grad()
+def leave_out(model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
+    """Set prunable weights to zero in place, but for those that `kept` holds, masks by name.
+
+    Raises:
+        ValueError: If there isn't one mask for each prunable weight, of its shape.
+    """
+    weights = prunable_weights(model)
+    check_kept(weights, kept)
+    for name, weight in weights.items():
+        weight.masked_fill_(~kept[name].to(weight.device), 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .arguments import TrainArguments
+from ..runs.arguments import TrainArguments
 
 MULTISTEP_FACTOR = 0.1
 

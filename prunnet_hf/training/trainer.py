@@ -19,43 +19,32 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from ..data.splits import LABEL
-from ..data.splits import RetrievalSplits
-from ..data.streams import ImageDataset
-from ..data.streams import num_images
-from ..data.transforms import TrainingCollator
-from ..data.transforms import train_transform
+from ..data.splits import LABEL, RetrievalSplits
+from ..data.streams import ImageDataset, num_images
+from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
-from .arguments import RunArguments
+from ..runs.arguments import RunArguments
+from ..runs.description import base_model, describe_device, recipe_of
+from ..runs.evaluation import measure_running_statistics, quick_score
+from ..runs.run_data import set_apart
 from .batches import create_batches
-from .best import best_directory
-from .best import forget_others
-from .best import keep_best
 from .capacities import pass_capacities
-from .checkpoints import Progress
-from .checkpoints import list_checkpoints
-from .checkpoints import load_checkpoint
-from .checkpoints import save_checkpoint
-from .checkpoints import warn_of_changes
-from .checkpoints import warn_of_other_processes
-from .description import base_model
-from .description import describe_device
-from .description import recipe_of
-from .evaluation import measure_running_statistics
-from .evaluation import quick_score
-from .interruption import EXIT_STATUS
-from .interruption import Interruption
-from .kept_weights import leave_out
-from .networks import create_model
-from .networks import create_processor
-from .networks import lay_out
-from .objectives import create_objective
-from .run_data import set_apart
-from .schedules import create_optimizer
-from .schedules import create_schedule
-from .schedules import resume_schedule
+from .checkpoints import (
+    Progress,
+    best_directory,
+    forget_others,
+    keep_best,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    warn_of_changes,
+    warn_of_other_processes,
+)
+from .networks import SyncedBatchNorms, create_model, create_processor, lay_out
+from .objectives import create_objective, leave_out
+from .processes import EXIT_STATUS, Interruption
+from .schedules import create_optimizer, create_schedule, resume_schedule
 from .step import TrainingStep
-from .sync_batchnorm import SyncedBatchNorms
 
 
 class Trainer:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from prunnet_hf.compression.comparison import compare
-from prunnet_hf.compression.comparison import quality_at
+from prunnet_hf.compression.comparison import compare, quality_at
 from prunnet_hf.compression.trajectory import Trajectory
 from tests.compression.test_trajectory import trajectory
 

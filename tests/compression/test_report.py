@@ -9,11 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from prunnet_hf.compression.report import Compressibility
-from prunnet_hf.compression.report import CompressibilityRow
-from prunnet_hf.compression.report import compressibility
-from prunnet_hf.layers import find_masks
-from prunnet_hf.pq_index import pq_index
+from prunnet_hf.compression.report import Compressibility, CompressibilityRow, compressibility
+from prunnet_hf.pruning.layers import find_masks
+from prunnet_hf.pruning.pq_index import pq_index
 from tests.tiny_models import tiny
 
 STEM = "prunnet.backbone.conv1"

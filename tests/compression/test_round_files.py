@@ -13,20 +13,21 @@ import yaml
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.compression.report import compressibility
-from prunnet_hf.compression.round_files import arguments_of_round
-from prunnet_hf.compression.round_files import as_plain
-from prunnet_hf.compression.round_files import check_can_begin
-from prunnet_hf.compression.round_files import finish_round
-from prunnet_hf.compression.round_files import finished_rounds
-from prunnet_hf.compression.round_files import load_weights
-from prunnet_hf.compression.round_files import record
-from prunnet_hf.compression.round_files import round_directory
-from prunnet_hf.compression.round_files import save_model
-from prunnet_hf.compression.round_files import take_over
+from prunnet_hf.compression.round_files import (
+    arguments_of_round,
+    as_plain,
+    check_can_begin,
+    finish_round,
+    finished_rounds,
+    load_weights,
+    record,
+    round_directory,
+    save_model,
+    take_over,
+)
 from prunnet_hf.compression.sap_arguments import SapArguments
-from prunnet_hf.training.kept_weights import leave_out
-from prunnet_hf.training.kept_weights import prunable_weights
 from prunnet_hf.training.networks import create_processor
+from prunnet_hf.training.objectives import leave_out, prunable_weights
 from tests.compression.test_trajectory import measured
 from tests.training.test_objectives import tiny_model
 from tests.training.tiny_run import arguments

@@ -16,36 +16,30 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
 from torch import Tensor
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.compression import sap as sap_module
 from prunnet_hf.compression.round_files import load_weights
 from prunnet_hf.compression.sap import PruningLoop
-from prunnet_hf.compression.sap_arguments import SETTLED
-from prunnet_hf.compression.sap_arguments import SapArguments
+from prunnet_hf.compression.sap_arguments import SETTLED, SapArguments
 from prunnet_hf.compression.schedules import masks_of_round
-from prunnet_hf.compression.trajectory import Round
-from prunnet_hf.compression.trajectory import Trajectory
-from prunnet_hf.compression.trajectory import read_trajectory
+from prunnet_hf.compression.trajectory import Round, Trajectory, read_trajectory
 from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
-from prunnet_hf.masking import kept_count
+from prunnet_hf.pruning.masking import kept_count
+from prunnet_hf.runs.run_directory import write_json
 from prunnet_hf.training.checkpoints import list_checkpoints
-from prunnet_hf.training.run_directory import write_json
 from prunnet_hf.training.step import TrainingStep
+from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
-from tests.training.tiny_run import arguments
-from tests.training.tiny_run import train_quietly
+from tests.training.tiny_run import arguments, train_quietly
 from tests.training.tiny_run import weights as saved_weights
 
 ROOT = Path(__file__).parents[2]
 
 
 def prune(photos: Path, run: Path, sap: dict[str, Any] | None = None, **options: Any) -> Trajectory:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
     training = {**SETTLED, "weight_decay": 0.01, "epochs": 1, **options}
     return PruningLoop(arguments(photos, run, **training), SapArguments(**({"rounds": 2} | (sap or {})))).run()
 
@@ -283,8 +277,7 @@ def test_another_recipe_is_not_gone_on_with(photos: Path, whole: Path) -> None:
 def test_checkpoint_to_prune_is_where_training_begins(photos: Path, tmp_path: Path) -> None:
     source = tmp_path / "dense"
     train_quietly(arguments(photos, source, epochs=1))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
     training = {**SETTLED, "epochs": 1}
     loop = PruningLoop(
         arguments(photos, tmp_path / "run", source=source / "model", **training), SapArguments(rounds=1)

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf.compression.sap_arguments import WITHOUT_EFFECT
-from prunnet_hf.compression.sap_arguments import SapArguments
-from prunnet_hf.compression.sap_arguments import differences
-from prunnet_hf.compression.sap_arguments import parse_sap_arguments
+from prunnet_hf.compression.sap_arguments import WITHOUT_EFFECT, SapArguments, differences, parse_sap_arguments
 
 GROCERY = str(Path(__file__).parents[2] / "recipes" / "grocery.yaml")
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from prunnet_hf.compression.sap_arguments import SapArguments
-from prunnet_hf.compression.schedules import check_no_layer_is_zero
-from prunnet_hf.compression.schedules import masks_of_round
-from prunnet_hf.masking import kept_count
+from prunnet_hf.compression.schedules import check_no_layer_is_zero, masks_of_round
+from prunnet_hf.pruning.masking import kept_count
 
 # Indices with p = 0.5 and q = 1: a has 1 - (4 + 1 + 1 + 1)^2 / (4 * 19) = 27/76, b has 0.
 WEIGHTS = {"a.weight": torch.tensor([[16.0, -1.0], [1.0, 1.0]]), "b.weight": torch.tensor([[2.0, 2.0], [2.0, 2.0]])}

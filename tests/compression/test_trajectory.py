@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from prunnet_hf.compression.sap_arguments import SapArguments
-from prunnet_hf.compression.trajectory import CLAIM
-from prunnet_hf.compression.trajectory import Round
-from prunnet_hf.compression.trajectory import Trajectory
-from prunnet_hf.compression.trajectory import describe_phases
-from prunnet_hf.compression.trajectory import measure_round
-from prunnet_hf.compression.trajectory import phases
-from prunnet_hf.compression.trajectory import read_trajectory
+from prunnet_hf.compression.trajectory import (
+    CLAIM,
+    Round,
+    Trajectory,
+    describe_phases,
+    measure_round,
+    phases,
+    read_trajectory,
+)
 
 WEIGHTS = {
     "a.weight": torch.tensor([[16.0, 1.0], [1.0, 1.0]]),

@@ -12,24 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prunnet_hf.data import gldv2
-from prunnet_hf.data import gldv2_lists
+from prunnet_hf.data import gldv2, gldv2_lists
 from prunnet_hf.data.gldv2 import load_gldv2
-from prunnet_hf.data.reading import read_image
-from prunnet_hf.data.reading import stored_images
-from prunnet_hf.data.stream_loader import StreamLoader
-from prunnet_hf.data.stream_loader import split_stream
+from prunnet_hf.data.reading import read_image, stored_images
+from prunnet_hf.data.stream_loader import StreamLoader, split_stream
 from prunnet_hf.data.streams import num_images
-from tests.miniatures.gldv2 import CLEAN_LANDMARKS
-from tests.miniatures.gldv2 import Gldv2
-from tests.miniatures.gldv2 import make_gldv2
-from tests.miniatures.gldv2 import member_name
-from tests.miniatures.gldv2 import write_list
-from tests.miniatures.gldv2 import write_tar
+from tests.miniatures.gldv2 import CLEAN_LANDMARKS, Gldv2, make_gldv2, member_name, write_list, write_tar
 
 LANDMARKS_IN_ORDER = ["7", "9", "31", "56", "820", "1009", "142820", "200000"]
 SOLUTION = "retrieval_solution_v2.1.csv"

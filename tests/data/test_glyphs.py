@@ -5,15 +5,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
-from PIL import ImageDraw
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from prunnet_hf.data.glyphs import FACES
-from prunnet_hf.data.glyphs import SIDE
-from prunnet_hf.data.glyphs import distinct_characters
-from prunnet_hf.data.glyphs import draw_glyph
-from prunnet_hf.data.glyphs import load_glyphs
+from prunnet_hf.data.glyphs import FACES, SIDE, distinct_characters, draw_glyph, load_glyphs
 
 
 def pixels(images) -> np.ndarray:

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from prunnet_hf.data.image_folder import check_images
-from prunnet_hf.data.image_folder import find_corrupt_images
-from prunnet_hf.data.image_folder import list_images
-from prunnet_hf.data.image_folder import load_hub_dataset
-from prunnet_hf.data.image_folder import load_image_folder
+from prunnet_hf.data.image_folder import (
+    check_images,
+    find_corrupt_images,
+    list_images,
+    load_hub_dataset,
+    load_image_folder,
+)
 
 
 def save_image(path: Path, grey: int = 0) -> None:

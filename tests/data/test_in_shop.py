@@ -6,12 +6,8 @@ from pathlib import Path
 import pytest
 
 from prunnet_hf.data.in_shop import load_in_shop
-from prunnet_hf.data.reading import read_image
-from prunnet_hf.data.reading import stored_images
-from tests.miniatures.in_shop import BOX_HEADER
-from tests.miniatures.in_shop import PARTITION_HEADER
-from tests.miniatures.in_shop import make_in_shop
-from tests.miniatures.in_shop import write_list
+from prunnet_hf.data.reading import read_image, stored_images
+from tests.miniatures.in_shop import BOX_HEADER, PARTITION_HEADER, make_in_shop, write_list
 
 PARTITION = "Eval/list_eval_partition.txt"
 BOXES = "Anno/list_bbox_inshop.txt"

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from prunnet_hf.data.loading import FOLDERS
-from prunnet_hf.data.loading import load_splits
+from prunnet_hf.data.loading import FOLDERS, load_splits
 from tests.miniatures.gldv2 import make_gldv2
 from tests.miniatures.in_shop import make_in_shop
 

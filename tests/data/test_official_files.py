@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf.data.official_files import bad_line
-from prunnet_hf.data.official_files import check_identities
-from prunnet_hf.data.official_files import find_file
-from prunnet_hf.data.official_files import join_inside
-from prunnet_hf.data.official_files import numbered_lines
-from prunnet_hf.data.official_files import refuse_repeats
-from prunnet_hf.data.official_files import require_images
-from prunnet_hf.data.official_files import require_root
+from prunnet_hf.data.official_files import (
+    bad_line,
+    check_identities,
+    find_file,
+    join_inside,
+    numbered_lines,
+    refuse_repeats,
+    require_images,
+    require_root,
+)
 
 SOURCE = "Ask the owners."
 

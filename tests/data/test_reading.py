@@ -4,13 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
+from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from prunnet_hf.data.reading import read_image
-from prunnet_hf.data.reading import stored_images
+from prunnet_hf.data.reading import read_image, stored_images
 from prunnet_hf.data.streams import as_stream
 
 

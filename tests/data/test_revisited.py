@@ -9,8 +9,7 @@ from PIL import Image
 
 from prunnet_hf.data.reading import stored_images
 from prunnet_hf.data.revisited import load_revisited
-from tests.miniatures.revisited import make_revisited
-from tests.miniatures.revisited import write_truth
+from tests.miniatures.revisited import make_revisited, write_truth
 
 NAME = "roxford5k"
 QUERIES = ["all_souls_000090", "bodleian_000090", "radcliffe_000090"]

@@ -4,19 +4,11 @@ import logging
 from collections import Counter
 
 import pytest
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import Value
-from hypothesis import given
-from hypothesis import settings
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunnet_hf.data.splits import RetrievalSplits
-from prunnet_hf.data.splits import hold_out_classes
-from prunnet_hf.data.splits import listed
-from prunnet_hf.data.splits import select_classes
+from prunnet_hf.data.splits import RetrievalSplits, hold_out_classes, listed, select_classes
 from prunnet_hf.data.streams import as_stream
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import IterableDataset
-from datasets import Value
-from hypothesis import given
-from hypothesis import settings
+from datasets import Dataset, Features, Image, IterableDataset, Value
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunnet_hf.data import stream_loader
 from prunnet_hf.data.stream_loader import StreamLoader
-from prunnet_hf.data.streams import as_stream
-from prunnet_hf.data.streams import stream_of
+from prunnet_hf.data.streams import as_stream, stream_of
 
 FEATURES = Features({"image": Image(), "row": Value("int64")})
 

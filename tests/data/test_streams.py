@@ -2,17 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import IterableDataset
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from torch.utils.data import DataLoader
 
-from prunnet_hf.data.streams import NumberedRows
-from prunnet_hf.data.streams import as_stream
-from prunnet_hf.data.streams import num_images
-from prunnet_hf.data.streams import stream_of
+from prunnet_hf.data.streams import NumberedRows, as_stream, num_images, stream_of
 
 LETTERS = Dataset.from_dict(
     {"label": [2, 0, 1, 0, 2]}, features=Features({"label": ClassLabel(names=["a", "b", "c"])})

@@ -5,19 +5,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
+from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from prunnet_hf.data.reading import stored_images
 from prunnet_hf.data.streams import NumberedRows
-from prunnet_hf.data.transforms import TrainingCollator
-from prunnet_hf.data.transforms import train_transform
-from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
-from prunnet_hf.image_processing_prunnet import to_rgb
+from prunnet_hf.data.transforms import TrainingCollator, train_transform
+from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor, to_rgb
 
 MEAN, STD = [0.5, 0.25, 0.0], [0.5, 0.25, 1.0]
 AUGMENTATIONS = ("crop_flip", "crop", "affine")

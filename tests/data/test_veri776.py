@@ -4,8 +4,7 @@ import pytest
 
 from prunnet_hf.data.reading import stored_images
 from prunnet_hf.data.veri776 import load_veri776
-from tests.miniatures.veri776 import make_veri776
-from tests.miniatures.veri776 import write_lines
+from tests.miniatures.veri776 import make_veri776, write_lines
 
 PARTS = {"train": "train", "query": "query", "test": "gallery"}
 

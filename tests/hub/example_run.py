@@ -11,7 +11,7 @@ import yaml
 
 from prunnet_hf.hub.figures import FinishedRun
 from prunnet_hf.retrieval.compatibility import CompatibilityResult
-from prunnet_hf.training.local_paths import without_local_paths
+from prunnet_hf.runs.run_directory import without_local_paths
 
 CAPACITIES = (0.2, 0.5, 1.0)
 RECIPE = {

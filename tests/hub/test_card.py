@@ -14,29 +14,22 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.constants import ENDPOINT
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
-from prunnet_hf.compression.report import Compressibility
-from prunnet_hf.compression.report import CompressibilityRow
-from prunnet_hf.compression.report import compressibility
-from prunnet_hf.hub.card import BEGIN
-from prunnet_hf.hub.card import END
-from prunnet_hf.hub.card import Layout
-from prunnet_hf.hub.card import build_card
-from prunnet_hf.hub.card import build_subnetwork_card
-from prunnet_hf.hub.card import render_card
-from prunnet_hf.hub.card import summarise
-from prunnet_hf.hub.card import write_card
+from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.compression.report import Compressibility, CompressibilityRow, compressibility
+from prunnet_hf.hub.card import (
+    BEGIN,
+    END,
+    Layout,
+    build_card,
+    build_subnetwork_card,
+    render_card,
+    summarise,
+    write_card,
+)
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
 from prunnet_hf.hub.usage import Usage
-from tests.hub.example_run import CAPACITIES
-from tests.hub.example_run import RECIPE
-from tests.hub.example_run import finished
-from tests.hub.example_run import metrics
-from tests.hub.example_run import value
-from tests.hub.example_run import write_run
+from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
 
 ROOT = Path(__file__).parents[2]
 USAGE = Usage("print(1)\n", "1\n")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_hub import HfApi
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
-from prunnet_hf.hub.errors import PublishError
-from prunnet_hf.hub.errors import explained
+from prunnet_hf.hub.errors import PublishError, explained
 from tests.hub_server import HubServer
 
 REPO = "org/name"

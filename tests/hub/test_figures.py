@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from prunnet_hf.hub.figures import band_downloads
-from prunnet_hf.hub.figures import capacity_rows
-from prunnet_hf.hub.figures import read_run
-from prunnet_hf.hub.figures import weights_bytes
-from tests.hub.example_run import RECIPE
-from tests.hub.example_run import finished
-from tests.hub.example_run import metrics
-from tests.hub.example_run import value
-from tests.hub.example_run import write_run
+from prunnet_hf.hub.figures import band_downloads, capacity_rows, read_run, weights_bytes
+from tests.hub.example_run import RECIPE, finished, metrics, value, write_run
 
 
 def test_run_is_read_without_folders_of_the_machine(tmp_path: Path) -> None:

@@ -12,13 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.compression.report import Compressibility
-from prunnet_hf.compression.report import CompressibilityRow
-from prunnet_hf.compression.report import compressibility
-from prunnet_hf.hub.indices import IndexRow
-from prunnet_hf.hub.indices import index_rows
-from prunnet_hf.hub.indices import record_indices
-from prunnet_hf.hub.indices import recorded_indices
+from prunnet_hf.compression.report import Compressibility, CompressibilityRow, compressibility
+from prunnet_hf.hub.indices import IndexRow, index_rows, record_indices, recorded_indices
 from tests.tiny_models import tiny
 
 ROWS = [

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
-from prunnet_hf.hub.names import is_ours
-from prunnet_hf.hub.names import subnetwork_name
+from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.hub.names import is_ours, subnetwork_name
 
 
 @pytest.mark.parametrize(

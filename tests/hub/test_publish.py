@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub import ModelCard
-from huggingface_hub import constants
+from huggingface_hub import HfApi, ModelCard, constants
 
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.hub.errors import PublishError
-from prunnet_hf.hub.publish import PublishedRun
-from prunnet_hf.hub.publish import publish_run
+from prunnet_hf.hub.publish import PublishedRun, check_collection, collect, publish_run
 from prunnet_hf.hub.staging import Publication
 from tests.hub_server import HubServer
 
@@ -190,3 +186,27 @@ def test_collection_that_does_not_exist(hub: HubServer, finished_run: Path) -> N
     with pytest.raises(PublishError, match="the collection org/nets-0123456789abcdef01234567 failed"):
         publish(finished_run, collection="org/nets-0123456789abcdef01234567")
     assert hub.repos == {}
+
+
+REPOS = ["org/name", "org/name-capacity-0.20"]
+
+
+def test_made_by_its_title_and_found_by_title_and_slug(hub: HubServer) -> None:
+    api = HfApi()
+    for repo_id in REPOS:
+        api.create_repo(repo_id)
+    address = collect(api, "My nets", REPOS, private=True)
+    (slug,) = hub.collections
+    assert address == f"{hub.endpoint}/collections/{slug}"
+    check_collection(api, slug)
+    assert {collect(api, "My nets", REPOS, private=True), collect(api, slug, REPOS, private=True)} == {address}
+    found = api.get_collection(slug)
+    assert (found.title, found.owner["name"], found.private) == ("My nets", "org", True)
+    assert [item.item_id for item in found.items] == REPOS
+
+
+def test_title_needs_no_check_and_unknown_slug_is_refused(hub: HubServer) -> None:
+    check_collection(HfApi(), "A title / of words")
+    assert hub.requests == []
+    with pytest.raises(PublishError, match=r"the collection org/nets-0123456789abcdef01234567 failed"):
+        check_collection(HfApi(), "org/nets-0123456789abcdef01234567")

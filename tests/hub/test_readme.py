@@ -7,10 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.hub.card import BEGIN
-from prunnet_hf.hub.card import END
-from prunnet_hf.hub.readme import merge_readme
-from prunnet_hf.hub.readme import split_front_matter
+from prunnet_hf.hub.card import BEGIN, END
+from prunnet_hf.hub.readme import merge_readme, split_front_matter
 
 CARD = f"---\nlibrary_name: prunnet\ntags:\n- prunnet\n---\n\n{BEGIN}\n# New card\n{END}\n"
 WRITTEN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<")).map(lambda text: f"{text}\n")

@@ -14,14 +14,9 @@ import pytest
 import torch
 import yaml
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.compression.report import compressibility
-from prunnet_hf.hub.staging import Publication
-from prunnet_hf.hub.staging import StagedRun
-from prunnet_hf.hub.staging import band_edges
-from prunnet_hf.hub.staging import stage_run
+from prunnet_hf.hub.staging import Publication, StagedRun, band_edges, stage_run
 
 PACKED = {"config.json", "model.packed.safetensors", "preprocessor_config.json"}
 BANDS = {f"band-0000{number}-of-00003{kind}.safetensors" for number in (1, 2, 3) for kind in ("", ".ranks")}

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from prunnet_hf.hub.card import BEGIN
-from prunnet_hf.hub.card import END
-from prunnet_hf.hub.errors import PublishError
-from prunnet_hf.hub.errors import explained
+from prunnet_hf.hub.card import BEGIN, END
+from prunnet_hf.hub.errors import PublishError, explained
 from prunnet_hf.hub.readme import split_front_matter
 from prunnet_hf.hub.staging import StagedFolder
 from prunnet_hf.hub.upload import upload_folder

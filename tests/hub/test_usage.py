@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf.hub.usage import Usage
-from prunnet_hf.hub.usage import dense_code
-from prunnet_hf.hub.usage import record_usage
-from prunnet_hf.hub.usage import recorded_usage
-from prunnet_hf.hub.usage import run_code
-from prunnet_hf.hub.usage import single_code
-from prunnet_hf.hub.usage import subnetwork_code
+from prunnet_hf.hub.usage import (
+    Usage,
+    dense_code,
+    record_usage,
+    recorded_usage,
+    run_code,
+    single_code,
+    subnetwork_code,
+)
 
 SNIPPETS = {
     "dense": dense_code("org/name", 0.2),

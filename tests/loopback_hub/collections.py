@@ -6,14 +6,8 @@ import re
 import secrets
 from typing import Any
 
-from tests.loopback_hub.requests import KINDS
-from tests.loopback_hub.requests import Reply
-from tests.loopback_hub.requests import Request
-from tests.loopback_hub.requests import Routes
-from tests.loopback_hub.requests import as_json
-from tests.loopback_hub.requests import route
-from tests.loopback_hub.store import Collection
-from tests.loopback_hub.store import HubError
+from tests.loopback_hub.requests import KINDS, Reply, Request, Routes, as_json, route
+from tests.loopback_hub.store import Collection, HubError
 
 ROUTES: Routes = []
 

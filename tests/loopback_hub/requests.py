@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Set
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
-from tests.loopback_hub.store import Account
-from tests.loopback_hub.store import HubError
-from tests.loopback_hub.store import Repo
-from tests.loopback_hub.store import Store
-from tests.loopback_hub.store import repo_key
+from tests.loopback_hub.store import Account, HubError, Repo, Store, repo_key
 
 KINDS = ("model", "dataset", "space")
 REPO = r"/api/(models|datasets|spaces)/([^/]+/[^/]+)"

@@ -5,24 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import yaml
 
-from tests.loopback_hub.requests import KINDS
-from tests.loopback_hub.requests import REPO
-from tests.loopback_hub.requests import REVISION
-from tests.loopback_hub.requests import Reply
-from tests.loopback_hub.requests import Request
-from tests.loopback_hub.requests import Routes
-from tests.loopback_hub.requests import as_json
-from tests.loopback_hub.requests import route
-from tests.loopback_hub.store import Commit
-from tests.loopback_hub.store import HubError
-from tests.loopback_hub.store import StoredFile
-from tests.loopback_hub.store import check_name
-from tests.loopback_hub.store import repo_key
+from tests.loopback_hub.requests import KINDS, REPO, REVISION, Reply, Request, Routes, as_json, route
+from tests.loopback_hub.store import Commit, HubError, StoredFile, check_name, repo_key
 
 ROUTES: Routes = []
 

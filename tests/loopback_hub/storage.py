@@ -6,8 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from tests.loopback_hub.requests import Reply
-from tests.loopback_hub.requests import Request
+from tests.loopback_hub.requests import Reply, Request
 from tests.loopback_hub.store import HubError
 
 

@@ -11,20 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from tests.loopback_hub.requests import REPO
-from tests.loopback_hub.requests import REVISION
-from tests.loopback_hub.requests import Reply
-from tests.loopback_hub.requests import Request
-from tests.loopback_hub.requests import Routes
-from tests.loopback_hub.requests import as_json
-from tests.loopback_hub.requests import route
-from tests.loopback_hub.store import HubError
-from tests.loopback_hub.store import Repo
-from tests.loopback_hub.store import StoredFile
-from tests.loopback_hub.store import Upload
-from tests.loopback_hub.store import check_path
-from tests.loopback_hub.store import is_ignored
-from tests.loopback_hub.store import is_large
+from tests.loopback_hub.requests import REPO, REVISION, Reply, Request, Routes, as_json, route
+from tests.loopback_hub.store import HubError, Repo, StoredFile, Upload, check_path, is_ignored, is_large
 
 # The Hub takes larger files in parts from 5 GB on; a test wants to see that with less.
 LARGEST_UPLOAD = 2**20

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from PIL import Image
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 CLEAN_LANDMARKS = (142820, 7, 31, 200000, 1009, 9, 56, 820)
 UNCLEAN_LANDMARK = 4711

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 TRAIN_ITEMS = (4801, 2, 77, 4510, 300, 1250)
 TEST_ITEMS = (78, 1, 5000, 640)

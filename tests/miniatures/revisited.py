@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 BUILDINGS = ("all_souls", "bodleian", "radcliffe")
 GALLERY_VIEWS = 4

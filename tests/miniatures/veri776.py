@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 TRAIN_VEHICLES = (3, 1, 776, 20, 4, 55)
 TEST_VEHICLES = (2, 700, 5, 9)

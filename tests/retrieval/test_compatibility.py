@@ -8,14 +8,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from prunnet_hf.retrieval import compatibility
-from prunnet_hf.retrieval import spaces
-from prunnet_hf.retrieval.compatibility import CompatibilityResult
-from prunnet_hf.retrieval.compatibility import compatibility_matrix
-from prunnet_hf.retrieval.compatibility import format_matrix
-from prunnet_hf.retrieval.compatibility import format_tests
-from prunnet_hf.retrieval.compatibility import markdown_matrix
-from prunnet_hf.retrieval.compatibility import markdown_tests
+from prunnet_hf.retrieval import compatibility, spaces
+from prunnet_hf.retrieval.compatibility import (
+    CompatibilityResult,
+    compatibility_matrix,
+    format_matrix,
+    format_tests,
+    markdown_matrix,
+    markdown_tests,
+)
 from prunnet_hf.retrieval.protocols import leave_one_out
 
 RESULTS = [

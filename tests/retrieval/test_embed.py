@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetModel
 from prunnet_hf.retrieval.embed import embed
 
 

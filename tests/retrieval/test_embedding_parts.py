@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from prunnet_hf.retrieval.embedding_parts import EmbeddingParts
-from prunnet_hf.retrieval.embedding_table import as_table
-from prunnet_hf.retrieval.embedding_table import read_embeddings
-from prunnet_hf.retrieval.embedding_table import table_schema
+from prunnet_hf.retrieval.embedding_table import as_table, read_embeddings, table_schema
 
 SCHEMA = table_schema(2, "3f9a", 1.0, "m")
 

@@ -13,11 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunnet_hf.retrieval.embedding_table import Embeddings
-from prunnet_hf.retrieval.embedding_table import as_table
-from prunnet_hf.retrieval.embedding_table import read_embeddings
-from prunnet_hf.retrieval.embedding_table import table_schema
-from prunnet_hf.retrieval.embedding_table import write_embeddings
+from prunnet_hf.retrieval.embedding_table import Embeddings, as_table, read_embeddings, table_schema, write_embeddings
 
 ARRAY = np.array([[1, -0.5], [2, 0], [0, 3]], dtype=np.float32)
 EMBEDDINGS = Embeddings(ARRAY, "3f9a", 0.2, ["a/1.png", "a/2.png", "é.png"], ["a", "a", None], "org/name")

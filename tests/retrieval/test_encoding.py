@@ -11,25 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import List
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 import prunnet_hf
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.data.streams import as_stream
 from prunnet_hf.retrieval.embedding_table import read_embeddings
-from prunnet_hf.retrieval.encoding import Encoded
-from prunnet_hf.retrieval.encoding import encode
-from prunnet_hf.retrieval.encoding import encode_share
-from prunnet_hf.retrieval.encoding import main
-from prunnet_hf.retrieval.encoding import pixel_batches
+from prunnet_hf.retrieval.encoding import Encoded, encode, encode_share, main, pixel_batches
 
 SIZE = 32
 

@@ -10,10 +10,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from prunnet_hf.retrieval.metrics import evaluate_gldv2
-from prunnet_hf.retrieval.metrics import evaluate_in_shop
-from prunnet_hf.retrieval.metrics import evaluate_revisited
-from prunnet_hf.retrieval.metrics import evaluate_veri
+from prunnet_hf.retrieval.metrics import evaluate_gldv2, evaluate_in_shop, evaluate_revisited, evaluate_veri
 
 FOLDER = files("prunnet_hf") / "retrieval" / "evaluate_modules"
 NAMES = ["gldv2_map", "in_shop", "revisited", "veri776"]

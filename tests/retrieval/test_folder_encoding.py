@@ -13,9 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf import PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.folder_encoding import encode_folder
 

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from prunnet_hf.retrieval import judgements
-from prunnet_hf.retrieval.judgements import EASY
-from prunnet_hf.retrieval.judgements import HARD
-from prunnet_hf.retrieval.judgements import JUNK
-from prunnet_hf.retrieval.judgements import OTHER_CAMERA
-from prunnet_hf.retrieval.judgements import SAME_CAMERA
-from prunnet_hf.retrieval.judgements import Judged
-from prunnet_hf.retrieval.judgements import find_positives
-from prunnet_hf.retrieval.judgements import judge_by_camera
-from prunnet_hf.retrieval.judgements import judge_by_difficulty
-from prunnet_hf.retrieval.judgements import judge_predictions
+from prunnet_hf.retrieval.judgements import (
+    EASY,
+    HARD,
+    JUNK,
+    OTHER_CAMERA,
+    SAME_CAMERA,
+    Judged,
+    find_positives,
+    judge_by_camera,
+    judge_by_difficulty,
+    judge_predictions,
+)
 
 
 def as_triples(judged):

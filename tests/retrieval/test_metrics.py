@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunnet_hf.retrieval import metrics
-from prunnet_hf.retrieval.metrics import chance_mean_average_precision
-from prunnet_hf.retrieval.metrics import evaluate_gldv2
-from prunnet_hf.retrieval.metrics import evaluate_in_shop
-from prunnet_hf.retrieval.metrics import evaluate_revisited
-from prunnet_hf.retrieval.metrics import evaluate_veri
-from prunnet_hf.retrieval.metrics import mean_average_precision
-from prunnet_hf.retrieval.metrics import recall_at_k
+from prunnet_hf.retrieval.metrics import (
+    chance_mean_average_precision,
+    evaluate_gldv2,
+    evaluate_in_shop,
+    evaluate_revisited,
+    evaluate_veri,
+    mean_average_precision,
+    recall_at_k,
+)
 
 NAMES = ("easy", "hard", "junk")
 

@@ -9,8 +9,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from prunnet_hf.retrieval.compatibility import CompatibilityResult
-from prunnet_hf.retrieval.plots import plot_curve
-from prunnet_hf.retrieval.plots import plot_matrix
+from prunnet_hf.retrieval.plots import plot_curve, plot_matrix
 
 RESULTS = [
     CompatibilityResult(query, gallery, metric, value)

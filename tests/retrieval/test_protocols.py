@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 
 from prunnet_hf.retrieval import protocols
-from prunnet_hf.retrieval.metrics import evaluate_gldv2
-from prunnet_hf.retrieval.metrics import evaluate_in_shop
-from prunnet_hf.retrieval.metrics import evaluate_revisited
-from prunnet_hf.retrieval.metrics import evaluate_veri
-from prunnet_hf.retrieval.metrics import mean_average_precision
-from prunnet_hf.retrieval.metrics import recall_at_k
-from prunnet_hf.retrieval.protocols import gldv2
-from prunnet_hf.retrieval.protocols import in_shop
-from prunnet_hf.retrieval.protocols import leave_one_out
-from prunnet_hf.retrieval.protocols import resolve_protocol
-from prunnet_hf.retrieval.protocols import revisited
-from prunnet_hf.retrieval.protocols import veri776
+from prunnet_hf.retrieval.metrics import (
+    evaluate_gldv2,
+    evaluate_in_shop,
+    evaluate_revisited,
+    evaluate_veri,
+    mean_average_precision,
+    recall_at_k,
+)
+from prunnet_hf.retrieval.protocols import gldv2, in_shop, leave_one_out, resolve_protocol, revisited, veri776
 from prunnet_hf.retrieval.search import search
 
 

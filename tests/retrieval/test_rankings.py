@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunnet_hf.retrieval import rankings
-from prunnet_hf.retrieval.rankings import average_precision
-from prunnet_hf.retrieval.rankings import check_cutoffs
-from prunnet_hf.retrieval.rankings import checked_ranks
-from prunnet_hf.retrieval.rankings import count_relevant
-from prunnet_hf.retrieval.rankings import expected_average_precision
-from prunnet_hf.retrieval.rankings import find_hits
-from prunnet_hf.retrieval.rankings import full_orderings
-from prunnet_hf.retrieval.rankings import label_codes
+from prunnet_hf.retrieval.rankings import (
+    average_precision,
+    check_cutoffs,
+    checked_ranks,
+    count_relevant,
+    expected_average_precision,
+    find_hits,
+    full_orderings,
+    label_codes,
+)
 
 
 def slow_average_precision(relevances):

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunnet_hf.retrieval import search as search_module
 from prunnet_hf.retrieval.embedding_table import Embeddings
-from prunnet_hf.retrieval.search import GRID
-from prunnet_hf.retrieval.search import exact_cosines
-from prunnet_hf.retrieval.search import normalize
-from prunnet_hf.retrieval.search import order
-from prunnet_hf.retrieval.search import order_reference
-from prunnet_hf.retrieval.search import search
-from prunnet_hf.retrieval.search import search_blocks
+from prunnet_hf.retrieval.search import GRID, exact_cosines, normalize, order, order_reference, search, search_blocks
 
 
 def slow_search(queries, gallery, k, exclude=None):

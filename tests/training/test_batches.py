@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
-from datasets import ClassLabel
-from datasets import Dataset
-from datasets import Features
-from datasets import Image
-from datasets import IterableDataset
-from datasets import Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 from PIL import Image as PILImage
 
 from prunnet_hf.data.streams import stream_of
-from prunnet_hf.data.transforms import TrainingCollator
-from prunnet_hf.data.transforms import train_transform
-from prunnet_hf.training.arguments import DataArguments
-from prunnet_hf.training.arguments import ModelArguments
-from prunnet_hf.training.arguments import RunArguments
-from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf.data.transforms import TrainingCollator, train_transform
+from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
 from prunnet_hf.training.batches import create_batches
 from tests.processes import run_processes
 
@@ -37,13 +25,6 @@ Told = tuple[list[int], float, bool]
 SIZES = (9, 2, 7, 1, 5, 3, 8)
 TOTAL = 35
 LABEL = ClassLabel(num_classes=TOTAL)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def png(value: int) -> dict[str, Any]:

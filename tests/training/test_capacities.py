@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.training.capacities import is_trained
 from prunnet_hf.training.capacities import pass_capacities
 
 
@@ -103,16 +102,3 @@ def test_shrinking_goes_on_from_the_same_place_where_epochs_have_become_longer()
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pass_capacities(**({"method": "prunnet", "capacities": [0.2]} | arguments))
-
-
-@pytest.mark.parametrize(
-    ("sampling", "trained"),
-    [("fixed", [0.2, 0.6, 1.0]), ("sandwich", [0.2, 0.3, 0.6, 0.9, 1.0])],
-)
-def test_trained_are_those_of_the_list_or_of_the_range_drawn_from(sampling: str, trained: list[float]) -> None:
-    asked = (0.1, 0.2, 0.3, 0.6, 0.9, 1.0)
-    assert [capacity for capacity in asked if is_trained(capacity, [0.2, 0.6], sampling)] == trained
-
-
-def test_without_subnetworks_the_dense_network_alone_is_trained() -> None:
-    assert [capacity for capacity in (0.5, 1.0) if is_trained(capacity, [], "sandwich")] == [1.0]

@@ -9,24 +9,28 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
 from torch import nn
 
-from prunnet_hf.training.checkpoints import Progress
-from prunnet_hf.training.checkpoints import check_output_dir
-from prunnet_hf.training.checkpoints import check_output_dir_is_shared
-from prunnet_hf.training.checkpoints import list_checkpoints
-from prunnet_hf.training.checkpoints import load_checkpoint
-from prunnet_hf.training.checkpoints import save_checkpoint
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetImageProcessor
+from prunnet_hf.training.checkpoints import (
+    Progress,
+    best_directory,
+    check_output_dir,
+    check_output_dir_is_shared,
+    forget_others,
+    keep_best,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
 
 @pytest.fixture
 def accelerator() -> Iterator[Accelerator]:
     yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
 
 
 def names(run: Path) -> list[str]:
@@ -109,3 +113,46 @@ def test_processes_that_see_another_directory_are_named(tmp_path: Path) -> None:
         assert "must be on a file system that all machines share: processes [1] don't see" in message
     left = [path.name for run in ("one", "two") for path in (tmp_path / run).rglob("*")]
     assert sorted(left) == ["0", "1"]
+
+
+@pytest.fixture(scope="module")
+def model() -> PrunNetForImageClassification:
+    backbone_kwargs = {"channels": [4, 4, 8, 8], "stem_width": 4}
+    config = PrunNetConfig(backbone="resnet10t", backbone_kwargs=backbone_kwargs, embedding_dim=6, num_labels=3)
+    return PrunNetForImageClassification(config)
+
+
+def best_names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "best").iterdir())
+
+
+def test_each_is_kept_by_its_step_with_a_space_until_others_are_forgotten(
+    model: PrunNetForImageClassification, tmp_path: Path
+) -> None:
+    for step in (3, 6):
+        keep_best(tmp_path, step, model, PrunNetImageProcessor())
+    assert best_names(tmp_path) == ["step-3", "step-6"]
+    loaded = PrunNetForImageClassification.from_pretrained(best_directory(tmp_path, 6))
+    assert loaded.config.embedding_space
+    assert (best_directory(tmp_path, 6) / "preprocessor_config.json").is_file()
+    forget_others(tmp_path, 3)
+    assert best_names(tmp_path) == ["step-3"]
+
+
+def test_one_cut_short_is_none_and_does_not_stand_in_the_way(
+    model: PrunNetForImageClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PrunNetImageProcessor, "save_pretrained", fail)
+        with pytest.raises(OSError, match="no space left"):
+            keep_best(tmp_path, 3, model, PrunNetImageProcessor())
+    assert not best_directory(tmp_path, 3).exists()
+    keep_best(tmp_path, 3, model, PrunNetImageProcessor())
+    assert best_names(tmp_path) == ["step-3"]
+
+
+def test_nothing_to_forget_is_no_error(tmp_path: Path) -> None:
+    forget_others(tmp_path, 3)

@@ -13,15 +13,17 @@ import yaml
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import train
-from tests.training.tiny_run import TEST_CLASSES
-from tests.training.tiny_run import TEST_IMAGES
-from tests.training.tiny_run import TRAIN_CLASSES
-from tests.training.tiny_run import TRAIN_IMAGES
-from tests.training.tiny_run import arguments
-from tests.training.tiny_run import make_photos
-from tests.training.tiny_run import metrics
-from tests.training.tiny_run import trainer
-from tests.training.tiny_run import weights
+from tests.training.tiny_run import (
+    TEST_CLASSES,
+    TEST_IMAGES,
+    TRAIN_CLASSES,
+    TRAIN_IMAGES,
+    arguments,
+    make_photos,
+    metrics,
+    trainer,
+    weights,
+)
 
 
 class TestFinishedRun:

@@ -6,20 +6,20 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunnet_hf.training.gradients import Projection
-from prunnet_hf.training.gradients import integrate
-from prunnet_hf.training.gradients import integrate_weight_and_scores
-from prunnet_hf.training.gradients import integration_coefficients
-from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.gradients_reference import integrate_reference
-from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
+from prunnet_hf.training.gradients import (
+    Projection,
+    integrate,
+    integrate_weight_and_scores,
+    integration_coefficients,
+    projection_orders,
+)
+from prunnet_hf.training.gradients_reference import integrate_reference, integrate_weight_and_scores_reference
 
 PROJECTIONS: tuple[Projection, ...] = ("last", "sequential")
 SHAPES = [(7,), (4, 5), (3, 2, 3, 3), (6, 1, 1, 1), (1, 40)]

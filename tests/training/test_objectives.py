@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf.layers import PrunableConv2d
-from prunnet_hf.training.arguments import TrainArguments
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.pruning.layers import PrunableConv2d
+from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.gradients_reference import integrate_reference
-from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
-from prunnet_hf.training.kept_weights import leave_out
-from prunnet_hf.training.kept_weights import prunable_weights
-from prunnet_hf.training.objectives import ConflictAwareObjective
-from prunnet_hf.training.objectives import Gradients
-from prunnet_hf.training.objectives import SumObjective
-from prunnet_hf.training.objectives import create_objective
-from prunnet_hf.training.objectives import dense_pass_parameters
+from prunnet_hf.training.gradients_reference import integrate_reference, integrate_weight_and_scores_reference
+from prunnet_hf.training.objectives import (
+    ConflictAwareObjective,
+    Gradients,
+    SumObjective,
+    check_kept,
+    create_objective,
+    dense_pass_parameters,
+    leave_out,
+    prunable_weights,
+)
 from prunnet_hf.training.schedules import create_optimizer
 
 CAPACITIES = [1.0, 0.2, 0.5]
@@ -219,3 +219,36 @@ def test_masks_go_with_one_network_alone_and_with_its_weights() -> None:
             create_objective(method, model, kept=kept)
     with pytest.raises(ValueError, match=r"these differ: \['classifier.weight'\]"):
         create_objective("independent", model, kept={**kept, "classifier.weight": model.classifier.weight > 0})
+
+
+WEIGHTS = {"a": torch.ones(2, 3), "b": torch.ones(4)}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_prunable_weights_are_those_that_a_pruned_network_packs(backbone: str) -> None:
+    model = tiny_model(backbone)
+    assert list(prunable_weights(model)) == model.prune(1.0).packable_weights()
+
+
+def test_what_is_left_out_is_zero_and_the_rest_as_it_was() -> None:
+    model = tiny_model("resnet10t")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    kept = {name: weight > 0 for name, weight in prunable_weights(model).items()}
+    leave_out(model, kept)
+    for name, parameter in model.named_parameters():
+        expected = before[name].clamp(min=0.0) if name in kept else before[name]
+        assert torch.equal(parameter, expected), name
+    assert not any(torch.signbit(model.get_parameter(name)).any() for name in kept)  # no -0.0, which would be packed
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"a": torch.ones(2, 3, dtype=torch.bool)}, r"these differ: \['b'\]"),
+        ({**WEIGHTS, "c": torch.ones(1)}, r"these differ: \['c'\]"),
+        ({**WEIGHTS, "a": torch.ones(3, 2)}, r"kept\['a'\] must have shape \(2, 3\); got \(3, 2\)"),
+    ],
+)
+def test_masks_of_another_network_are_refused(kept: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_kept(WEIGHTS, kept)

@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunnet_hf.training.arguments import TrainArguments
-from prunnet_hf.training.schedules import create_optimizer
-from prunnet_hf.training.schedules import create_schedule
-from prunnet_hf.training.schedules import learning_rate_share
+from prunnet_hf.runs.arguments import TrainArguments
+from prunnet_hf.training.schedules import create_optimizer, create_schedule, learning_rate_share
 
 
 def test_cosine_is_half_way_down_half_way_through() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,21 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.state import GradientState
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunnet_hf import PrunNetConfig
-from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.objectives import Gradients
-from prunnet_hf.training.objectives import create_objective
-from prunnet_hf.training.step import MOST_OVERFLOWS
-from prunnet_hf.training.step import TrainingStep
+from prunnet_hf.training.objectives import Gradients, create_objective
+from prunnet_hf.training.step import MOST_OVERFLOWS, FiniteWatch, TrainingStep
+from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
 WITHOUT_BATCH_STATISTICS = ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 2})
 WITH_BATCH_STATISTICS = ("resnet10t", {"channels": [4, 4, 8, 8], "stem_width": 4})
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps one state a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def tiny_model(backbone: tuple[str, dict[str, object]] = WITH_BATCH_STATISTICS) -> PrunNetForImageClassification:
@@ -313,7 +299,7 @@ def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerat
     counters.clear()
     for is_compiled in (True, False):
         if not is_compiled:
-            AcceleratorState._reset_state(reset_partial_state=True)
+            reset_accelerate()
         model = tiny_model()
         step = training_step(model, compiled if is_compiled else Accelerator(cpu=True))
         assert isinstance(step.wrapped, OptimizedModule) == is_compiled
@@ -402,3 +388,44 @@ def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(tmp_pa
     assert all(torch.equal(order, other) for order, other in zip(mine, others, strict=True))
     assert mine[0].sort().values.tolist() == list(range(64))
     assert not torch.equal(mine[0], mine[1])
+
+
+ONE = torch.tensor(1.0)
+
+
+def watch() -> FiniteWatch:
+    return FiniteWatch(pass_capacities("prunnet", [0.2, 0.5]), torch.device("cpu"))
+
+
+def test_finite_steps_pass() -> None:
+    found = watch()
+    for step in range(3):
+        found.note(step, torch.tensor([3.0, 1e30, 0.0]), ONE)
+    found.check()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_loss_is_named_with_its_step_and_capacity(value: float) -> None:
+    found = watch()
+    found.note(6, torch.ones(3), ONE)
+    found.note(7, torch.tensor([1.0, value, 1.0]), torch.tensor(value))
+    with pytest.raises(FloatingPointError, match=r"The loss of capacity 0\.20 is no finite number in step 7"):
+        found.check()
+
+
+def test_first_bad_step_is_the_one_remembered() -> None:
+    found = watch()
+    found.note(0, torch.tensor([math.nan, math.nan, 1.0]), ONE)
+    found.note(1, torch.tensor([1.0, 1.0, math.nan]), ONE)
+    found.note(2, torch.ones(3), ONE)
+    with pytest.raises(FloatingPointError, match=r"capacity 1\.00, 0\.20 is no finite number in step 0"):
+        found.check()
+
+
+def test_gradient_alone() -> None:
+    found = watch()
+    found.note(4, torch.ones(3), torch.tensor(math.inf))
+    with pytest.raises(
+        FloatingPointError, match=r"The merged gradient is no finite number in step 4.*--learning_rate"
+    ):
+        found.check()

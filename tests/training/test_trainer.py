@@ -11,9 +11,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import redirect_stderr
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,20 +24,12 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.transforms import TrainingCollator
-from prunnet_hf.training.arguments import RunArguments
+from prunnet_hf.runs.arguments import RunArguments
 from prunnet_hf.training.checkpoints import list_checkpoints
-from prunnet_hf.training.engine import create_accelerator
-from prunnet_hf.training.engine import train
+from prunnet_hf.training.engine import create_accelerator, train
 from prunnet_hf.training.trainer import Trainer
-from tests.processes import run_processes
-from tests.processes import start_processes
-from tests.training.tiny_run import TRAIN_IMAGES
-from tests.training.tiny_run import arguments
-from tests.training.tiny_run import make_photos
-from tests.training.tiny_run import metrics
-from tests.training.tiny_run import train_quietly
-from tests.training.tiny_run import trainer
-from tests.training.tiny_run import weights
+from tests.processes import run_processes, start_processes
+from tests.training.tiny_run import TRAIN_IMAGES, arguments, make_photos, metrics, train_quietly, trainer, weights
 
 
 def started(photos: Path, folder: Path) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import redirect_stderr
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from prunnet_hf.data.loading import load_splits
-from prunnet_hf.training.arguments import DataArguments
-from prunnet_hf.training.arguments import ModelArguments
-from prunnet_hf.training.arguments import RunArguments
-from prunnet_hf.training.arguments import TrainArguments
-from prunnet_hf.training.engine import create_accelerator
-from prunnet_hf.training.engine import train
+from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
+from prunnet_hf.training.engine import create_accelerator, train
 from prunnet_hf.training.trainer import Trainer
 
 TRAIN_CLASSES, TRAIN_IMAGES = 5, 6

@@ -1,0 +1,1 @@
+"""Which weights a capacity keeps, and what follows from it."""

@@ -1,0 +1,126 @@
+"""How a capacity is shared out among the layers of a network.
+
+The kept weights of a network are those of all its prunable layers. `"uniform"` keeps the same share of each layer, as
+training does. The other two keep as many in total, but let the layers compete for them: every weight of every layer
+has a priority, falling with its rank by score within its layer, and those with the highest are kept. So one order
+decides at all capacities, and what a smaller one keeps, every larger one keeps too.
+
+- `"pq_index"`: of a layer's `d` weights with the PQ Index `I`, the bound of adaptive pruning (SAP) needs the share
+  `1 - I`. The more equal the weights that a layer keeps, the more of them it needs: shares are in proportion to
+  `1 - I(k)`, the index of the `k` weights kept, until a layer is full. Rank `k` has the priority
+  `(1 - I(k)) d / (k - 1/2)`, or that of the rank before where it is smaller. (With one `I` a layer that is Webster's
+  way of sharing out seats, which never takes one from a party because there is one more to give.)
+- `"global"`: one threshold over `|S| / RMS(S)`, with the root mean square of the layer's scores. Raw scores of
+  different layers are not comparable.
+
+Source: of index and bound arXiv 2302.05601; the sharing out is ours.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .layers import PrunableLayer, find_masks, naming_layer, prunable_layers
+from .masking import check_capacity, check_scores, kept_count, masks_of_counts, smallest_of_largest
+from .pq_index import prefix_indices
+
+UNIFORM = "uniform"
+ALLOCATIONS = (UNIFORM, "pq_index", "global")
+
+
+def check_allocation(allocation: str) -> str:
+    """Return `allocation` after checking that it is one of `ALLOCATIONS`.
+
+    Raises:
+        ValueError: If it isn't.
+    """
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {', '.join(map(repr, ALLOCATIONS))}; got {allocation!r}.")
+    return allocation
+
+
+@torch.no_grad()
+def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFORM) -> dict[str, Tensor]:
+    """The mask of every prunable layer at a capacity of the whole network, by the layer's name.
+
+    Args:
+        network: Has prunable layers.
+        capacity: Kept share of all prunable weights, in (0, 1].
+        allocation: How they are shared out among the layers, one of `ALLOCATIONS`.
+
+    Returns:
+        Boolean tensors of the weights' shapes. Whatever the allocation, as many are true in total, at least one in
+        each layer, and those of a smaller capacity are contained in those of a larger one.
+
+    Raises:
+        ValueError: If `capacity` is outside (0, 1], `allocation` unknown, or a score or (for `"pq_index"`) a weight
+            isn't finite.
+    """
+    capacity = check_capacity(capacity)
+    if check_allocation(allocation) == UNIFORM:
+        return find_masks(network, capacity)
+    layers = prunable_layers(network)
+    counts = allocated_counts(layers, capacity, allocation)
+    return {name: masks_of_counts(layer.scores, [counts[name]])[0] for name, layer in layers.items()}
+
+
+@torch.no_grad()
+def allocated_counts(
+    layers: Mapping[str, PrunableLayer], capacity: float, allocation: str = UNIFORM
+) -> dict[str, int]:
+    """How many weights each of these layers keeps at a capacity of all of them; see `allocated_masks`."""
+    capacity = check_capacity(capacity)
+    check_allocation(allocation)
+    uniform = {name: kept_count(capacity, layer.weight.numel()) for name, layer in layers.items()}
+    if allocation == UNIFORM or not layers:
+        return uniform
+    # On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
+    find = _bound_priorities if allocation == "pq_index" else _score_priorities
+    priorities = []
+    for name, layer in layers.items():
+        with naming_layer(name):
+            check_scores(layer.scores)
+            priorities.append(find(layer))
+    return dict(zip(layers, share_out(priorities, sum(uniform.values())), strict=True))
+
+
+def share_out(priorities: Sequence[Tensor], total: int) -> list[int]:
+    """How many of the `total` highest priorities each layer has; the highest of each layer always counts.
+
+    Args:
+        priorities: Of each layer's weights, `(n,)` in any order, not NaN.
+        total: How many weights to keep, from the number of layers to the number of weights.
+
+    Returns:
+        A number for each layer, at least 1. They add up to `total`, and none falls when `total` rises: where
+        priorities are equal, an earlier layer comes first.
+
+    Example:
+        >>> share_out([torch.tensor([9.0, 8.0, 7.0]), torch.tensor([2.0, 1.0])], 3)
+        [2, 1]
+    """
+    first = [values.argmax() for values in priorities]
+    values = [v.index_fill(0, place, torch.inf) for v, place in zip(priorities, first, strict=True)]
+    (threshold,) = smallest_of_largest(torch.cat(values), [total])
+    counts = [int((v > threshold).count_nonzero()) for v in values]
+    left = total - sum(counts)
+    for index, v in enumerate(values):
+        taken = min(left, int((v == threshold).count_nonzero()))
+        counts[index] += taken
+        left -= taken
+    return counts
+
+
+def _bound_priorities(layer: PrunableLayer) -> Tensor:
+    order = layer.scores.detach().cpu().abs().flatten().sort(descending=True, stable=True).indices
+    indices = prefix_indices(layer.weight.detach().cpu().flatten()[order])
+    ranks = torch.arange(1, len(order) + 1, dtype=torch.float64)
+    return ((1.0 - indices) * len(order) / (ranks - 0.5)).cummin(0).values.float()
+
+
+def _score_priorities(layer: PrunableLayer) -> Tensor:
+    magnitudes = layer.scores.detach().cpu().float().abs().flatten()
+    largest = magnitudes.max()
+    relative = magnitudes / largest.where(largest > 0, 1.0)  # so that squares neither over- nor underflow
+    return relative / relative.square().mean(dtype=torch.float64).sqrt().float().where(largest > 0, 1.0)

@@ -1,0 +1,383 @@
+"""What a training run is told: dataclasses that are command-line flags, and YAML recipes under them."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..configuration_prunnet import TRAINED_CAPACITIES
+from ..pruning.masking import check_capacities
+
+LARGEST_SEED = 2**32 - 1
+"""That NumPy takes."""
+
+
+@dataclass
+class ModelArguments:
+    """The network."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A PrunNet checkpoint to fine-tune, local or on the Hub, instead of a new network."},
+    )
+    backbone: str = field(
+        default="resnet18", metadata={"help": "Any timm model made of Conv2d, Linear and norm layers."}
+    )
+    backbone_kwargs: str = field(
+        default="{}", metadata={"help": "JSON object: further arguments of timm.create_model."}
+    )
+    pretrained_backbone: bool = field(default=False, metadata={"help": "Start from timm's pretrained weights."})
+    embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
+    stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
+    score_init: Literal["kaiming", "magnitude"] = field(
+        default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}
+    )
+
+    def __post_init__(self) -> None:
+        """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe)."""
+        check_choices(self)
+        self.backbone_kwargs = _json_text("backbone_kwargs", self.backbone_kwargs)
+
+
+@dataclass
+class DataArguments:
+    """The images."""
+
+    dataset: str = field(
+        default="glyphs",
+        metadata={
+            "help": "glyphs (embedded); image_folder, gldv2, in_shop, veri776, roxford5k or rparis6k (with data_dir); "
+            "or a Hub data set with image and label columns."
+        },
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder of the data set: of an image_folder train/ and test/ with a folder a class, of the "
+            "others what README's table says."
+        },
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read images as streams; gldv2 straight from its tar files."}
+    )
+    class_share: float | None = field(
+        default=None, metadata={"help": "For gldv2: share of the training classes to take; the paper takes 0.3."}
+    )
+    num_classes: int | None = field(default=None, metadata={"help": "For gldv2: number of training classes to take."})
+    subset: Literal["clean", "full"] = field(
+        default="clean", metadata={"help": "For gldv2: train on the images of train_clean.csv or of train.csv."}
+    )
+    bounding_boxes: bool = field(default=False, metadata={"help": "For in_shop: crop images to their boxes."})
+    image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
+    resize: int | None = field(
+        default=None,
+        metadata={"help": "Shorter side before the crop; 8/7 of image_size if not given, as 256 is of 224."},
+    )
+    augmentation: str = field(
+        default="crop_flip", metadata={"help": "Training augmentation: crop_flip, crop or affine."}
+    )
+    num_workers: int = field(default=2, metadata={"help": "Processes that read images, for each training process."})
+    skip_corrupt_images: bool = field(
+        default=False, metadata={"help": "Leave unreadable training images out and go on."}
+    )
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Share of the training classes held out to choose the best model by."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_choices(self)
+        _check_at_least(self, 1, "image_size")
+        _check_at_least(self, 0, "num_workers")
+        if self.shorter_side < self.image_size:
+            raise ValueError(
+                f"resize must be at least image_size ({self.image_size}), or nothing is left to crop; got "
+                f"{self.resize}."
+            )
+        if not 0.0 <= self.validation_share < 1.0:
+            raise ValueError(f"validation_share must be in [0, 1); got {self.validation_share!r}.")
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that an image's shorter side is resized to: `resize`, or what follows from `image_size`."""
+        return round(self.image_size * 8 / 7) if self.resize is None else self.resize
+
+
+@dataclass
+class TrainArguments:
+    """The run."""
+
+    output_dir: str = field(default="out/run", metadata={"help": "The run directory."})
+    method: Literal["prunnet", "joint", "independent"] = field(
+        default="prunnet",
+        metadata={
+            "help": "prunnet; joint: the plain sum of the losses; independent: one network at the one capacity given."
+        },
+    )
+    capacities: list[float] = field(
+        default_factory=lambda: [0.1, *TRAINED_CAPACITIES],
+        metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
+    )
+    capacity_sampling: Literal["fixed", "sandwich"] = field(
+        default="sandwich",
+        metadata={
+            "help": "Capacities of a step's passes besides the dense one. sandwich: the smallest of `capacities` and "
+            "`capacity_draws` random ones from there to 1, drawn anew for each step (the others are evaluated and "
+            "saved, but not trained as such). fixed: those of `capacities`, as in the paper."
+        },
+    )
+    capacity_draws: int = field(
+        default=2, metadata={"help": "For sandwich: capacities to draw, one from each of so many parts of the range."}
+    )
+    shrink_share: float = field(
+        default=0.5,
+        metadata={"help": "For sandwich: share of the training in which the smallest capacity comes down from 0.6."},
+    )
+    eval_capacities: list[float] = field(
+        default_factory=lambda: [0.05, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
+    )
+    epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
+    batch_size: int = field(default=64, metadata={"help": "Images a step and process."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Images a batch and process when evaluating."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
+    optimizer: Literal["sgd", "adamw"] = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
+    learning_rate: float = field(default=0.1, metadata={"help": "Highest learning rate."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Of weights and scores alike."})
+    lr_schedule: Literal["cosine", "multistep"] = field(
+        default="cosine", metadata={"help": "How the learning rate falls."}
+    )
+    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
+    milestones: list[int] = field(
+        default_factory=lambda: [5, 10, 20],
+        metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+        default=None, metadata={"help": "Precision of the passes; not given: what accelerate was launched with."}
+    )
+    channels_last: bool = field(
+        default=True, metadata={"help": "Lay out images and convolutions with the channels of a pixel side by side."}
+    )
+    sync_batchnorm: bool = field(
+        default=False,
+        metadata={"help": "Batch norms see the images of all processes, on GPUs, instead of their own only."},
+    )
+    skip_nonfinite_steps: bool = field(
+        default=False,
+        metadata={"help": "Leave out steps with a loss or gradient that is no finite number, instead of stopping."},
+    )
+    max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient, above 0."})
+    projection: Literal["last", "sequential"] = field(
+        default="last",
+        metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."},
+    )
+    scale_dense_gradients: bool = field(
+        default=False,
+        metadata={
+            "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by "
+            "the number of passes, as those of all other parameters are."
+        },
+    )
+    alpha: float = field(default=0.5, metadata={"help": "How strongly gradients changed by projection lose weight."})
+    seed: int = field(default=0, metadata={"help": "Of everything random."})
+    eval_every: int = field(default=0, metadata={"help": "Evaluate after every so many epochs; 0: at the end only."})
+    checkpoint_every: int = field(
+        default=0, metadata={"help": "Save a checkpoint after every so many epochs; 0: never."}
+    )
+    checkpoint_steps: int = field(
+        default=0, metadata={"help": "Save a checkpoint after every so many steps, also amid an epoch; 0: never."}
+    )
+    keep_checkpoints: int = field(default=2, metadata={"help": "Newest checkpoints to keep."})
+    calibration_images: int = field(
+        default=2048, metadata={"help": "Training images that running statistics are measured on."}
+    )
+    report_to: list[str] = field(
+        default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard."}
+    )
+    log_every: int = field(default=10, metadata={"help": "Steps between two entries of the trackers."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint of output_dir."})
+    eval_only: bool = field(
+        default=False, metadata={"help": "Evaluate the model in output_dir (or model_name_or_path) again."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        check_choices(self)
+        _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
+        _check_at_least(self, 1, "log_every", "capacity_draws")
+        _check_at_least(self, 2, "calibration_images")
+        _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
+        _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")
+        if not 0.0 <= self.shrink_share <= 1.0:
+            raise ValueError(f"shrink_share must be in [0, 1]; got {self.shrink_share!r}.")
+        if self.max_grad_norm == 0:
+            raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be at least 2, as batch norms need more than one image; got {self.batch_size}."
+            )
+        self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
+        self.capacities = check_capacities(self.capacities)
+        if self.method == "independent" and len(self.capacities) != 1:
+            raise ValueError(
+                "--method independent trains one network at one capacity, such as --capacities 0.2; got "
+                f"{self.capacities}."
+            )
+        if self.method != "independent" and not any(capacity < 1.0 for capacity in self.capacities):
+            raise ValueError(
+                f"capacities must name a subnetwork, such as 0.2, for --method {self.method}; got {self.capacities}. "
+                "--method independent --capacities 1.0 trains the dense network alone."
+            )
+
+
+@dataclass
+class RunArguments:
+    """All arguments of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    train: TrainArguments
+
+    def __post_init__(self) -> None:
+        """Check what only two of them together tell."""
+        if self.train.sync_batchnorm and self.data.streaming:
+            raise ValueError(
+                "sync_batchnorm=True doesn't go with streaming=True: a process that has read its part of a stream "
+                "sends black images along until all have, and the others' statistics would take them in."
+            )
+        if self.data.validation_share > 0 and self.train.eval_every == 0 and not self.train.eval_only:
+            raise ValueError(
+                f"validation_share={self.data.validation_share} holds classes out to choose the best model by, but "
+                "with eval_every=0 they would never be looked at: pass --eval_every, or leave validation_share out."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat mapping, as a recipe holds it."""
+        return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
+
+
+def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
+    """Read flags, over the recipe that `--config FILE` names, over the defaults.
+
+    Args:
+        command_line: Without the program's name; `sys.argv` if not given.
+
+    Raises:
+        FileNotFoundError: If the recipe doesn't exist.
+        ValueError: If it is no mapping, or has keys that are no arguments.
+    """
+    model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line)
+    return RunArguments(model, data, train)
+
+
+def parse_dataclasses(
+    kinds: Sequence[type],
+    command_line: Sequence[str] | None = None,
+    settled: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """Read flags, over the recipe that `--config FILE` names, over the defaults, into several dataclasses.
+
+    Args:
+        kinds: The dataclasses; each field is a flag and a key of the recipe.
+        command_line: Without the program's name; `sys.argv` if not given.
+        settled: Arguments that the command itself decides: they win over flags.
+
+    Returns:
+        An instance of each.
+
+    Raises:
+        FileNotFoundError: If the recipe doesn't exist.
+        ValueError: If it is no mapping, or has keys that are no arguments.
+    """
+    parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
+    parser.add_argument("--config", help="A YAML recipe: the same arguments; flags given beside it win.")
+    flags = list(sys.argv[1:] if command_line is None else command_line)
+    known, _ = parser.parse_known_args(flags)
+    if known.config is not None:
+        names = {action.dest for action in parser._actions}
+        recipe = read_recipe(known.config, names - {"config", "help"})
+        # A list can be empty in a recipe only: a flag needs a value.
+        parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
+        flags = [*recipe_flags(recipe), *flags]
+    flags += recipe_flags(settled or {})
+    parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    return [*parsed[: len(kinds)]]  # after them comes what belongs to none: --config
+
+
+def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
+    """A recipe as the flags it stands for, so that its values are converted and checked as theirs are.
+
+    Args:
+        recipe: Arguments by name; one that is None or an empty list has no flag.
+
+    Example:
+        >>> recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None})
+        ['--epochs=20', '--capacities', '0.2', '0.4']
+    """
+    flags = []
+    for name, value in recipe.items():
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
+
+
+def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, Any]:
+    """Read a YAML recipe whose keys are among `allowed`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config must name a YAML file; {os.fspath(path)!r} doesn't exist.")
+    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"The recipe {path} must be a mapping of arguments, such as `epochs: 20`; got {recipe!r}.")
+    unknown = sorted(set(recipe) - allowed)
+    if unknown:
+        raise ValueError(
+            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: "
+            f"{', '.join(sorted(allowed))}."
+        )
+    if recipe.get("mixed_precision") is False:
+        recipe["mixed_precision"] = "no"  # which YAML reads as a truth value
+    return recipe
+
+
+def check_choices(arguments: Any) -> None:
+    """Make sure that every `Literal` field of a dataclass holds one of its values.
+
+    Raises:
+        ValueError: If one doesn't.
+    """
+    for name, hint in get_type_hints(type(arguments)).items():
+        value, choices = getattr(arguments, name), get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _check_at_least(arguments: DataArguments | TrainArguments, smallest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if not smallest <= value < math.inf:
+            raise ValueError(f"{name} must be a number of at least {smallest}; got {value!r}.")
+
+
+def _json_text(name: str, value: Any) -> str:
+    parsed = value
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{name} must be a JSON object, such as '{{\"drop_rate\": 0.1}}'; got {value!r} ({error})."
+            ) from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name} must be a JSON object (recipe: a mapping); got {value!r}.")
+    return json.dumps(parsed)

@@ -1,0 +1,197 @@
+"""What a finished run says of itself besides its results: data, command, versions, machine, model, sizes, costs."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+
+from ..data.splits import RetrievalSplits
+from ..data.streams import num_images
+from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
+from ..pruning.masking import kept_count
+from .arguments import ModelArguments, RunArguments
+from .multiply_adds import count_multiply_adds
+from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_paths
+
+METRICS_FORMAT = 1
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
+PER_INVOCATION = ("resume", "eval_only")
+"""Flags that say how a run is called, not what it is."""
+
+
+def recipe_of(arguments: RunArguments) -> dict[str, Any]:
+    """The arguments with which to do the same run again."""
+    return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
+
+
+def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: RetrievalSplits) -> dict[str, Any]:
+    """What a reader needs to do the evaluation again: data, command, recipe, commit, versions, processes, device."""
+    return {
+        "format": METRICS_FORMAT,
+        "dataset": dataset_name(arguments),
+        "split": "test",
+        "protocol": splits.protocol,
+        "num_queries": num_images(splits.query),
+        "num_gallery": num_images(splits.gallery),
+        "command": command_line(),
+        "recipe": without_local_paths(recipe_of(arguments)),
+        "commit": source_commit(),
+        "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
+        "device": describe_device(),
+        "latency_device": describe_cpu(),
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def describe_model(model: PrunNetForImageClassification) -> dict[str, Any]:
+    """The embedding network: backbone, image size, length and space of its embeddings, trained capacities, parameters.
+
+    Parameters are those that embedding needs: scores and classifier are not among them.
+    """
+    config, names = model.config, dict(model.prunnet.named_parameters())
+    return {
+        "backbone": config.backbone,
+        "backbone_kwargs": config.backbone_kwargs,
+        "image_size": config.image_size,
+        "embedding_dim": config.embedding_dim,
+        "embedding_space": config.embedding_space,
+        "capacities": config.capacities,
+        "prunable": config.prunable,
+        "parameters": sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
+    }
+
+
+def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> bool:
+    """Whether training optimised a capacity: as one of a fixed list, or of the range that it drew from.
+
+    Args:
+        capacity: In (0, 1].
+        capacities: Those that the run was given, each in (0, 1].
+        sampling: `"fixed"` or `"sandwich"`.
+    """
+    if capacity in capacities or capacity == 1.0:
+        return True
+    return sampling == "sandwich" and bool(capacities) and capacity > min(capacities)
+
+
+def base_model(arguments: ModelArguments) -> str | None:
+    """The Hub repository of the weights that training starts from; None for random ones and for a local checkpoint."""
+    source = arguments.model_name_or_path
+    if source is not None:
+        return None if Path(source).exists() else source
+    if not arguments.pretrained_backbone:
+        return None
+    pretrained = timm.get_pretrained_cfg(arguments.backbone)
+    return pretrained.hf_hub_id if pretrained is not None else None
+
+
+def command_line() -> str:
+    """The command that this process was started by, without folders that mean nothing on another machine.
+
+    It goes after `python` or `accelerate launch`: a script's name, or `-m` and a module's.
+    """
+    words = [*_program(), *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
+    for place, word in enumerate(words):
+        flag, sign, _ = word.partition("=")
+        if flag.removeprefix("--") in OF_THIS_MACHINE:
+            if sign:
+                words[place] = f"{flag}=DIR"
+            elif place + 1 < len(words):
+                words[place + 1] = "DIR"
+    return shlex.join(words)
+
+
+def _program() -> list[str]:
+    # What runs by `python -m` knows the module's name; its path alone could not be run.
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.origin == sys.argv[0]:
+        return ["-m", spec.name.removesuffix(".__main__")]
+    return [Path(sys.argv[0]).name]
+
+
+def dataset_name(arguments: RunArguments) -> str:
+    """Name of the data set; of an image folder the folder's."""
+    data = arguments.data
+    return Path(data.data_dir or "").resolve().name if data.dataset == "image_folder" else data.dataset
+
+
+def describe_device() -> str:
+    """The machine in a few words: the GPU's name, or the CPU's architecture and the threads torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return describe_cpu()
+
+
+def describe_cpu() -> str:
+    """The CPU by its name where Linux tells it, else by its architecture, and the threads torch uses."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"CPU ({names[0] if names else platform.machine()}, {threads} thread{'s' if threads != 1 else ''})"
+
+
+def source_commit() -> str | None:
+    """Commit of the checkout this package runs from, `-dirty` with uncommitted changes; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def describe_subnetworks(
+    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
+) -> list[dict[str, Any]]:
+    """Per capacity: kept weights, bytes of the saved file where there is one, multiply-adds, latency of an image."""
+    latencies = measure_latency(subnetworks, model.config.image_size)
+    pruned = next(iter(subnetworks.values()))
+    sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
+    multiply_adds = count_multiply_adds(pruned, model.config.image_size)
+    rows = []
+    for capacity in subnetworks:
+        directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
+        files = list(directory.glob("*.safetensors"))
+        rows.append(
+            {
+                "capacity": capacity,
+                "kept_weights": sum(kept_count(capacity, size) for size in sizes),
+                "prunable_weights": sum(sizes),
+                "file_bytes": files[0].stat().st_size if files else None,
+                "multiply_adds": multiply_adds.at(capacity),
+                "latency_ms": latencies[capacity],
+            }
+        )
+    return rows
+
+
+@torch.inference_mode()
+def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
+    """Median milliseconds to embed one image on the CPU, which devices that send queries have; models take turns."""
+    models = {
+        capacity: model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        for capacity, model in models.items()
+    }
+    image = torch.zeros(1, 3, image_size, image_size)
+    times: dict[float, list[float]] = {capacity: [] for capacity in models}
+    for _ in range(repeats + 1):
+        for capacity, model in models.items():
+            start = time.perf_counter()
+            model(image)
+            times[capacity].append(1e3 * (time.perf_counter() - start))
+    return {capacity: statistics.median(values[1:]) for capacity, values in times.items()}

@@ -1,0 +1,87 @@
+"""Multiply-adds of embedding one image: of the dense network by torch's count, of a subnetwork by its kept weights.
+
+A prunable weight is used once at every output position of its layer, so leaving it out saves as many multiply-adds as
+the layer has positions. That is a count on paper: dense kernels multiply by the zeros all the same. Only convolutions
+and matrix products are counted, as is usual; norms, activations and pooling are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..modeling_prunnet import PrunNetModel
+from ..pruning.masking import kept_count
+
+FLOPS_OF_A_MULTIPLY_ADD = 2
+"""As `FlopCounterMode` counts them."""
+_USES = (torch.conv2d, torch.nn.functional.linear)
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """What embedding one image takes.
+
+    Attributes:
+        dense: Multiply-adds of the whole dense network, layers that aren't prunable included.
+        positions: Of each prunable weight by its name: output positions at which each of its elements is used.
+        sizes: Elements of each prunable weight, by the same names.
+    """
+
+    dense: int
+    positions: Mapping[str, int]
+    sizes: Mapping[str, int]
+
+    def at(self, capacity: float) -> int:
+        """Multiply-adds of the subnetwork that keeps a capacity in (0, 1] of every layer."""
+        return self.keeping({name: kept_count(capacity, size) for name, size in self.sizes.items()})
+
+    def keeping(self, kept: Mapping[str, int]) -> int:
+        """Multiply-adds of the subnetwork that keeps so many elements of each prunable weight, by the same names."""
+        return self.dense - sum((size - kept[name]) * self.positions[name] for name, size in self.sizes.items())
+
+
+@torch.no_grad()
+def count_multiply_adds(model: PrunNetModel, image_size: int) -> MultiplyAdds:
+    """Count the multiply-adds of embedding one image of `image_size` by `image_size` pixels.
+
+    Args:
+        model: A network or a subnetwork of any capacity: dense kernels do the same work at all of them.
+        image_size: Side of the image in pixels.
+    """
+    weights = {name: model.get_parameter(name) for name in model.packable_weights()}
+    image = torch.zeros(1, 3, image_size, image_size, device=model.device, dtype=model.dtype)
+    with FlopCounterMode(display=False) as counter, _Positions(weights) as watch:
+        model(image)
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    return MultiplyAdds(counter.get_total_flops() // FLOPS_OF_A_MULTIPLY_ADD, watch.found, sizes)
+
+
+class _Positions(TorchFunctionMode):
+    """Sees every call of a convolution or linear map, also of backbones that read a layer's weight themselves."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._names = {id(weight): name for name, weight in weights.items()}
+        self.found = dict.fromkeys(weights, 0)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _USES and isinstance(result, Tensor):
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            name = self._names.get(id(weight))
+            if name is not None:
+                self.found[name] += result.numel() // weight.shape[0]
+        return result

@@ -1,0 +1,130 @@
+"""The files of a run directory: where they lie, and how they are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from ..pruning.masking import format_capacity
+
+TRAINING_FACTS = (
+    "method",
+    "seed",
+    "num_train_classes",
+    "num_train_images",
+    "training_seconds",
+    "waiting_for_data",
+    "skipped_steps",
+    "base_model",
+    "training_device",
+)
+"""Entries of `metrics.json` that only the training itself knows."""
+CONCLUSIONS = (
+    "metrics.json",
+    "README.md",
+    "compatibility.png",
+    "curve.png",
+    "usage.json",
+    "compressibility.json",
+    "compressibility.png",
+)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` beside its place and move it there, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def subnetwork_directory(run: Path, capacity: float) -> Path:
+    """Where the subnetwork of a capacity is saved."""
+    return run / "subnetworks" / f"capacity-{format_capacity(capacity)}"
+
+
+def recorded_training(run: Path, dataset: str) -> dict[str, Any]:
+    """What `metrics.json` of a run says of its training; nothing where there is none.
+
+    Args:
+        run: A run directory that is evaluated again.
+        dataset: What it is evaluated on.
+
+    Raises:
+        ValueError: If the run was evaluated on another data set, whose results would be lost.
+    """
+    file = run / "metrics.json"
+    if not file.is_file():
+        return {}
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    if metrics["dataset"] != dataset:
+        raise ValueError(
+            f"{file} holds results on dataset {metrics['dataset']!r}, which --eval_only on {dataset!r} would replace. "
+            f"Choose another --output_dir, with --model_name_or_path {run / 'model'}."
+        )
+    return {fact: metrics.get(fact) for fact in TRAINING_FACTS}
+
+
+def discard_conclusions(run: Path) -> None:
+    """Remove what an earlier run said of its model and cut from it, before another model takes its place."""
+    for name in CONCLUSIONS:
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "subnetworks", ignore_errors=True)
+
+
+OF_THIS_MACHINE = ("data_dir", "output_dir")
+"""Arguments that mean nothing on another machine."""
+
+
+def without_local_paths(content: Any) -> Any:
+    """What a JSON or YAML file holds, absolute paths cut down to their last part.
+
+    Args:
+        content: Made of mappings, lists and plain values. Entries that name folders of this machine (`data_dir`,
+            `output_dir`) are left out, and an entry `command` is read as a command line.
+
+    Example:
+        >>> without_local_paths({"model_name_or_path": "/home/me/base", "command": "train.py --config=/home/me/a"})
+        {'model_name_or_path': 'base', 'command': 'train.py --config=a'}
+    """
+    if isinstance(content, dict):
+        return {
+            key: _shorten_command(value) if key == "command" and isinstance(value, str) else without_local_paths(value)
+            for key, value in content.items()
+            if key not in OF_THIS_MACHINE
+        }
+    if isinstance(content, list):
+        return [without_local_paths(value) for value in content]
+    return _shorten(content) if isinstance(content, str) else content
+
+
+def _shorten_command(command: str) -> str:
+    words = []
+    for word in shlex.split(command):
+        flag, sign, value = word.partition("=")
+        words.append(f"{flag}={_shorten(value)}" if sign else _shorten(word))
+    return shlex.join(words)
+
+
+def _shorten(text: str) -> str:
+    """The last part of a path that is absolute on any system, leads upwards, or lies below a home; else the text."""
+    if text.startswith("{"):  # backbone_kwargs, as a command line has them
+        try:
+            return json.dumps(without_local_paths(json.loads(text)))
+        except ValueError:
+            return text
+    path = text.removeprefix("file://")
+    for kind in (PurePosixPath, PureWindowsPath):
+        first = (kind(path).parts or ("",))[0]
+        if kind(path).is_absolute() or first.startswith("~") or first == "..":
+            return kind(path).name
+    return text

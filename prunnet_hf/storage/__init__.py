@@ -1,0 +1,1 @@
+"""How models lie on disk and on the Hub."""

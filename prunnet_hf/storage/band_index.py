@@ -1,0 +1,243 @@
+"""`bands.index.json`: what the files of a progressive checkpoint are, by size and SHA-256 (layout: see `bands`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tensor_file import (
+    CODES,
+    PACKABLE,
+    CheckpointFormatError,
+    check_shape,
+    damaged,
+    parse_json,
+    parse_tensors,
+    write_tensors,
+)
+
+INDEX_NAME = "bands.index.json"
+FORMAT = "prunnet-bands"
+FORMAT_VERSION = 1
+WEIGHT = ".weight"
+"""What the names of banded tensors end in."""
+
+
+@dataclass(frozen=True)
+class BandedTensor:
+    """Type and full shape of a weight that is spread over bands."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a file must be: its size in bytes and the SHA-256 of its contents, 64 hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BandIndex:
+    """The contents of a progressive checkpoint.
+
+    Attributes:
+        capacities: Upper edges of the bands, ascending, the last 1.0.
+        statistics: Capacities below 1 with stored running statistics, ascending; all inner edges are among them. Empty
+            where the model keeps none.
+        tensors: The weights spread over bands, by name.
+        files: The files, by name.
+    """
+
+    capacities: tuple[float, ...]
+    statistics: tuple[float, ...]
+    tensors: Mapping[str, BandedTensor]
+    files: Mapping[str, StoredFile]
+
+    def band_of(self, capacity: float) -> int:
+        """Number, from 1, of the first band whose edge is not below `capacity`."""
+        return bisect_left(self.capacities, capacity) + 1
+
+    def needed_files(self, capacity: float | None = None) -> list[str]:
+        """Names of the files for the subnetwork of `capacity`, or for the whole prunable model (None)."""
+        count = len(self.capacities)
+        if capacity is None:
+            return band_files(count)
+        last = self.band_of(capacity)
+        bands = [band_file(number, count) for number in range(1, last + 1)]
+        return bands if capacity in self.capacities else [*bands, ranks_file(last, count)]
+
+    def read(self, path: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
+        """Read one of the files after checking that it is the one this index was written with.
+
+        Args:
+            path: Where the file is.
+            name: Its name in `files`.
+
+        Raises:
+            CheckpointFormatError: If it is damaged, or of another model.
+        """
+        stated, found = self.files[name], Path(path).stat().st_size
+        if found != stated.size:
+            raise damaged(
+                f"{path}: the file has {found} bytes; by {INDEX_NAME} it must have {stated.size}. It is cut short, or "
+                "belongs to another model"
+            )
+        blob = Path(path).read_bytes()
+        if hashlib.sha256(blob).hexdigest() != stated.sha256:
+            raise damaged(
+                f"{path}: the contents are not those that {INDEX_NAME} states by their SHA-256. The file is damaged, "
+                "or belongs to another model"
+            )
+        try:
+            tensors, metadata = parse_tensors(blob)
+            if metadata != self.metadata(name):
+                raise damaged(f"metadata is {str(metadata)[:200]}; by {INDEX_NAME} it must be {self.metadata(name)}")
+        except CheckpointFormatError as error:
+            raise CheckpointFormatError(f"{path}: {error}") from error
+        return tensors
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """The header's `__metadata__` of a file; that of band 1 repeats the index, so that a hash covers it."""
+        own = {"format": FORMAT, "version": str(FORMAT_VERSION), "file": name}
+        if name == band_file(1, len(self.capacities)):
+            own["contents"] = _compact(self._contents())
+        return own
+
+    def _contents(self) -> dict[str, Any]:
+        return {
+            "capacities": list(self.capacities),
+            "statistics": list(self.statistics),
+            "tensors": {
+                name: {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape)}
+                for name, tensor in self.tensors.items()
+            },
+        }
+
+
+def band_file(number: int, count: int) -> str:
+    """Name of the file of band `number`, from 1, of `count`."""
+    return f"band-{number:05d}-of-{count:05d}.safetensors"
+
+
+def ranks_file(number: int, count: int) -> str:
+    """Name of the file of the ranks in band `number`, from 1, of `count`."""
+    return f"band-{number:05d}-of-{count:05d}.ranks.safetensors"
+
+
+def band_files(count: int) -> list[str]:
+    """Names of all files of `count` bands: each band and its ranks."""
+    return [name(number, count) for number in range(1, count + 1) for name in (band_file, ranks_file)]
+
+
+def write_files(
+    directory: str | os.PathLike[str],
+    capacities: tuple[float, ...],
+    statistics: tuple[float, ...],
+    tensors: Mapping[str, BandedTensor],
+    files: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Write the `files` of a progressive checkpoint, tensors by name, and the index last.
+
+    Raises:
+        OSError: If a file can't be written.
+    """
+    index = BandIndex(capacities, statistics, tensors, {})
+    stored = {}
+    for name, contents in files.items():
+        path = Path(directory, name)
+        write_tensors(path, contents, index.metadata(name))
+        blob = path.read_bytes()
+        stored[name] = {"size": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+    members = {"format": FORMAT, "version": FORMAT_VERSION, **index._contents(), "files": stored}
+    Path(directory, INDEX_NAME).write_text(json.dumps(members, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_index(path: str | os.PathLike[str]) -> BandIndex:
+    """Read and check an index of unknown origin.
+
+    Raises:
+        CheckpointFormatError: If it is damaged, or of a newer version.
+    """
+    try:
+        return _parse_index(Path(path).read_bytes())
+    except CheckpointFormatError as error:
+        raise CheckpointFormatError(f"{path}: {error}") from error
+
+
+def _parse_index(text: bytes) -> BandIndex:
+    members = parse_json(text, "the index")
+    if not isinstance(members, dict) or members.get("format") != FORMAT:
+        raise damaged(f"the index is no JSON object with the format {FORMAT!r}")
+    version = members.get("version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise CheckpointFormatError(
+            f"the version of the bands is {version}; this prunnet_hf reads up to {FORMAT_VERSION}. Upgrade prunnet_hf."
+        )
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise damaged(f"version is {str(version)[:20]}; allowed is {FORMAT_VERSION}")
+    expected = ["capacities", "files", "format", "statistics", "tensors", "version"]
+    if sorted(members) != expected:
+        raise damaged(f"the index has the members {sorted(members)}; it must have {expected}")
+    capacities = _parse_capacities("capacities", members["capacities"])
+    if not capacities or capacities[-1] != 1.0:
+        raise damaged(f"capacities are {capacities}; the last must be 1.0")
+    statistics = _parse_capacities("statistics", members["statistics"])
+    if statistics and not ({*capacities} <= {*statistics, 1.0} and statistics[-1] < 1.0):
+        raise damaged(f"statistics are {statistics}; they must be below 1, and among them {capacities[:-1]}")
+    tensors = {name: _parse_tensor(name, tensor) for name, tensor in _object("tensors", members["tensors"]).items()}
+    files = {name: _parse_file(name, file) for name, file in _object("files", members["files"]).items()}
+    if sorted(files) != sorted(band_files(len(capacities))):
+        raise damaged(f"the index lists the files {sorted(files)[:4]}; {len(capacities)} bands must have two each")
+    return BandIndex(capacities, statistics, tensors, files)
+
+
+def _parse_capacities(name: str, values: Any) -> tuple[float, ...]:
+    numbers = isinstance(values, list) and all(type(value) in (int, float) and 0 < value <= 1 for value in values)
+    if not numbers or sorted(set(values)) != values:
+        raise damaged(f"{name} are {str(values)[:80]}; they must be ascending numbers in (0, 1]")
+    return tuple(map(float, values))
+
+
+def _parse_tensor(name: str, member: Any) -> BandedTensor:
+    if not isinstance(member, dict) or sorted(member) != ["dtype", "shape"] or not name.endswith(WEIGHT):
+        raise damaged(f"tensor {name!r} has {str(member)[:80]}; it must be a weight with dtype and shape only")
+    dtype, shape = member["dtype"], member["shape"]
+    if not isinstance(dtype, str) or dtype not in PACKABLE:
+        raise damaged(f"tensor {name!r} has dtype {str(dtype)[:80]}; allowed are {', '.join(PACKABLE)}")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 1 for size in shape):
+        raise damaged(f"tensor {name!r} has shape {str(shape)[:80]}; allowed is a list of integers >= 1")
+    check_shape(name, shape)
+    if math.prod(shape) >= 2**32:
+        raise damaged(f"tensor {name!r} has shape {shape}; allowed are fewer than 2**32 weights")
+    return BandedTensor(PACKABLE[dtype], tuple(shape))
+
+
+def _parse_file(name: str, member: Any) -> StoredFile:
+    if not isinstance(member, dict) or sorted(member) != ["sha256", "size"]:
+        raise damaged(f"file {name!r} has {str(member)[:80]}; it must have size and sha256 only")
+    if type(member["size"]) is not int or not isinstance(member["sha256"], str):
+        raise damaged(f"file {name!r} has {str(member)[:80]}; size must be a number of bytes and sha256 text")
+    return StoredFile(member["size"], member["sha256"])
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise damaged(f"{name} is a JSON {type(value).__name__}; it must be an object")
+    return value
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,260 @@
+"""The packed file of a subnetwork: kept weights and one bit a weight, as small as the capacity.
+
+The layout of ``model.packed.safetensors``, version 1. Integers and floats are little-endian, text is UTF-8.
+
+The file is a valid safetensors file: 8 bytes with the header's length, a JSON header, the tensors' bytes. A tensor
+of the model is stored *plain*, under its own name, or *packed*, as the two tensors
+
+- ``<name>.packed_mask``, U8, ``(ceil(n / 8),)``: weight ``i`` of the ``n`` weights in row-major order is kept if bit
+  ``i % 8`` (bit 0 is the lowest) of byte ``i // 8`` is set. The unused high bits of the last byte are 0.
+- ``<name>.packed_values``, F64, F32, F16 or BF16, ``(kept,)``: the kept weights in the same order. ``kept`` is the
+  number of set bits. All other weights are +0.0.
+
+Both suffixes are reserved: no tensor of the model may end in one. The header's ``__metadata__`` has exactly these
+keys, all strings:
+
+- ``format``: ``prunnet-packed``.
+- ``version``: ``1``. A reader refuses a number it doesn't know.
+- ``packed``: a JSON object with one member for each packed tensor, its name and
+  ``{"dtype": "F32", "shape": [64, 3, 7, 7]}``.
+- ``crc32``: 8 lower-case hexadecimal digits, the CRC-32 (zlib, PNG) of the bytes of ``packed``, then for each stored
+  tensor, ascending by the bytes of its name: ``<name> <dtype> <dimensions joined by ",">`` and a line feed, then its
+  bytes. It finds damage that is still well formed, for instance a flipped bit of a weight.
+
+A writer keeps a weight if its bits are not those of +0.0, so -0.0 and NaN survive and the round trip is exact bit for
+bit. It stores a prunable tensor plain where packing wouldn't make it smaller. A packed fp32 tensor takes ``capacity +
+1/32`` of its plain size, so 23.2 % at capacity 0.2 (in bf16 ``capacity + 1/16``, 13.2 % of the fp32 size). A reader
+needs at most 64 bytes of memory for a byte of mask, whatever the file says. No name may occur twice in a JSON object.
+A stored tensor has at most 64 dimensions, and their product, counting 0 as 1, is below 2**60.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .tensor_file import (
+    BITS,
+    CODES,
+    DTYPES,
+    PACKABLE,
+    CheckpointFormatError,
+    check_shape,
+    checksum,
+    damaged,
+    parse_json,
+    read_tensors,
+    storable,
+    write_tensors,
+)
+
+PACKED_WEIGHTS_NAME = "model.packed.safetensors"
+FORMAT_VERSION = 1
+
+_FORMAT = "prunnet-packed"
+_METADATA_KEYS = ("crc32", "format", "packed", "version")
+_MASK, _VALUES = ".packed_mask", ".packed_values"
+
+
+@dataclass(frozen=True)
+class _PackedEntry:
+    """What the metadata says of one packed tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Turn the tensors of a pruned model into the tensors and metadata of a packed file.
+
+    Args:
+        state_dict: Tensors of a pruned model on any device, in any memory layout; tied tensors are stored once for
+            each name. Dropped weights are +0.0.
+        prunable: Names in `state_dict` of floating-point tensors to pack. One that wouldn't get smaller stays plain.
+
+    Returns:
+        Tensors to store (contiguous copies on the CPU) and the file's metadata.
+
+    Raises:
+        TypeError: If a value is no dense tensor or has a dtype that can't be stored or, in `prunable`, packed.
+        ValueError: If `prunable` has a name that `state_dict` lacks, or a name or a shape can't be stored.
+    """
+    missing = sorted(set(prunable) - set(state_dict))
+    if missing:
+        raise ValueError(f"prunable names {missing}, which state_dict doesn't have; name tensors of state_dict only.")
+    tensors: dict[str, Tensor] = {}
+    packed: dict[str, dict[str, Any]] = {}
+    for name, tensor in state_dict.items():
+        allowed = PACKABLE if name in prunable else DTYPES
+        plain = storable(name, tensor, allowed, (_MASK, _VALUES), copy=False)  # what is packed is copied by packing
+        halves = _compress(plain) if name in prunable else None
+        if halves is None:
+            tensors[name] = plain.clone()
+        else:
+            tensors[name + _MASK], tensors[name + _VALUES] = halves
+            packed[name] = {"dtype": CODES[plain.dtype], "shape": list(plain.shape)}
+    manifest = json.dumps(packed, sort_keys=True, separators=(",", ":"))
+    crc32 = checksum(tensors, manifest.encode())
+    return tensors, {"format": _FORMAT, "version": str(FORMAT_VERSION), "packed": manifest, "crc32": crc32}
+
+
+def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """Rebuild a model's tensors from those of a packed file; the inverse of `pack`.
+
+    Nothing of a tensor's full size is allocated before its mask, values and shape are known to agree.
+
+    Args:
+        tensors: The stored tensors, contiguous and on the CPU.
+        metadata: The file's metadata; None where it has none.
+
+    Returns:
+        Every tensor of the model in its full shape; the plain ones are those of `tensors`, not copies.
+
+    Raises:
+        CheckpointFormatError: If anything differs from the layout at the top of this module.
+    """
+    manifest = _check_metadata(metadata)
+    entries = _parse_manifest(manifest)
+    _check_names(tensors, entries)
+    found, stated = checksum(tensors, manifest.encode()), (metadata or {})["crc32"]
+    if found != stated:
+        raise damaged(f"the contents have CRC-32 {found!r}, the metadata states {stated!r}")
+    state_dict = {name: tensor for name, tensor in tensors.items() if not name.endswith((_MASK, _VALUES))}
+    for name, entry in entries.items():
+        state_dict[name] = _expand(name, entry, tensors[name + _MASK], tensors[name + _VALUES])
+    return state_dict
+
+
+def save_packed(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> None:
+    """Write a pruned model's tensors as a packed file; the same tensors always give the same bytes.
+
+    The file appears complete or not at all: a failed or interrupted save leaves what was at `path` untouched.
+
+    Args:
+        path: File to write, usually ``<directory>/model.packed.safetensors``. Its directory must exist.
+        state_dict: See `pack`.
+        prunable: See `pack`.
+
+    Raises:
+        TypeError: See `pack`.
+        ValueError: See `pack`.
+        FileNotFoundError: If the directory of `path` doesn't exist.
+        OSError: If the file can't be written, for instance for want of space.
+    """
+    write_tensors(path, *pack(state_dict, prunable))
+
+
+def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a packed file into the tensors of the model, on the CPU, bit for bit as they were saved.
+
+    Args:
+        path: A file written by `save_packed`.
+
+    Returns:
+        The model's tensors by name. They own their memory: the file may change or vanish afterwards.
+
+    Raises:
+        FileNotFoundError: If `path` is no file.
+        CheckpointFormatError: If the file is damaged, no packed file, or of a newer version.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path is {str(path)!r}, which is no file; give the path of a {PACKED_WEIGHTS_NAME}.")
+    try:
+        return unpack(*read_tensors(path))
+    except CheckpointFormatError as error:
+        raise CheckpointFormatError(f"{path}: {error}") from error
+
+
+def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return mask `(ceil(n / 8),)` and values `(kept,)` of a contiguous tensor, or None where they aren't smaller."""
+    bits = plain.reshape(-1).view(BITS[plain.itemsize]).numpy()
+    kept = bits != 0
+    mask = np.packbits(kept, bitorder="little")
+    if mask.nbytes + np.count_nonzero(kept) * plain.itemsize >= bits.nbytes:
+        return None
+    # Gathering by index is three times as fast as by a boolean array at these densities.
+    values = torch.from_numpy(bits[np.flatnonzero(kept)])
+    return torch.from_numpy(mask), values.view(plain.dtype)
+
+
+def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Tensor:
+    """Return the full tensor of shape `entry.shape`, once mask, values and shape are found to agree."""
+    size = math.prod(entry.shape)
+    if mask.dtype != torch.uint8 or mask.shape != (-(-size // 8),):
+        raise damaged(
+            f"the mask of tensor {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; for shape {entry.shape} "
+            f"it must be torch.uint8 of shape ({-(-size // 8)},)"
+        )
+    bits = np.unpackbits(mask.numpy(), bitorder="little")
+    if bits[size:].any():
+        raise damaged(f"the mask of tensor {name!r} has bits set beyond its {size} weights; they must be 0")
+    kept = int(np.count_nonzero(bits))
+    if values.dtype != entry.dtype or values.shape != (kept,):
+        raise damaged(
+            f"the values of tensor {name!r} are {values.dtype} of shape {tuple(values.shape)}; by its mask and "
+            f"metadata they must be {entry.dtype} of shape ({kept},)"
+        )
+    integers = BITS[entry.dtype.itemsize]
+    full = torch.zeros(size, dtype=integers)
+    full.numpy()[np.flatnonzero(bits[:size].view(np.bool_))] = values.view(integers).numpy()
+    return full.view(entry.dtype).reshape(entry.shape)
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> str:
+    """Return the text of the metadata's ``packed``, once format, version and keys are right."""
+    metadata = metadata or {}
+    if metadata.get("format") != _FORMAT:
+        raise damaged(f"metadata 'format' is {metadata.get('format')!r}; a packed subnetwork has {_FORMAT!r}")
+    version = metadata.get("version", "")
+    if re.fullmatch(r"[1-9][0-9]{0,8}", version) and int(version) > FORMAT_VERSION:
+        raise CheckpointFormatError(
+            f"format version is {version}; this prunnet_hf reads up to {FORMAT_VERSION}. Upgrade prunnet_hf."
+        )
+    if version != str(FORMAT_VERSION):
+        raise damaged(f"metadata 'version' is {version[:20]!r}; allowed is '{FORMAT_VERSION}'")
+    if sorted(metadata) != list(_METADATA_KEYS):
+        raise damaged(f"the metadata has the keys {sorted(metadata)}; it must have {list(_METADATA_KEYS)}")
+    return metadata["packed"]
+
+
+def _parse_manifest(manifest: str) -> dict[str, _PackedEntry]:
+    """Parse and check the metadata's ``packed``."""
+    members = parse_json(manifest, "metadata 'packed'")
+    if not isinstance(members, dict):
+        raise damaged(f"metadata 'packed' is a JSON {type(members).__name__}; it must be an object")
+    entries: dict[str, _PackedEntry] = {}
+    for name, member in members.items():
+        if not isinstance(member, dict) or sorted(member) != ["dtype", "shape"]:
+            raise damaged(f"metadata 'packed' says {str(member)[:80]} of {name!r}; it must give dtype and shape only")
+        dtype, shape = member["dtype"], member["shape"]
+        if not isinstance(dtype, str) or dtype not in PACKABLE:
+            raise damaged(f"packed tensor {name!r} has dtype {str(dtype)[:80]}; allowed are {', '.join(PACKABLE)}")
+        if not isinstance(shape, list) or not all(type(size) is int and size >= 1 for size in shape):
+            raise damaged(f"packed tensor {name!r} has shape {str(shape)[:80]}; allowed is a list of integers >= 1")
+        check_shape(name, shape)
+        entries[name] = _PackedEntry(PACKABLE[dtype], tuple(shape))
+    return entries
+
+
+def _check_names(tensors: Mapping[str, Tensor], entries: Mapping[str, _PackedEntry]) -> None:
+    """Raise unless the stored tensors are exactly the halves of `entries` and plain tensors of other names."""
+    expected = {name + suffix for name in entries for suffix in (_MASK, _VALUES)}
+    stored = {name for name in tensors if name.endswith((_MASK, _VALUES))}
+    if expected != stored:
+        raise damaged(
+            f"packed tensors lack {sorted(expected - stored)[:5]} and have {sorted(stored - expected)[:5]} that the "
+            f"metadata doesn't list; every packed tensor must have its {_MASK} and {_VALUES}"
+        )
+    both = sorted(name for name in entries if name in tensors or name.endswith((_MASK, _VALUES)))
+    if both:
+        raise damaged(f"tensors {both[:5]} are stored plain and packed, or have a reserved name; only one is allowed")

@@ -1,0 +1,273 @@
+"""Saving and loading of PrunNet models around transformers' own.
+
+What is added: packed subnetworks, directories that are replaced as a whole, and weights that must fit.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import resolve_revision
+
+from ..pruning.allocation import UNIFORM, check_allocation
+from ..pruning.calibration import warn_if_below, warn_if_coarse
+from ..pruning.masking import check_capacity
+from .band_index import INDEX_NAME
+from .forms import HUB_ARGUMENTS, SUBNETWORK_FIELDS, Weights, check_bands, model_arguments, read_weights, write_weights
+from .packed import PACKED_WEIGHTS_NAME
+
+# Those of HUB_ARGUMENTS that say which commit is meant.
+RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
+# What a saved model consists of, and a newly saved one replaces.
+MODEL_FILES = (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    "model-*-of-*.safetensors",
+    PACKED_WEIGHTS_NAME,
+    INDEX_NAME,
+    "band-*-of-*.safetensors",
+)
+# Fields of the configuration on which names and shapes of weights depend.
+SHAPING_FIELDS = (
+    "backbone",
+    "backbone_kwargs",
+    "image_size",
+    "embedding_dim",
+    "stem_pool",
+    "prunable",
+    "statistics_capacities",
+)
+
+
+def save_model(
+    model: Any,
+    save: Callable[..., None],
+    directory: str | os.PathLike[str],
+    *,
+    bands: Sequence[float] | None = None,
+    is_main_process: bool = True,
+    state_dict: dict[str, torch.Tensor] | None = None,
+    push_to_hub: bool = False,
+    repo_id: str | None = None,
+    **kwargs: Any,
+) -> None:
+    """Save `model` into `directory` so that an interruption never leaves a directory that loads as something else.
+
+    Args:
+        model: A PrunNet model; packed if it is a subnetwork below capacity 1.
+        save: The `save_pretrained` of transformers, bound to `model`.
+        directory: Created where needed.
+        bands: Edges of the bands of a progressive checkpoint, each in (0, 1]; None writes none.
+        is_main_process: Only the main process writes.
+        state_dict: Tensors to write instead of the model's own.
+        push_to_hub: Also upload, to `repo_id` or a repository named like the directory.
+        repo_id: Where to upload.
+        **kwargs: Passed to `save`.
+
+    Raises:
+        NotADirectoryError: If `directory` is a file.
+        TypeError: If `bands` is no list of numbers.
+        ValueError: If `kwargs` have a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
+            `push_to_hub`, or a score isn't finite.
+    """
+    _refuse_variant(
+        kwargs.get("variant"),
+        "a directory holds one model, which a save replaces whole",
+        "Convert a copy of the model, as by model.to(torch.bfloat16), and save it in another directory.",
+    )
+    bands = check_bands(model, bands, push_to_hub)
+    if not is_main_process:
+        return
+    target = Path(directory)
+    if target.is_file():
+        raise NotADirectoryError(f"save_directory must be a directory; {target} is a file.")
+    target.mkdir(parents=True, exist_ok=True)
+    # Inside the target, so that moving the files is a rename on the same file system.
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
+    try:
+        if model.config.capacity == 1.0 and bands is None:
+            save(staging, state_dict=state_dict, **kwargs)
+        else:
+            save(staging, state_dict={}, **kwargs)
+            write_weights(staging, model, state_dict or model.state_dict(), bands)
+        _replace_model(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    if push_to_hub:
+        model.push_to_hub(repo_id or target.resolve().name, **kwargs)
+
+
+def _replace_model(staging: Path, target: Path) -> None:
+    """Move the model in `staging` over the one in `target`, which is put back if that fails.
+
+    config.json leaves first and arrives last: killed in between, the process leaves a directory that can't be loaded.
+    """
+    new = [file.name for file in _config_last(staging.iterdir())]
+    old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
+    replaced = staging / "replaced"
+    replaced.mkdir()
+    try:
+        for name in reversed(old):
+            os.replace(target / name, replaced / name)
+        for name in new:
+            os.replace(staging / name, target / name)
+    except BaseException:
+        for name in reversed(new):
+            if not (staging / name).exists():
+                (target / name).unlink()
+        for file in _config_last(replaced.iterdir()):
+            os.replace(file, target / file.name)
+        raise
+
+
+def _config_last(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: (file.name == CONFIG_NAME, file.name))
+
+
+def load_model(
+    cls: Any,
+    load: Callable[..., Any],
+    path: Any,
+    *model_args: Any,
+    capacity: float | None,
+    allocation: str,
+    **kwargs: Any,
+) -> Any:
+    """Load a checkpoint of any form strictly, and prune it where `capacity` is given.
+
+    Args:
+        cls: The class of the model.
+        load: The `from_pretrained` of transformers, bound to `cls`.
+        path: Directory, Hub repository, or None with `config` and `state_dict`.
+        *model_args: Passed to `load`.
+        capacity: Prune to this kept share after loading.
+        allocation: How to share it out among the layers.
+        **kwargs: Passed to `load`, which changes the configuration by those that are fields of it.
+
+    Returns:
+        The model, or the model and the loading info where `output_loading_info` is true.
+
+    Raises:
+        TypeError: If `capacity` is not a number.
+        ValueError: If weights are missing or foreign, other than a classifier's, `capacity` is outside (0, 1],
+            `allocation` is unknown or given without `capacity`, or `variant` for weights that aren't plain.
+        OSError: If a weight file is damaged.
+    """
+    capacity = _check_pruning(capacity, allocation)
+    with_info = kwargs.pop("output_loading_info", False)
+    kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
+    source, weights = path, None
+    if path is not None:
+        # All files of one load come from the same commit, and what the cache knows of it isn't asked again.
+        kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
+        # Some of the bands are enough for a uniform subnetwork of a known capacity only.
+        known = capacity if allocation == UNIFORM else None
+        weights = _read_weights(cls, path, known, kwargs)
+    if weights is not None:
+        source = path if weights.state_dict is None else None  # transformers refuses a path beside a state dict
+        kwargs |= model_arguments(weights, kwargs.get("config") or path)
+    try:
+        model, info = load(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    except SafetensorError as error:
+        raise OSError(
+            f"The weights in {path} are damaged or cut short ({error}). Download or save them again."
+        ) from error
+    problems = _weight_problems(info)
+    if problems:
+        raise ValueError(_misfit(path, problems, _changed_fields(cls, path, _where(kwargs), model.config, weights)))
+    if weights is not None:
+        model.config.name_or_path = str(path)
+    model.is_from_hub = path is not None and not os.path.isdir(path)
+    if capacity is not None:
+        model = _cut(model, capacity, allocation, weights)
+    return (model, info) if with_info else model
+
+
+def _check_pruning(capacity: float | None, allocation: str) -> float | None:
+    check_allocation(allocation)
+    if capacity is not None:
+        return check_capacity(capacity)
+    if allocation != UNIFORM:
+        raise ValueError(
+            f"allocation={allocation!r} says how to share out a capacity, and none is given. Pass capacity=, too."
+        )
+    return None
+
+
+def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str, Any]) -> Weights | None:
+    """The weights at `path`; where they aren't plain there is no `variant`."""
+    if kwargs.get("state_dict") is not None:
+        return None  # transformers refuses that beside a path
+    variant = kwargs.get("variant")
+    weights = read_weights(cls, path, kwargs.get("config"), capacity, variant, _where(kwargs))
+    if weights is not None:
+        _refuse_variant(variant, weights.form, "dtype=torch.bfloat16 converts on loading.")
+    return weights
+
+
+def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+
+
+def _cut(model: Any, capacity: float, allocation: str, weights: Weights | None) -> Any:
+    """The subnetwork of a loaded model, which it may be already."""
+    if weights is None or weights.statistics is None:
+        return model.prune(capacity, allocation=allocation)
+    model.config.capacity = capacity
+    warn_if_coarse(weights.statistics, capacity)
+    warn_if_below(weights.statistics, capacity, stacklevel=5)  # the line that called `from_pretrained`
+    return model
+
+
+def _refuse_variant(variant: str | None, reason: str, remedy: str) -> None:
+    if variant is not None:
+        raise ValueError(f"variant must be None, as {reason}; got {variant!r}. {remedy}")
+
+
+def _weight_problems(info: dict[str, Any]) -> list[str]:
+    problems = []
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = [key if isinstance(key, str) else key[0] for key in info[kind]]
+        names = sorted(name for name in names if not name.startswith("classifier."))
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            problems.append(f"{kind.removesuffix('_keys')} weights: {shown}")
+    return problems
+
+
+def _changed_fields(
+    cls: Any, path: Any, where: dict[str, Any], asked: Any, weights: Weights | None
+) -> dict[str, tuple[Any, Any]]:
+    """Fields that shape weights in which `asked` differs from the checkpoint's config.json: `(asked, stored)`."""
+    if path is None:
+        return {}
+    try:
+        stored = cls.config_class.from_pretrained(path, **where)
+    except OSError:  # the caller brought a configuration for weights that have none
+        return {}
+    # A subnetwork joined from bands differs in some, and its caller has not asked for that.
+    joined = weights is not None and weights.statistics is not None
+    fields = [name for name in SHAPING_FIELDS if not (joined and name in SUBNETWORK_FIELDS)]
+    pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in fields}
+    return {name: (new, old) for name, (new, old) in pairs.items() if new != old}
+
+
+def _misfit(path: Any, problems: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
+    if not changed:
+        return (
+            f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The "
+            "two files come from different models, or the checkpoint was edited: save or download it again."
+        )
+    asked = ", ".join(f"{name}={new!r}" for name, (new, _) in changed.items())
+    stored = ", ".join(f"{name}={old!r}" for name, (_, old) in changed.items())
+    return (
+        f"The weights in {path} do not fit {asked}, which from_pretrained was given: its config.json says {stored}; "
+        f"{'; '.join(problems)}. Leave the argument out, or build a new model with PrunNetConfig({asked})."
+    )

@@ -1,0 +1,245 @@
+"""Arguments: flags over a recipe over the defaults, and a clear error for each wrong value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import timm
+import yaml
+
+from prunnet_hf.runs.arguments import (
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+    parse_arguments,
+    parse_dataclasses,
+    recipe_flags,
+)
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def write_recipe(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_defaults_are_the_papers_recipe_but_for_the_capacities() -> None:
+    arguments = parse_arguments([])
+    assert arguments.data.dataset == "glyphs"
+    assert arguments.data.image_size == 224
+    assert arguments.data.shorter_side == 256
+    assert arguments.model.embedding_dim == 256
+    assert arguments.train.capacities == [0.1, 0.2, 0.4, 0.6, 0.8]
+    assert arguments.train.capacity_sampling == "sandwich"
+    assert (arguments.train.learning_rate, arguments.train.momentum, arguments.train.weight_decay) == (0.1, 0.9, 5e-4)
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "epochs: 7\nbatch_size: 32\ncapacities: [0.5, 0.25]\n")
+    arguments = parse_arguments(["--config", recipe, "--epochs", "9"])
+    assert arguments.train.epochs == 9
+    assert arguments.train.batch_size == 32
+    assert arguments.train.capacities == [0.25, 0.5]
+    assert arguments.train.momentum == 0.9
+
+
+def test_recipe_values_are_converted_as_flags_are(tmp_path: Path) -> None:
+    # YAML 1.1 reads 1e-3, without a point, as text.
+    recipe = write_recipe(
+        tmp_path,
+        "learning_rate: 1e-3\nstem_pool: false\ncapacities: 0.2\nresize: null\neval_capacities: []\n"
+        "backbone_kwargs: {channels: [8, 8, 16, 16]}\n",
+    )
+    arguments = parse_arguments(["--config", recipe])
+    assert arguments.train.learning_rate == 0.001
+    assert arguments.model.stem_pool is False
+    assert arguments.train.capacities == [0.2]
+    assert arguments.train.eval_capacities == []
+    assert arguments.model.backbone_kwargs == '{"channels": [8, 8, 16, 16]}'
+
+
+def test_recipe_flags() -> None:
+    assert recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None, "report_to": []}) == [
+        "--epochs=20",
+        "--capacities",
+        "0.2",
+        "0.4",
+    ]
+
+
+def test_config_of_a_run_is_a_recipe_for_it(tmp_path: Path) -> None:
+    flags = ["--backbone", "resnet10t", "--backbone_kwargs", '{"stem_width": 4}', "--capacities", "0.3", "--seed", "5"]
+    arguments = parse_arguments(flags)
+    assert parse_arguments(["--config", write_recipe(tmp_path, yaml.safe_dump(arguments.as_dict()))]) == arguments
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_published_recipe_is_valid(path: Path) -> None:
+    assert parse_arguments(["--config", str(path)]).train.epochs >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "rate", "decay", "epochs", "milestones"),
+    [
+        ("gldv2_resnet18", "resnet18", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnet50", "resnet50", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnext50", "resnext50_32x4d", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_mobilenetv2", "mobilenetv2_100", 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_vit_small", "vit_small_patch16_224.augreg_in21k", 3e-5, 1e-3, 30, None),
+        ("gldv2_swin_tiny", "swin_tiny_patch4_window7_224", 1e-3, 1e-2, 30, None),
+        ("gldv2_convnext_tiny", "convnext_tiny.fb_in1k", 3e-5, 1e-3, 30, None),
+        ("in_shop_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
+        ("veri776_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
+    ],
+)
+def test_recipes_of_the_benchmarks(
+    name: str, backbone: str, rate: float, decay: float, epochs: int, milestones: list[int] | None
+) -> None:
+    arguments = parse_arguments(["--config", str(RECIPES[0].with_name(f"{name}.yaml"))])
+    model, data, train = arguments.model, arguments.data, arguments.train
+    assert timm.is_model(backbone)
+    assert (model.backbone, train.learning_rate, train.weight_decay, train.epochs) == (backbone, rate, decay, epochs)
+    if milestones is None:
+        assert (train.optimizer, train.lr_schedule, train.warmup_epochs) == ("adamw", "cosine", 3)
+    else:
+        assert (train.optimizer, train.momentum, train.lr_schedule) == ("sgd", 0.9, "multistep")
+        assert train.milestones == milestones
+    assert name.startswith(data.dataset)
+    assert data.class_share == (0.3 if data.dataset == "gldv2" else None)
+    assert (data.shorter_side, data.image_size, data.augmentation) == (256, 224, "crop_flip")
+    assert (train.batch_size, train.capacities, train.eval_capacities) == (64, [0.2, 0.4, 0.6, 0.8], [0.05, 0.1])
+    assert train.capacity_sampling == "fixed"
+    assert train.output_dir == f"out/{name}"
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--config .*nowhere\.yaml"):
+        parse_arguments(["--config", str(tmp_path / "nowhere.yaml")])
+
+
+def test_unknown_recipe_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown keys: lr, sparsity\. Allowed: .*learning_rate"):
+        parse_arguments(["--config", write_recipe(tmp_path, "sparsity: 0.8\nlr: 0.1\nepochs: 2\n")])
+
+
+def test_recipe_that_is_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be a mapping of arguments.*\['epochs'\]"):
+        parse_arguments(["--config", write_recipe(tmp_path, "- epochs\n")])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("epochs: 2.5", "epochs"), ("epochs: many", "epochs"), ("method: sfsc", "method"), ("stem_pool: 7", "stem_pool")],
+)
+def test_wrong_type_in_a_recipe_is_refused_as_in_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: str
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--config", write_recipe(tmp_path, text)])
+    assert f"argument --{named}" in capsys.readouterr().err
+
+
+def test_unknown_flag_is_named() -> None:
+    with pytest.raises(ValueError, match="--learning_speed"):
+        parse_arguments(["--learning_speed", "3"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "sfsc"}, r"method must be one of prunnet, joint, independent; got 'sfsc'"),
+        ({"optimizer": "lion"}, r"optimizer must be one of sgd, adamw; got 'lion'"),
+        ({"capacities": [0.0, 0.2]}, r"capacities must be in \(0, 1\].*got 0\.0"),
+        ({"capacities": [1.5]}, r"capacities must be in \(0, 1\].*got 1\.5"),
+        ({"capacities": [1.0]}, r"capacities must name a subnetwork.*got \[1\.0\]"),
+        ({"capacities": []}, r"capacities must name a subnetwork.*got \[\]"),
+        ({"eval_capacities": [2.0]}, r"eval_capacities must be in \(0, 1\].*got 2\.0"),
+        ({"method": "independent"}, r"--method independent trains one network.*got \[0\.1, 0\.2, 0\.4, 0\.6, 0\.8\]"),
+        ({"epochs": 0}, r"epochs must be a number of at least 1; got 0"),
+        ({"batch_size": 1}, r"batch_size must be at least 2.*got 1"),
+        ({"gradient_accumulation_steps": 0}, r"gradient_accumulation_steps must be a number of at least 1; got 0"),
+        ({"learning_rate": -0.1}, r"learning_rate must be a number of at least 0; got -0\.1"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be a number of at least 0; got nan"),
+        ({"seed": -1}, r"seed must be a number of at least 0; got -1"),
+        ({"seed": 2**32}, r"seed must be at most 4294967295; got 4294967296"),
+        ({"calibration_images": 1}, r"calibration_images must be a number of at least 2; got 1"),
+        ({"capacity_sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
+        ({"capacity_draws": 0}, r"capacity_draws must be a number of at least 1; got 0"),
+        ({"shrink_share": 1.5}, r"shrink_share must be in \[0, 1\]; got 1\.5"),
+        ({"eval_every": -2}, r"eval_every must be a number of at least 0; got -2"),
+    ],
+)
+def test_wrong_training_values_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainArguments(**values)
+
+
+def test_capacities_that_are_no_list() -> None:
+    with pytest.raises(TypeError, match=r"capacities must be a list of numbers.*got '0\.2'"):
+        TrainArguments(capacities="0.2")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_size": 32, "resize": 24}, r"resize must be at least image_size \(32\).*got 24"),
+        ({"image_size": 0}, r"image_size must be a number of at least 1; got 0"),
+        ({"num_workers": -1}, r"num_workers must be a number of at least 0; got -1"),
+        ({"validation_share": 1.0}, r"validation_share must be in \[0, 1\); got 1\.0"),
+    ],
+)
+def test_wrong_data_values_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataArguments(**values)
+
+
+def test_classes_held_out_must_be_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"validation_share=0\.2 .* with eval_every=0 they would never be looked at"):
+        parse_arguments(["--validation_share", "0.2"])
+    assert parse_arguments(["--validation_share", "0.2", "--eval_every", "2"]).data.validation_share == 0.2
+    assert parse_arguments(["--validation_share", "0.2", "--eval_only", "true"]).train.eval_only
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sync_batchnorm", "true", "--streaming", "true"], "sync_batchnorm=True doesn't go with streaming=True"),
+    ],
+)
+def test_arguments_that_do_not_go_together(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(flags)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("no", "no"), ("'no'", "no"), ("bf16", "bf16"), ("null", None)])
+def test_precision_can_be_written_in_a_recipe_as_in_a_flag(tmp_path: Path, text: str, expected: str | None) -> None:
+    found = parse_arguments(["--config", write_recipe(tmp_path, f"mixed_precision: {text}")])
+    assert found.train.mixed_precision == expected
+
+
+@pytest.mark.parametrize("text", ["{channels: 8}", "[8, 8]", "8"])
+def test_backbone_kwargs_must_be_a_json_object(text: str) -> None:
+    with pytest.raises(ValueError, match=r"backbone_kwargs must be a JSON object"):
+        ModelArguments(backbone_kwargs=text)
+
+
+@dataclass
+class MoreArguments:
+    """Of a command that is told more than a training run."""
+
+    depth: int = 3
+
+
+def test_further_dataclasses_are_read_beside_and_what_is_settled_wins(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "epochs: 7\ndepth: 5\ncapacities: [0.5]\n")
+    flags = ["--config", recipe, "--method", "joint"]
+    settled = {"method": "independent", "capacities": [1.0]}
+    train, more = parse_dataclasses([TrainArguments, MoreArguments], flags, settled)
+    assert (train.epochs, train.method, train.capacities, more.depth) == (7, "independent", [1.0], 5)
+    assert parse_dataclasses([MoreArguments], ["--depth", "9"]) == [MoreArguments(9)]
+    with pytest.raises(ValueError, match="unknown keys: capacities, epochs"):
+        parse_dataclasses([MoreArguments], flags[:2])

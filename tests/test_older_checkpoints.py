@@ -1,0 +1,57 @@
+"""Checkpoints that earlier versions wrote: the same tensors bit for bit, and trainings that go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunnet_hf import PrunNetModel
+from tests.training.tiny_run import arguments, make_photos, train_quietly, weights
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints_0_1"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((CHECKPOINTS / "expected.json").read_text(encoding="utf-8"))
+
+
+def digest(model: PrunNetModel) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode() + str(tensor.dtype).encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_they_load_with_the_same_bits(case: str) -> None:
+    expected = EXPECTED[case]
+    options = {"capacity": expected["capacity"]} if "capacity" in expected else {}
+    model = PrunNetModel.from_pretrained(CHECKPOINTS / expected["folder"], **options).eval()
+    assert digest(model) == expected["state_sha256"]
+    assert model.config.embedding_space == expected["embedding_space"]
+    images = (torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).reshape(2, 3, 32, 32) % 97 - 48) / 32
+    with torch.inference_mode():
+        embeddings = model(images).pooler_output
+    # Another processor may add in another order; expected.json has six decimals.
+    torch.testing.assert_close(embeddings, torch.tensor(expected["embeddings"]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"capacity": 0.2}], ids=["whole", "pruned"])
+def test_the_form_that_is_gone_says_so(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"rank16.*no longer.*bands="):
+        PrunNetModel.from_pretrained(CHECKPOINTS / "rank16", **options)
+
+
+def test_a_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CHECKPOINTS / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)  # the recipe in the checkpoint names folders as they were given
+    run = arguments(make_photos(Path("photos")), Path("run"), epochs=4, checkpoint_every=2, resume=True)
+    run.model.backbone_kwargs = '{"channels": [4, 4, 8, 8], "stem_width": 4, "drop_rate": 0.1}'
+    train_quietly(run)
+    found, expected = weights(Path("run/model")), weights(CHECKPOINTS / "plain")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
