@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from prunnet_hf.data.gldv2 import load_gldv2
+from prunnet_hf.data.sets.gldv2 import load_gldv2
 from prunnet_hf.data.streams import num_images
 
 CLEAN_IMAGES, CLEAN_LANDMARKS = 1_580_470, 81_313

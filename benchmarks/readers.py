@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from prunnet_hf.data.in_shop import load_in_shop
-from prunnet_hf.data.revisited import load_revisited
+from prunnet_hf.data.sets.in_shop import load_in_shop
+from prunnet_hf.data.sets.revisited import load_revisited
+from prunnet_hf.data.sets.veri776 import load_veri776
 from prunnet_hf.data.splits import RetrievalSplits
-from prunnet_hf.data.veri776 import load_veri776
 
 
 def main() -> None:

@@ -1,21 +1,48 @@
-"""A data set by the name that `--dataset` gives it."""
+"""A data set by the name that `--dataset` gives it; a new one needs a row in `SOURCES`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
-from .gldv2 import load_gldv2
-from .glyphs import load_glyphs
-from .image_folder import load_hub_dataset, load_image_folder
-from .in_shop import load_in_shop
-from .revisited import load_revisited
+from .sets.gldv2 import load_gldv2
+from .sets.gldv2_lists import Subset
+from .sets.glyphs import load_glyphs
+from .sets.image_folder import load_hub_dataset, load_image_folder
+from .sets.in_shop import load_in_shop
+from .sets.revisited import load_revisited
+from .sets.veri776 import load_veri776
 from .splits import RetrievalSplits
-from .veri776 import load_veri776
 
-FOLDERS = ("image_folder", "gldv2", "in_shop", "veri776", "roxford5k", "rparis6k")
-"""Data sets that lie in a folder of the user's."""
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that `--dataset` knows by name.
+
+    Attributes:
+        load: Called with the folder if it `needs_folder`, and with the options that were given.
+        options: The arguments of `load_splits` that it takes; each is a keyword of `load`.
+        needs_folder: Whether its files lie in a folder of the user's (`--data_dir`).
+    """
+
+    load: Callable[..., RetrievalSplits]
+    options: tuple[str, ...] = ("streaming",)
+    needs_folder: bool = True
+
+
+SOURCES = {
+    "glyphs": Source(load_glyphs, options=(), needs_folder=False),
+    "image_folder": Source(load_image_folder),
+    "gldv2": Source(load_gldv2, options=("streaming", "subset", "class_share", "num_classes", "evaluation_only")),
+    "in_shop": Source(load_in_shop, options=("streaming", "bounding_boxes")),
+    "veri776": Source(load_veri776),
+    "roxford5k": Source(partial(load_revisited, name="roxford5k")),
+    "rparis6k": Source(partial(load_revisited, name="rparis6k")),
+}
+"""Every data set that has a name of its own; any other name is one of the Hub."""
 
 
 def load_splits(
@@ -25,60 +52,72 @@ def load_splits(
     streaming: bool = False,
     class_share: float | None = None,
     num_classes: int | None = None,
-    subset: str = "clean",
+    subset: Subset = "clean",
     bounding_boxes: bool = False,
     evaluation_only: bool = False,
 ) -> RetrievalSplits:
     """Load the training, query and gallery images of a data set.
 
     Args:
-        dataset: `"glyphs"` (embedded), one of `FOLDERS`, or the name of a Hub data set with image and label columns.
-        data_dir: For one of `FOLDERS`: where its files are.
-        streaming: Read as streams; for one of `FOLDERS`. GLDv2 then comes straight from its tar files.
-        class_share: For `"gldv2"`: share of the training classes to take.
-        num_classes: For `"gldv2"`: how many to take.
-        subset: For `"gldv2"`: `"clean"` or `"full"`, the training images of which list.
-        bounding_boxes: For `"in_shop"`: crop images to their boxes.
-        evaluation_only: Leave out training images where they are a download of their own, as GLDv2's are.
+        dataset: A name in `SOURCES`, or the name of a Hub data set with an image and a label column.
+        data_dir: The folder of its files, if it needs one.
+        streaming: Read images as streams. GLDv2 then comes straight from its tar files.
+        class_share: Share of the training classes to take.
+        num_classes: Number of training classes to take.
+        subset: Which list of training images to read.
+        bounding_boxes: Crop images to their boxes.
+        evaluation_only: Leave out training images that are a separate download. What chooses training images is then
+            ignored.
 
     Raises:
-        ValueError: If `data_dir` is missing where one is needed, or an argument is given that doesn't belong to the
-            data set.
+        ValueError: If `data_dir` is missing but needed, or the data set doesn't take an argument that is given.
         FileNotFoundError: If a folder or file is missing.
     """
-    if not evaluation_only:  # else a recipe's choice of training classes does no harm
-        _check_belongs("class_share", class_share is not None, dataset, ("gldv2",))
-        _check_belongs("num_classes", num_classes is not None, dataset, ("gldv2",))
-        _check_belongs("subset", subset != "clean", dataset, ("gldv2",))
-    _check_belongs("bounding_boxes", bounding_boxes, dataset, ("in_shop",))
-    _check_belongs("streaming", streaming, dataset, FOLDERS)
-    _check_belongs("data_dir", data_dir is not None, dataset, FOLDERS)
-    if dataset == "glyphs":
-        return load_glyphs()
-    if dataset not in FOLDERS:
-        return load_hub_dataset(dataset)
+    source = SOURCES.get(dataset) or Source(partial(load_hub_dataset, dataset), options=(), needs_folder=False)
+    if data_dir is not None and not source.needs_folder:
+        raise _belongs_elsewhere("data_dir", in_folders(), dataset)
+    chosen: dict[str, Any] = {"streaming": streaming or None, "bounding_boxes": bounding_boxes or None}
+    if not evaluation_only:
+        chosen |= {"class_share": class_share, "num_classes": num_classes}
+        chosen["subset"] = None if subset == "clean" else subset
+    options = {name: value for name, value in chosen.items() if value is not None}
+    foreign = sorted(set(options) - set(source.options))
+    if foreign:
+        raise _belongs_elsewhere(foreign[0], takers(foreign[0]), dataset)
+    if evaluation_only and "evaluation_only" in source.options:
+        options["evaluation_only"] = True
+    if not source.needs_folder:
+        return source.load(**options)
     if data_dir is None:
         raise ValueError(f"--dataset {dataset} needs --data_dir DIR, the folder of its files.")
-    loaders: dict[str, Callable[..., RetrievalSplits]] = {
-        "image_folder": load_image_folder,
-        "gldv2": partial(
-            load_gldv2,
-            subset=None if evaluation_only else subset,
-            class_share=class_share,
-            num_classes=num_classes,
-        ),
-        "in_shop": partial(load_in_shop, bounding_boxes=bounding_boxes),
-        "veri776": load_veri776,
-        "roxford5k": partial(load_revisited, name="roxford5k"),
-        "rparis6k": partial(load_revisited, name="rparis6k"),
-    }
-    return loaders[dataset](data_dir, streaming=streaming)
+    return source.load(data_dir, **options)
 
 
-def _check_belongs(argument: str, is_given: bool, dataset: str, owners: tuple[str, ...]) -> None:
-    if is_given and dataset not in owners:
-        alike = get_close_matches(dataset, FOLDERS, n=1)
-        hint = f" Did you mean {alike[0]}?" if alike and dataset not in FOLDERS else ""
-        raise ValueError(
-            f"--{argument} belongs to --dataset {' or '.join(owners)}; got it with --dataset {dataset}.{hint}"
-        )
+def takers(option: str) -> str:
+    """The data sets that take an argument of `load_splits`, for messages and help.
+
+    Example:
+        >>> takers("class_share")
+        'gldv2'
+    """
+    return _either([name for name, source in SOURCES.items() if option in source.options])
+
+
+def in_folders() -> str:
+    """The data sets that need `--data_dir`, for messages and help."""
+    return _either([name for name, source in SOURCES.items() if source.needs_folder])
+
+
+def without_folder() -> str:
+    """The data sets that come with this package, for help."""
+    return _either([name for name, source in SOURCES.items() if not source.needs_folder])
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
+
+
+def _belongs_elsewhere(argument: str, owners: str, dataset: str) -> ValueError:
+    alike = get_close_matches(dataset, SOURCES, n=1)
+    hint = f" Did you mean {alike[0]}?" if alike and dataset not in SOURCES else ""
+    return ValueError(f"--{argument} belongs to --dataset {owners}; got it with --dataset {dataset}.{hint}")

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
-from ..data.loading import FOLDERS
+from ..data.loading import SOURCES
 from ..pruning.masking import format_capacity
 from .figures import FinishedRun
 
@@ -22,8 +22,6 @@ HUB = "https://huggingface.co"
 
 TAGS = ("prunnet", "image-retrieval", "pruning", "compatible-embeddings", "timm")
 TASK, TASK_NAME = "image-retrieval", "Image retrieval"
-EMBEDDED = "glyphs"
-"""The data set that is rendered by this package, and so is on no Hub."""
 
 
 def card_data(
@@ -62,7 +60,7 @@ def card_data(
 def hub_dataset(run: FinishedRun) -> str | None:
     """The id of the data set on the Hub; None for one that didn't come from there."""
     dataset: str | None = run.recipe.get("dataset")
-    return None if dataset in (*FOLDERS, EMBEDDED) else dataset
+    return None if dataset in SOURCES else dataset
 
 
 def _base_model(run: FinishedRun, dense_id: str | None) -> dict[str, Any]:

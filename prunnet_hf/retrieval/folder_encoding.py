@@ -24,8 +24,8 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..configuration_prunnet import PrunNetConfig
-from ..data.image_folder import list_images
 from ..data.reading import read_image
+from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
 from ..modeling_prunnet import PrunNetModel
 from .embed import embed

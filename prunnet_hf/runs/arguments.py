@@ -13,6 +13,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..configuration_prunnet import TRAINED_CAPACITIES
+from ..data.loading import in_folders, takers, without_folder
+from ..data.sets.gldv2_lists import Subset
 from ..pruning.masking import check_capacities
 
 LARGEST_SEED = 2**32 - 1
@@ -53,8 +55,8 @@ class DataArguments:
     dataset: str = field(
         default="glyphs",
         metadata={
-            "help": "glyphs (embedded); image_folder, gldv2, in_shop, veri776, roxford5k or rparis6k (with data_dir); "
-            "or a Hub data set with image and label columns."
+            "help": f"{without_folder()} (part of the package); {in_folders()} (with data_dir); or a Hub data set "
+            "with an image and a label column."
         },
     )
     data_dir: str | None = field(
@@ -68,13 +70,19 @@ class DataArguments:
         default=False, metadata={"help": "Read images as streams; gldv2 straight from its tar files."}
     )
     class_share: float | None = field(
-        default=None, metadata={"help": "For gldv2: share of the training classes to take; the paper takes 0.3."}
+        default=None,
+        metadata={"help": f"For {takers('class_share')}: share of the training classes to take; the paper takes 0.3."},
     )
-    num_classes: int | None = field(default=None, metadata={"help": "For gldv2: number of training classes to take."})
-    subset: Literal["clean", "full"] = field(
-        default="clean", metadata={"help": "For gldv2: train on the images of train_clean.csv or of train.csv."}
+    num_classes: int | None = field(
+        default=None, metadata={"help": f"For {takers('num_classes')}: number of training classes to take."}
     )
-    bounding_boxes: bool = field(default=False, metadata={"help": "For in_shop: crop images to their boxes."})
+    subset: Subset = field(
+        default="clean",
+        metadata={"help": f"For {takers('subset')}: train on the images of train_clean.csv or of train.csv."},
+    )
+    bounding_boxes: bool = field(
+        default=False, metadata={"help": f"For {takers('bounding_boxes')}: crop images to their boxes."}
+    )
     image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
     resize: int | None = field(
         default=None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datasets import Dataset
 
-from ..data.image_folder import check_images
 from ..data.loading import load_splits
+from ..data.sets.image_folder import check_images
 from ..data.splits import RetrievalSplits, hold_out_classes
 from ..data.streams import ImageDataset, num_images
 from .arguments import RunArguments

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from .official_files import (
+from ..official_files import (
     bad_line,
     check_identities,
     find_file,
@@ -20,9 +20,9 @@ from .official_files import (
     require_images,
     require_root,
 )
-from .reading import BOX
-from .splits import IMAGE, LABEL, RetrievalSplits
-from .streams import as_stream
+from ..reading import BOX
+from ..splits import IMAGE, LABEL, RetrievalSplits
+from ..streams import as_stream
 
 SOURCE = (
     "Download img.zip (unpack it), Eval/list_eval_partition.txt and, for bounding boxes, Anno/list_bbox_inshop.txt of "

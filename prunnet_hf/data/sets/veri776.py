@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from .official_files import (
+from ..official_files import (
     bad_line,
     check_identities,
     find_file,
@@ -20,8 +20,8 @@ from .official_files import (
     require_images,
     require_root,
 )
-from .splits import IMAGE, LABEL, RetrievalSplits
-from .streams import as_stream
+from ..splits import IMAGE, LABEL, RetrievalSplits
+from ..streams import as_stream
 
 SOURCE = "VeRi-776 is sent by its owners on request: https://github.com/JDAI-CV/VeRidataset"
 CAMERA = "camera"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from prunnet_hf.data.reading import stored_images
-from prunnet_hf.data.revisited import load_revisited
+from prunnet_hf.data.sets.revisited import load_revisited
 from tests.miniatures.revisited import make_revisited, write_truth
 
 NAME = "roxford5k"

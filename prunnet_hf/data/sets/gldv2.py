@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, Value
 from numpy.typing import NDArray
 
-from .gldv2_lists import ONE_ID, SOURCE, Ids, ImageList, id_texts, read_ids, read_queries, read_train
-from .official_files import find_file, require_images, require_root
-from .splits import IMAGE, RetrievalSplits
-from .streams import ROW, ImageDataset, as_stream, stream_of
-from .tar_stream import read_members
+from ..official_files import find_file, require_images, require_root
+from ..splits import IMAGE, RetrievalSplits
+from ..streams import ROW, ImageDataset, as_stream, stream_of
+from ..tar_stream import read_members
+from .gldv2_lists import ONE_ID, SOURCE, Ids, ImageList, Subset, id_texts, read_ids, read_queries, read_train
 
 ID = "id"
-SUBSETS = ("clean", "full")
 SCORED_USAGES = ("Public", "Private")
 
 _IMAGE_NAME = re.compile(rf"(?:.*/)?({ONE_ID})\.jpg")
@@ -31,10 +30,11 @@ _IMAGE_NAME = re.compile(rf"(?:.*/)?({ONE_ID})\.jpg")
 def load_gldv2(
     root: str | os.PathLike[str],
     *,
-    subset: str | None = "clean",
+    subset: Subset = "clean",
     num_classes: int | None = None,
     class_share: float | None = None,
     usage: Sequence[str] = ("Private",),
+    evaluation_only: bool = False,
     streaming: bool = False,
 ) -> RetrievalSplits:
     """Load the official training, query and gallery images.
@@ -51,11 +51,11 @@ def load_gldv2(
         root: The folder that holds the lists (also in `metadata/`, `ground_truth/`, or beside the images) and the
             folders `train/`, `index/` and `test/`. In these, images lie as `a/b/c/<id>.jpg`, by the first three
             digits of their id, or in tars: `images_000.tar`, ...
-        subset: `"clean"` reads `train_clean.csv`, `"full"` `train.csv`; None leaves out training images, which then
-            needn't be there.
+        subset: `"clean"` reads `train_clean.csv`, `"full"` `train.csv`.
         num_classes: How many landmarks to train on; all if neither this nor `class_share` is given.
         class_share: Their share of all in the list, in (0, 1], rounded down: 0.3 takes 24,393 of 81,313 clean ones.
         usage: Parts of the solution: `"Private"`, the test of 750 queries that papers report, `"Public"`, or both.
+        evaluation_only: Leave out training images, which then needn't be there.
         streaming: Give streams: straight from tars where there are any, one tar a shard, else of extracted images.
 
     Raises:
@@ -66,7 +66,7 @@ def load_gldv2(
     """
     folder = require_root(root, "Google Landmarks v2", SOURCE)
     _check_arguments(subset, num_classes, class_share, usage)
-    train = None if subset is None else read_train(folder, subset, num_classes, class_share)
+    train = None if evaluation_only else read_train(folder, subset, num_classes, class_share)
     index = read_ids(folder, "index")
     query = read_queries(folder, usage, index, read_ids(folder, "test"))
     return RetrievalSplits(
@@ -77,11 +77,9 @@ def load_gldv2(
     )
 
 
-def _check_arguments(
-    subset: str | None, num_classes: int | None, class_share: float | None, usage: Sequence[str]
-) -> None:
-    if subset is not None and subset not in SUBSETS:
-        raise ValueError(f"subset={subset!r} must be one of {', '.join(map(repr, SUBSETS))}, or None.")
+def _check_arguments(subset: str, num_classes: int | None, class_share: float | None, usage: Sequence[str]) -> None:
+    if subset not in get_args(Subset):
+        raise ValueError(f"subset={subset!r} must be one of {', '.join(map(repr, get_args(Subset)))}.")
     if num_classes is not None and class_share is not None:
         raise ValueError(f"Give num_classes={num_classes} or class_share={class_share}, not both.")
     if class_share is not None and not 0 < class_share <= 1:

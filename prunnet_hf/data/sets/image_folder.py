@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concaten
 from PIL import Image as PILImage
 from tqdm import tqdm
 
-from .reading import DECODING_ERRORS
-from .splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
-from .streams import as_stream
+from ..reading import DECODING_ERRORS
+from ..splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
+from ..streams import as_stream
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from .official_files import find_file, join_inside, refuse_repeats, require_images, require_root
-from .plain_pickle import load_plain_pickle
-from .reading import DECODING_ERRORS
-from .splits import IMAGE, RetrievalSplits
-from .streams import as_stream
+from ..official_files import find_file, join_inside, refuse_repeats, require_images, require_root
+from ..plain_pickle import load_plain_pickle
+from ..reading import DECODING_ERRORS
+from ..splits import IMAGE, RetrievalSplits
+from ..streams import as_stream
 
 NAME = "name"
 JUDGEMENTS = ("easy", "hard", "junk")

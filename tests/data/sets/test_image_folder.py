@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from prunnet_hf.data.image_folder import (
+from prunnet_hf.data.sets.image_folder import (
     check_images,
     find_corrupt_images,
     list_images,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from prunnet_hf.data.glyphs import FACES, SIDE, distinct_characters, draw_glyph, load_glyphs
+from prunnet_hf.data.sets.glyphs import FACES, SIDE, distinct_characters, draw_glyph, load_glyphs
 
 
 def pixels(images) -> np.ndarray:

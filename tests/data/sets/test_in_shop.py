@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf.data.in_shop import load_in_shop
 from prunnet_hf.data.reading import read_image, stored_images
+from prunnet_hf.data.sets.in_shop import load_in_shop
 from tests.miniatures.in_shop import BOX_HEADER, PARTITION_HEADER, make_in_shop, write_list
 
 PARTITION = "Eval/list_eval_partition.txt"

@@ -15,9 +15,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prunnet_hf.data import gldv2, gldv2_lists
-from prunnet_hf.data.gldv2 import load_gldv2
 from prunnet_hf.data.reading import read_image, stored_images
+from prunnet_hf.data.sets import gldv2, gldv2_lists
+from prunnet_hf.data.sets.gldv2 import load_gldv2
 from prunnet_hf.data.stream_loader import StreamLoader, split_stream
 from prunnet_hf.data.streams import num_images
 from tests.miniatures.gldv2 import CLEAN_LANDMARKS, Gldv2, make_gldv2, member_name, write_list, write_tar
@@ -479,7 +479,7 @@ def test_whoever_only_evaluates_needs_no_training_images(tmp_path: Path) -> None
     make_gldv2(tmp_path, layout="tars")
     shutil.rmtree(tmp_path / "train")
     (tmp_path / "train_clean.csv").unlink()
-    splits = load_gldv2(tmp_path, subset=None, streaming=True)
+    splits = load_gldv2(tmp_path, evaluation_only=True, streaming=True)
     assert splits.train is None
     assert len(list(splits.query)) == 8
     with pytest.raises(FileNotFoundError, match=r"train_clean\.csv is missing"):

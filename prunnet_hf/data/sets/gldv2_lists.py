@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, List, Value
 from numpy.typing import NDArray
 
-from .official_files import bad_line, find_file, numbered_lines, refuse_repeats
-from .splits import LABEL, listed
+from ..official_files import bad_line, find_file, numbered_lines, refuse_repeats
+from ..splits import LABEL, listed
 
 SOURCE = (
     "Google Landmarks v2 is described at https://github.com/cvdfoundation/google-landmark; its files lie under "
@@ -27,6 +27,8 @@ SOURCE = (
     "checksums as md5sum/train/md5.images_000.txt and so on."
 )
 RELEVANT = "relevant"
+Subset = Literal["clean", "full"]
+"""The list of training images: `train_clean.csv` or `train.csv`."""
 
 ONE_ID = "[0-9a-f]{16}"
 _IDS = f"{ONE_ID}(?: {ONE_ID})*"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from prunnet_hf.data.reading import stored_images
-from prunnet_hf.data.veri776 import load_veri776
+from prunnet_hf.data.sets.veri776 import load_veri776
 from tests.miniatures.veri776 import make_veri776, write_lines
 
 PARTS = {"train": "train", "query": "query", "test": "gallery"}

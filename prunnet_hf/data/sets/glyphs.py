@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
 
-from .splits import IMAGE, LABEL, RetrievalSplits
+from ..splits import IMAGE, LABEL, RetrievalSplits
 
 FACES = (
     "DejaVuSans",
