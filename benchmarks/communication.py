@@ -24,6 +24,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
 from prunnet_hf.training.objectives import create_objective, dense_pass_parameters
@@ -105,7 +106,7 @@ def training_step(
     wrapped.broadcast_buffers = False  # as in the engine
     wrapped.train()
     optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
-    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", CAPACITIES)
+    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", CAPACITIES)
     return TrainingStep(model, wrapped, objective, passes, optimizer, accelerator, max_grad_norm=100.0, seed=0)
 
 

@@ -26,6 +26,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
 from prunnet_hf.training.objectives import create_objective
@@ -219,7 +220,7 @@ def prunnet_step(
         layer.scores.requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", capacities)
+    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", capacities)
     training = TrainingStep(
         model,
         wrapped,

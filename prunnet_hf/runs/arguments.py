@@ -1,4 +1,4 @@
-"""What a training run is told: dataclasses that are command-line flags, and YAML recipes under them."""
+"""The arguments of a training run: dataclasses whose fields are command-line flags and keys of YAML recipes."""
 
 import json
 import math
@@ -16,9 +16,15 @@ from ..configuration_prunnet import TRAINED_CAPACITIES
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.masking import check_capacities
+from .methods import METHODS, find_method
 
+# The code that obeys these choices lies in training/, which imports them from here.
+CapacitySampling = Literal["fixed", "sandwich"]
+Projection = Literal["last", "sequential"]
+OptimizerName = Literal["sgd", "adamw"]
+LearningRateSchedule = Literal["cosine", "multistep"]
 LARGEST_SEED = 2**32 - 1
-"""That NumPy takes."""
+"""The largest that NumPy takes."""
 
 
 @dataclass
@@ -62,8 +68,8 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "The folder of the data set: of an image_folder train/ and test/ with a folder a class, of the "
-            "others what README's table says."
+            "help": "The folder of the data set. An image_folder has train/ and test/ with a folder for each class; "
+            "for the others see README's table."
         },
     )
     streaming: bool = field(
@@ -71,10 +77,10 @@ class DataArguments:
     )
     class_share: float | None = field(
         default=None,
-        metadata={"help": f"For {takers('class_share')}: share of the training classes to take; the paper takes 0.3."},
+        metadata={"help": f"For {takers('class_share')}: share of the training classes to use; the paper uses 0.3."},
     )
     num_classes: int | None = field(
-        default=None, metadata={"help": f"For {takers('num_classes')}: number of training classes to take."}
+        default=None, metadata={"help": f"For {takers('num_classes')}: number of training classes to use."}
     )
     subset: Subset = field(
         default="clean",
@@ -83,24 +89,24 @@ class DataArguments:
     bounding_boxes: bool = field(
         default=False, metadata={"help": f"For {takers('bounding_boxes')}: crop images to their boxes."}
     )
-    image_size: int = field(default=224, metadata={"help": "Side in pixels of the images the network sees."})
+    image_size: int = field(default=224, metadata={"help": "Side of the network's input images in pixels."})
     resize: int | None = field(
         default=None,
-        metadata={"help": "Shorter side before the crop; 8/7 of image_size if not given, as 256 is of 224."},
+        metadata={"help": "Shorter side before the crop; by default 8/7 of image_size, as 256 is 8/7 of 224."},
     )
     augmentation: str = field(
         default="crop_flip", metadata={"help": "Training augmentation: crop_flip, crop or affine."}
     )
     num_workers: int = field(default=2, metadata={"help": "Processes that read images, for each training process."})
     skip_corrupt_images: bool = field(
-        default=False, metadata={"help": "Leave unreadable training images out and go on."}
+        default=False, metadata={"help": "Leave out training images that can't be read, instead of stopping."}
     )
     validation_share: float = field(
         default=0.0, metadata={"help": "Share of the training classes held out to choose the best model by."}
     )
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check choices and ranges."""
         check_choices(self)
         _check_at_least(self, 1, "image_size")
         _check_at_least(self, 0, "num_workers")
@@ -114,7 +120,7 @@ class DataArguments:
 
     @property
     def shorter_side(self) -> int:
-        """Pixels that an image's shorter side is resized to: `resize`, or what follows from `image_size`."""
+        """The length in pixels that an image's shorter side is resized to: `resize`, or 8/7 of `image_size`."""
         return round(self.image_size * 8 / 7) if self.resize is None else self.resize
 
 
@@ -123,101 +129,108 @@ class TrainArguments:
     """The run."""
 
     output_dir: str = field(default="out/run", metadata={"help": "The run directory."})
-    method: Literal["prunnet", "joint", "independent"] = field(
+    method: str = field(
         default="prunnet",
         metadata={
-            "help": "prunnet; joint: the plain sum of the losses; independent: one network at the one capacity given."
+            "choices": list(METHODS),
+            "help": " ".join(f"{name}: {method.description}" for name, method in METHODS.items()),
         },
     )
     capacities: list[float] = field(
         default_factory=lambda: [0.1, *TRAINED_CAPACITIES],
         metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
     )
-    capacity_sampling: Literal["fixed", "sandwich"] = field(
+    capacity_sampling: CapacitySampling = field(
         default="sandwich",
         metadata={
-            "help": "Capacities of a step's passes besides the dense one. sandwich: the smallest of `capacities` and "
-            "`capacity_draws` random ones from there to 1, drawn anew for each step (the others are evaluated and "
-            "saved, but not trained as such). fixed: those of `capacities`, as in the paper."
+            "help": "The capacities that each step trains besides the dense network. sandwich: the smallest of "
+            "`capacities`, and `capacity_draws` random ones between it and 1, drawn again at each step; the rest of "
+            "`capacities` is only evaluated and saved. fixed: all of `capacities`, as in the paper."
         },
     )
     capacity_draws: int = field(
-        default=2, metadata={"help": "For sandwich: capacities to draw, one from each of so many parts of the range."}
+        default=2,
+        metadata={
+            "help": "For sandwich: number of random capacities, one from each of as many equal parts of the range."
+        },
     )
     shrink_share: float = field(
         default=0.5,
-        metadata={"help": "For sandwich: share of the training in which the smallest capacity comes down from 0.6."},
+        metadata={"help": "For sandwich: share of training during which the smallest capacity comes down from 0.6."},
     )
     eval_capacities: list[float] = field(
-        default_factory=lambda: [0.05, 0.3], metadata={"help": "Further, untrained capacities to evaluate."}
+        default_factory=lambda: [0.05, 0.3], metadata={"help": "More capacities to evaluate, which are not trained."}
     )
     epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
-    batch_size: int = field(default=64, metadata={"help": "Images a step and process."})
-    eval_batch_size: int = field(default=64, metadata={"help": "Images a batch and process when evaluating."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
-    optimizer: Literal["sgd", "adamw"] = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
+    batch_size: int = field(default=64, metadata={"help": "Training images in a batch, for each process."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Images in a batch when evaluating, for each process."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one step."})
+    optimizer: OptimizerName = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
     learning_rate: float = field(default=0.1, metadata={"help": "Highest learning rate."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
-    weight_decay: float = field(default=5e-4, metadata={"help": "Of weights and scores alike."})
-    lr_schedule: Literal["cosine", "multistep"] = field(
-        default="cosine", metadata={"help": "How the learning rate falls."}
-    )
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of weights and scores."})
+    lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
     milestones: list[int] = field(
         default_factory=lambda: [5, 10, 20],
         metadata={"help": "For multistep: epochs after which the rate is multiplied by 0.1."},
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
-        default=None, metadata={"help": "Precision of the passes; not given: what accelerate was launched with."}
+        default=None, metadata={"help": "Precision of the passes; by default what accelerate was launched with."}
     )
     channels_last: bool = field(
-        default=True, metadata={"help": "Lay out images and convolutions with the channels of a pixel side by side."}
+        default=True,
+        metadata={"help": "Store the channels of a pixel next to each other, which is faster."},
     )
     sync_batchnorm: bool = field(
         default=False,
-        metadata={"help": "Batch norms see the images of all processes, on GPUs, instead of their own only."},
+        metadata={"help": "On GPUs: batch norms use the images of all processes, not only those of their own."},
     )
     skip_nonfinite_steps: bool = field(
         default=False,
-        metadata={"help": "Leave out steps with a loss or gradient that is no finite number, instead of stopping."},
+        metadata={"help": "Leave out steps whose loss or gradient isn't finite, instead of stopping."},
     )
-    max_grad_norm: float = field(default=100.0, metadata={"help": "Largest norm of the whole gradient, above 0."})
+    max_grad_norm: float = field(default=100.0, metadata={"help": "The gradient is clipped to this norm; above 0."})
     projection: Literal["last", "sequential"] = field(
         default="last",
-        metadata={"help": "How conflicting gradients are projected: the released code's way, or PCGrad's."},
+        metadata={
+            "help": "How conflicting gradients are projected. last: as in the released code. sequential: as in PCGrad."
+        },
     )
     scale_dense_gradients: bool = field(
         default=False,
         metadata={
             "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by "
-            "the number of passes, as those of all other parameters are."
+            "the number of passes, as is done for all other parameters."
         },
     )
-    alpha: float = field(default=0.5, metadata={"help": "How strongly gradients changed by projection lose weight."})
-    seed: int = field(default=0, metadata={"help": "Of everything random."})
-    eval_every: int = field(default=0, metadata={"help": "Evaluate after every so many epochs; 0: at the end only."})
-    checkpoint_every: int = field(
-        default=0, metadata={"help": "Save a checkpoint after every so many epochs; 0: never."}
+    alpha: float = field(
+        default=0.5, metadata={"help": "How much a gradient loses weight when projection changes it."}
     )
+    seed: int = field(default=0, metadata={"help": "Seed of all random numbers."})
+    eval_every: int = field(default=0, metadata={"help": "Epochs between evaluations; 0: only at the end."})
+    checkpoint_every: int = field(default=0, metadata={"help": "Epochs between checkpoints; 0: none."})
     checkpoint_steps: int = field(
-        default=0, metadata={"help": "Save a checkpoint after every so many steps, also amid an epoch; 0: never."}
+        default=0, metadata={"help": "Steps between checkpoints, also within an epoch; 0: none."}
     )
-    keep_checkpoints: int = field(default=2, metadata={"help": "Newest checkpoints to keep."})
+    keep_checkpoints: int = field(default=2, metadata={"help": "The number of newest checkpoints to keep."})
     calibration_images: int = field(
-        default=2048, metadata={"help": "Training images that running statistics are measured on."}
+        default=2048, metadata={"help": "The number of training images to measure running statistics on."}
     )
     report_to: list[str] = field(
-        default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard."}
+        default_factory=list, metadata={"help": "Trackers of accelerate to log to, such as tensorboard."}
     )
-    log_every: int = field(default=10, metadata={"help": "Steps between two entries of the trackers."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint of output_dir."})
+    log_every: int = field(default=10, metadata={"help": "Steps between two log entries."})
+    resume: bool = field(default=False, metadata={"help": "Continue from the newest checkpoint in output_dir."})
     eval_only: bool = field(
-        default=False, metadata={"help": "Evaluate the model in output_dir (or model_name_or_path) again."}
+        default=False,
+        metadata={"help": "Only evaluate the model in output_dir (or model_name_or_path)."},
     )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         check_choices(self)
+        method = find_method(self.method)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
         _check_at_least(self, 1, "log_every", "capacity_draws")
         _check_at_least(self, 2, "calibration_images")
@@ -235,12 +248,12 @@ class TrainArguments:
             )
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
         self.capacities = check_capacities(self.capacities)
-        if self.method == "independent" and len(self.capacities) != 1:
+        if not method.has_subnetworks and len(self.capacities) != 1:
             raise ValueError(
-                "--method independent trains one network at one capacity, such as --capacities 0.2; got "
+                f"--method {self.method} trains one network at one capacity, such as --capacities 0.2; got "
                 f"{self.capacities}."
             )
-        if self.method != "independent" and not any(capacity < 1.0 for capacity in self.capacities):
+        if method.has_subnetworks and not any(capacity < 1.0 for capacity in self.capacities):
             raise ValueError(
                 f"capacities must name a subnetwork, such as 0.2, for --method {self.method}; got {self.capacities}. "
                 "--method independent --capacities 1.0 trains the dense network alone."
@@ -256,32 +269,33 @@ class RunArguments:
     train: TrainArguments
 
     def __post_init__(self) -> None:
-        """Check what only two of them together tell."""
+        """Check the arguments that depend on each other."""
         if self.train.sync_batchnorm and self.data.streaming:
             raise ValueError(
-                "sync_batchnorm=True doesn't go with streaming=True: a process that has read its part of a stream "
-                "sends black images along until all have, and the others' statistics would take them in."
+                "sync_batchnorm=True and streaming=True don't work together: a process that has read its part of a "
+                "stream runs black images until all have read theirs, and they would enter everyone's statistics. "
+                "Leave one of the two out."
             )
         if self.data.validation_share > 0 and self.train.eval_every == 0 and not self.train.eval_only:
             raise ValueError(
-                f"validation_share={self.data.validation_share} holds classes out to choose the best model by, but "
-                "with eval_every=0 they would never be looked at: pass --eval_every, or leave validation_share out."
+                f"validation_share={self.data.validation_share} holds out classes to choose the best model by, but "
+                "eval_every=0 never evaluates on them. Give --eval_every, or leave validation_share out."
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """One flat mapping, as a recipe holds it."""
+        """All arguments in one mapping, as in a recipe."""
         return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
-    """Read flags, over the recipe that `--config FILE` names, over the defaults.
+    """Read flags, which win over the recipe that `--config FILE` names, which wins over the defaults.
 
     Args:
-        command_line: Without the program's name; `sys.argv` if not given.
+        command_line: The words after the program's name; by default those of `sys.argv`.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
-        ValueError: If it is no mapping, or has keys that are no arguments.
+        ValueError: If it isn't a mapping, or has unknown keys.
     """
     model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line)
     return RunArguments(model, data, train)
@@ -292,40 +306,40 @@ def parse_dataclasses(
     command_line: Sequence[str] | None = None,
     settled: Mapping[str, Any] | None = None,
 ) -> list[Any]:
-    """Read flags, over the recipe that `--config FILE` names, over the defaults, into several dataclasses.
+    """Read several dataclasses from flags, which win over the recipe of `--config FILE`, which wins over the defaults.
 
     Args:
         kinds: The dataclasses; each field is a flag and a key of the recipe.
-        command_line: Without the program's name; `sys.argv` if not given.
-        settled: Arguments that the command itself decides: they win over flags.
+        command_line: The words after the program's name; by default those of `sys.argv`.
+        settled: Arguments that the command itself decides; they win over flags.
 
     Returns:
-        An instance of each.
+        One instance of each dataclass.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
-        ValueError: If it is no mapping, or has keys that are no arguments.
+        ValueError: If it isn't a mapping, or has unknown keys.
     """
     parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
-    parser.add_argument("--config", help="A YAML recipe: the same arguments; flags given beside it win.")
+    parser.add_argument("--config", help="A YAML file with the same arguments; flags win over it.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
     known, _ = parser.parse_known_args(flags)
     if known.config is not None:
         names = {action.dest for action in parser._actions}
         recipe = read_recipe(known.config, names - {"config", "help"})
-        # A list can be empty in a recipe only: a flag needs a value.
+        # Only a recipe can have an empty list: a flag needs a value.
         parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
         flags = [*recipe_flags(recipe), *flags]
     flags += recipe_flags(settled or {})
     parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
-    return [*parsed[: len(kinds)]]  # after them comes what belongs to none: --config
+    return [*parsed[: len(kinds)]]  # the rest holds --config
 
 
 def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
-    """A recipe as the flags it stands for, so that its values are converted and checked as theirs are.
+    """Turn a recipe into flags, so that its values are converted and checked like those of flags.
 
     Args:
-        recipe: Arguments by name; one that is None or an empty list has no flag.
+        recipe: Arguments by name. None and an empty list give no flag.
 
     Example:
         >>> recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None})
@@ -354,15 +368,15 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
             f"{', '.join(sorted(allowed))}."
         )
     if recipe.get("mixed_precision") is False:
-        recipe["mixed_precision"] = "no"  # which YAML reads as a truth value
+        recipe["mixed_precision"] = "no"  # YAML reads `no` as False
     return recipe
 
 
 def check_choices(arguments: Any) -> None:
-    """Make sure that every `Literal` field of a dataclass holds one of its values.
+    """Make sure that every `Literal` field of a dataclass holds one of its choices.
 
     Raises:
-        ValueError: If one doesn't.
+        ValueError: If a field doesn't.
     """
     for name, hint in get_type_hints(type(arguments)).items():
         value, choices = getattr(arguments, name), get_args(hint)

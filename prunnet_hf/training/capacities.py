@@ -1,39 +1,40 @@
-"""Which capacities the passes of a training step have: always the same ones, or some drawn anew for each step."""
+"""The capacities of the passes of a training step: always the same ones, or some drawn at random for each step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 
 from ..pruning.masking import format_capacity
+from ..runs.arguments import CapacitySampling
+from ..runs.methods import find_method
 
-CapacitySampling = Literal["fixed", "sandwich"]
 DENSE = 1.0
 SHRINK_FROM = 0.6
-"""Where the smallest capacity begins that comes down during training."""
+"""The smallest capacity when training begins, if it comes down during training."""
 _STREAM = 0x5A9D
-"""Sets these random numbers apart from others that seed and step decide."""
+"""Makes these random numbers differ from others with the same seed and step."""
 
 
 class PassCapacities(Protocol):
-    """The capacity of each pass of a step: a function of the step's number, alike on all processes and after resuming.
+    """The capacity of each pass of a step. It depends on the step's number only: all processes and resumed runs agree.
 
     Attributes:
-        names: What to call each pass, such as `capacity-0.20`.
+        names: The name of each pass, such as `capacity-0.20`.
     """
 
     names: list[str]
 
     def __len__(self) -> int:
-        """Number of passes of a step."""
+        """The number of passes of a step."""
 
     def at(self, step: int) -> list[float]:
         """The capacities of a step."""
 
     def resume(self, step: int, position: int) -> None:
-        """Say that `step` stands where the schedule's step `position` does: others, where epochs changed in length."""
+        """Continue at `step` as if it were `position`, which differs if epochs now have more or fewer steps."""
 
 
 class FixedCapacities:
@@ -60,17 +61,17 @@ class FixedCapacities:
 
 
 class SandwichCapacities:
-    """The dense network, the smallest capacity, and some drawn anew for each step from the range between them.
+    """The dense network, the smallest capacity, and some between them, drawn at random for each step.
 
     After the sandwich rule of universally slimmable networks (arXiv 1903.05134). The smallest capacity can come down
-    during training, as networks do in progressive shrinking (arXiv 1908.09791).
+    during training, as in progressive shrinking (arXiv 1908.09791).
 
     Args:
         smallest: In (0, 1).
-        num_draws: One from each of so many equal parts of the range, uniformly; at least 1.
-        shrink_steps: Steps in which the smallest capacity comes down evenly from `SHRINK_FROM`, if it lies below; 0
-            begins with it.
-        seed: Decides the draws.
+        num_draws: At least 1: one is drawn uniformly from each of as many equal parts of the range.
+        shrink_steps: The number of steps in which the smallest capacity comes down evenly from `SHRINK_FROM`, if it is
+            below that. With 0 it is the same from the start.
+        seed: The seed of the draws.
 
     Raises:
         ValueError: If `num_draws` or `shrink_steps` is too small.
@@ -120,16 +121,17 @@ def pass_capacities(
     """The passes of a training method.
 
     Args:
-        method: `"independent"` has one pass at the one capacity given, all others begin with the dense network.
-        capacities: Trained capacities, each in (0, 1].
+        method: A name in `METHODS`. `"independent"` has one pass at the one capacity given; all others begin with the
+            dense network.
+        capacities: The capacities to train, each in (0, 1].
         sampling: `"fixed"`: a pass for each of `capacities`. `"sandwich"`: see `SandwichCapacities`, with the smallest
-            of `capacities`. An independent network has no choice.
+            of `capacities`. `"independent"` doesn't use it.
         num_draws: See `SandwichCapacities`.
         shrink_steps: See `SandwichCapacities`.
         seed: See `SandwichCapacities`.
 
     Raises:
-        ValueError: If `sampling` or a number isn't one of the allowed values.
+        ValueError: If an argument isn't allowed.
 
     Example:
         >>> pass_capacities("prunnet", [0.2, 0.5]).at(0)
@@ -141,7 +143,7 @@ def pass_capacities(
         raise ValueError(
             f"capacity_sampling must be one of {', '.join(get_args(CapacitySampling))}; got {sampling!r}."
         )
-    if method == "independent":
+    if not find_method(method).has_subnetworks:
         return FixedCapacities(capacities)
     below = sorted(capacity for capacity in capacities if capacity < DENSE)
     if not below:

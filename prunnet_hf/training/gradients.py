@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-Projection = Literal["last", "sequential"]
+from ..runs.arguments import Projection
 
 # A projected gradient whose squared norm falls below this share of the original's is what rounding left of a complete
 # cancellation: its direction is noise, so it counts as a zero vector.

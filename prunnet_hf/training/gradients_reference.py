@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .gradients import CANCELLED, Projection
+from ..runs.arguments import Projection
+from .gradients import CANCELLED
 
 
 def integrate_reference(

@@ -1,16 +1,17 @@
-"""What one training step runs, and how the gradients of its passes become one.
+"""How the gradients of the passes of one training step become one gradient.
 
 A step runs the dense network and its subnetworks on the same images, one pass each. With effective weights
-`V_i = mask_i * W`, all that pass i contributes to a prunable layer is the one tensor `mask_i * dL_i/dV_i`: the
-gradient of its weights, from which that of its scores follows. So a pass leaves behind an ordinary gradient of the
-parameters that are no scores.
+`V_i = mask_i * W`, pass i contributes to a prunable layer only the tensor `mask_i * dL_i/dV_i`: the gradient of its
+weights, from which the gradient of its scores follows. So a pass leaves ordinary gradients of all parameters except
+the scores.
+
+A new training method is a subclass of `Objective`, an entry in `OBJECTIVES`, and one in `runs/methods.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.layers import PrunableConv2d, PrunableLayer
 from ..pruning.masking import score_gradient
+from ..runs.arguments import Projection, TrainArguments
+from ..runs.methods import find_method
 from .gradients import integrate, integrate_weight_and_scores, projection_orders
 
-Method = Literal["prunnet", "joint", "independent"]
 Gradients = dict[Tensor, Tensor]
-"""Of parameters, by parameter."""
+"""The gradient of each parameter, by the parameter."""
 
 
 class Objective(ABC):
-    """The merging of the gradients of a step's passes.
+    """Merges the gradients of the passes of a step.
 
     Args:
-        model: The network in training; its scores get their gradients here, not from autograd.
+        model: The network in training. Its scores get their gradients here, not from autograd.
     """
 
     def __init__(self, model: PrunNetForImageClassification) -> None:
@@ -43,13 +45,13 @@ class Objective(ABC):
         """Set `.grad` of every parameter from the gradients of each pass.
 
         Args:
-            passes: The gradients that each pass left, without those of scores.
-            generator: Source of random orders, in the same state on all processes.
+            passes: The gradients of each pass, without those of scores.
+            generator: Source of random numbers, in the same state on all processes.
         """
 
 
 class SumObjective(Objective):
-    """The plain sum of the losses: joint training, and with a single pass that of one network alone."""
+    """The plain sum of the losses: joint training, or with a single pass the training of one network alone."""
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
@@ -62,29 +64,29 @@ class SumObjective(Objective):
 
 
 class KeptObjective(Objective):
-    """One network alone, some of whose weights are pruned for good: they get no gradient, and scores none either.
+    """One network alone, with some weights pruned for good: these get a gradient of zero, and scores get none.
 
-    A weight that is zero, with a gradient and a momentum of zero, stays exactly zero in SGD and AdamW, weight decay
-    included.
+    In SGD and AdamW, a weight of zero with a gradient and a momentum of zero stays exactly zero, also with weight
+    decay.
 
     Args:
         model: The network in training.
-        kept: Which weights are trained, boolean and of the weight's shape, by the name of each prunable weight.
+        kept: Masks of the weights to train, by the name of each prunable weight: boolean, of the weight's shape.
 
     Raises:
-        ValueError: If `kept` names other weights than the prunable ones, or a mask has another shape.
+        ValueError: If the names in `kept` aren't those of the prunable weights, or a mask has another shape.
     """
 
     def __init__(self, model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
         super().__init__(model)
         weights = prunable_weights(model)
         check_kept(weights, kept)
-        # Laid out and placed as the weights are, whose gradients they multiply in every step.
+        # With the memory layout and device of the weights, whose gradients they multiply in every step.
         self.masks = {weight: torch.empty_like(weight).copy_(kept[name]) for name, weight in weights.items()}
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
-        """Add up the gradients of the passes, and leave none to what is pruned."""
+        """Add up the gradients of the passes, and set those of pruned weights to zero."""
         for weight, mask in self.masks.items():
             weight.grad = _sum(weight, passes) * mask
         for parameter in self.other_parameters:
@@ -94,14 +96,14 @@ class KeptObjective(Objective):
 class ConflictAwareObjective(Objective):
     """PrunNet: conflict-aware integration of the gradients (arXiv 2504.11879, section 3.3).
 
-    Classifier, projector and normalisation are trained by the dense pass alone, which must come first.
+    Only the dense pass, which must come first, trains classifier, projector and normalisation layers.
 
     Args:
         model: The network in training.
         alpha: See `gradients.integrate`.
         projection: See `gradients.integrate`.
-        scale_dense_gradients: Multiply what the dense pass alone trains by the number of passes, as integration does
-            with everything else, so that one learning rate fits both. The paper leaves it as it is.
+        scale_dense_gradients: Multiply the gradients that only the dense pass trains by the number of passes, as
+            integration does with all others, so that one learning rate suits both. The paper doesn't do this.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class ConflictAwareObjective(Objective):
         model: PrunNetForImageClassification,
         *,
         alpha: float = 0.5,
-        projection: Literal["last", "sequential"] = "last",
+        projection: Projection = "last",
         scale_dense_gradients: bool = False,
     ) -> None:
         super().__init__(model)
@@ -151,7 +153,7 @@ class ConflictAwareObjective(Objective):
 
 
 def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parameter]:
-    """Parameters that only the dense pass trains: classifier, projector, and the affines of normalisation layers."""
+    """Parameters that only the dense pass trains: those of classifier, projector and normalisation layers."""
     shared = {*model.classifier.parameters(), *model.prunnet.projector.parameters()}
     for module in model.modules():
         if _normalises(module):
@@ -160,10 +162,10 @@ def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parame
 
 
 def _normalises(module: nn.Module) -> bool:
-    """Whether `module` is a norm: torch's, or another's by the name of its class and vectors for parameters.
+    """Whether `module` is a norm of torch, or a class with "norm" in its name whose own parameters are all vectors.
 
-    timm and others build norms from nn.Module alone (RmsNorm2d, EvoNorm2dS0, GlobalResponseNorm). The name would not
-    do: NormFreeBlock of timm has one parameter of its own, a scalar.
+    timm and others build norms from nn.Module alone (RmsNorm2d, EvoNorm2dS0, GlobalResponseNorm). The name alone isn't
+    enough: timm's NormFreeBlock has one parameter of its own, a scalar.
     """
     if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
         return True
@@ -171,41 +173,37 @@ def _normalises(module: nn.Module) -> bool:
     return named and all(parameter.ndim == 1 for parameter in module.parameters(recurse=False))
 
 
+OBJECTIVES: dict[str, Callable[[PrunNetForImageClassification, TrainArguments], Objective]] = {
+    "prunnet": lambda model, options: ConflictAwareObjective(
+        model,
+        alpha=options.alpha,
+        projection=options.projection,
+        scale_dense_gradients=options.scale_dense_gradients,
+    ),
+    "joint": lambda model, options: SumObjective(model),
+    "independent": lambda model, options: SumObjective(model),
+}
+"""The objective of each method in `METHODS`, made from the network in training and the arguments of the run."""
+
+
 def create_objective(
-    method: Method,
-    model: PrunNetForImageClassification,
-    *,
-    alpha: float = 0.5,
-    projection: Literal["last", "sequential"] = "last",
-    scale_dense_gradients: bool = False,
-    kept: Mapping[str, Tensor] | None = None,
+    model: PrunNetForImageClassification, options: TrainArguments, *, kept: Mapping[str, Tensor] | None = None
 ) -> Objective:
-    """The objective of a training method.
+    """The objective of the method that `options` name.
 
     Args:
-        method: `"prunnet"`, `"joint"` (the plain sum of the same N+1 losses) or `"independent"` (one network alone).
         model: The network in training.
-        alpha: See `gradients.integrate`.
-        projection: See `gradients.integrate`.
-        scale_dense_gradients: See `ConflictAwareObjective`.
-        kept: See `KeptObjective`; for `"independent"` only.
+        options: The method, and what its objective needs to know.
+        kept: See `KeptObjective`; only for a method that trains one network alone.
 
     Raises:
-        ValueError: If `method` is unknown, or doesn't go with `kept`.
+        ValueError: If `kept` is given with a method that trains subnetworks.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
-    if kept is not None:
-        if method != "independent":
-            raise ValueError(
-                f"method must be 'independent' where kept says which weights are trained; got {method!r}."
-            )
-        return KeptObjective(model, kept)
-    if method == "prunnet":
-        return ConflictAwareObjective(
-            model, alpha=alpha, projection=projection, scale_dense_gradients=scale_dense_gradients
-        )
-    return SumObjective(model)
+    if kept is None:
+        return OBJECTIVES[options.method](model, options)
+    if find_method(options.method).has_subnetworks:
+        raise ValueError(f"method must be 'independent' if kept says which weights to train; got {options.method!r}.")
+    return KeptObjective(model, kept)
 
 
 def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
@@ -219,10 +217,10 @@ def prunable_weights(model: PrunNetForImageClassification) -> dict[str, Tensor]:
 
 
 def check_kept(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-    """Make sure that there is one mask for each weight, of its shape.
+    """Make sure that there is one mask of the right shape for each weight.
 
     Raises:
-        ValueError: If not.
+        ValueError: If there isn't.
     """
     strange = sorted(weights.keys() ^ kept.keys())
     if strange:
@@ -234,10 +232,10 @@ def check_kept(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Non
 
 @torch.no_grad()
 def leave_out(model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
-    """Set prunable weights to zero in place, but for those that `kept` holds, masks by name.
+    """Set to zero, in place, the prunable weights that `kept` leaves out.
 
     Raises:
-        ValueError: If there isn't one mask for each prunable weight, of its shape.
+        ValueError: If there isn't one mask of the right shape for each prunable weight.
     """
     weights = prunable_weights(model)
     check_kept(weights, kept)

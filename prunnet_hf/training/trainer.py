@@ -174,14 +174,7 @@ class Trainer:
 
     def _create_step(self, optimizer: AcceleratedOptimizer) -> TrainingStep:
         options = self.options
-        objective = create_objective(
-            options.method,
-            self.model,
-            alpha=options.alpha,
-            projection=options.projection,
-            scale_dense_gradients=options.scale_dense_gradients,
-            kept=self.kept,
-        )
+        objective = create_objective(self.model, options, kept=self.kept)
         capacities = pass_capacities(
             options.method,
             options.capacities,

@@ -198,7 +198,7 @@ def test_wrong_data_values_are_named(values: dict[str, object], message: str) ->
 
 
 def test_classes_held_out_must_be_looked_at() -> None:
-    with pytest.raises(ValueError, match=r"validation_share=0\.2 .* with eval_every=0 they would never be looked at"):
+    with pytest.raises(ValueError, match=r"validation_share=0\.2 .*--eval_every"):
         parse_arguments(["--validation_share", "0.2"])
     assert parse_arguments(["--validation_share", "0.2", "--eval_every", "2"]).data.validation_share == 0.2
     assert parse_arguments(["--validation_share", "0.2", "--eval_only", "true"]).train.eval_only
@@ -207,7 +207,7 @@ def test_classes_held_out_must_be_looked_at() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sync_batchnorm", "true", "--streaming", "true"], "sync_batchnorm=True doesn't go with streaming=True"),
+        (["--sync_batchnorm", "true", "--streaming", "true"], "sync_batchnorm=True.*streaming=True"),
     ],
 )
 def test_arguments_that_do_not_go_together(flags: list[str], message: str) -> None:

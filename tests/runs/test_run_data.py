@@ -10,9 +10,9 @@ from PIL import Image as PILImage
 
 from prunnet_hf.data.splits import RetrievalSplits
 from prunnet_hf.data.streams import as_stream
+from prunnet_hf.runs import run_data
 from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
 from prunnet_hf.runs.run_data import check_beforehand, load_run_data, set_apart
-from prunnet_hf.training import run_data
 
 
 def arguments(eval_every: int = 1, **data: object) -> RunArguments:

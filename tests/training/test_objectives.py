@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.pruning.layers import PrunableConv2d
 from prunnet_hf.runs.arguments import TrainArguments
+from prunnet_hf.runs.methods import METHODS
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.gradients_reference import integrate_reference, integrate_weight_and_scores_reference
 from prunnet_hf.training.objectives import (
+    OBJECTIVES,
     ConflictAwareObjective,
     Gradients,
     SumObjective,
@@ -25,6 +27,7 @@ from prunnet_hf.training.objectives import (
 from prunnet_hf.training.schedules import create_optimizer
 
 CAPACITIES = [1.0, 0.2, 0.5]
+ALONE = TrainArguments(method="independent", capacities=[1.0])
 BACKBONES = {
     "resnet10t": {"channels": [4, 4, 8, 8], "stem_width": 4},
     "vit_tiny_patch16_224": {"depth": 1, "embed_dim": 12, "num_heads": 2},
@@ -39,6 +42,10 @@ def tiny_model(backbone: str) -> PrunNetForImageClassification:
         backbone=backbone, backbone_kwargs=BACKBONES[backbone], image_size=32, embedding_dim=6, num_labels=3
     )
     return PrunNetForImageClassification(config).train()
+
+
+def options(method: str) -> TrainArguments:
+    return ALONE if method == "independent" else TrainArguments(method=method)
 
 
 def batch() -> dict[str, Tensor]:
@@ -172,12 +179,17 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 @pytest.mark.parametrize(("method", "merges"), [("prunnet", True), ("joint", False), ("independent", False)])
 def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
-    assert isinstance(create_objective(method, tiny_model("resnet10t")), ConflictAwareObjective) == merges
+    assert isinstance(create_objective(tiny_model("resnet10t"), options(method)), ConflictAwareObjective) == merges
 
 
-def test_unknown_method() -> None:
-    with pytest.raises(ValueError, match=r"method must be one of prunnet, joint, independent; got 'sfsc'"):
-        create_objective("sfsc", tiny_model("resnet10t"))
+def test_options_reach_the_objective() -> None:
+    chosen = TrainArguments(alpha=0.25, projection="sequential", scale_dense_gradients=True)
+    found = create_objective(tiny_model("resnet10t"), chosen)
+    assert (found.alpha, found.projection, found.scale_dense_gradients) == (0.25, "sequential", True)
+
+
+def test_every_method_has_an_objective() -> None:
+    assert list(OBJECTIVES) == list(METHODS)
 
 
 @each_backbone
@@ -185,7 +197,7 @@ def test_what_is_pruned_for_good_gets_no_gradient_and_the_rest_what_it_gets_with
     model = tiny_model(backbone)
     gradients = pass_gradients(model, 1.0)
     kept = {name: weight > 0 for name, weight in prunable_weights(model).items()}
-    create_objective("independent", model, kept=kept).merge([gradients], torch.Generator())
+    create_objective(model, ALONE, kept=kept).merge([gradients], torch.Generator())
     for name, parameter in model.named_parameters():
         if name.endswith(".scores"):
             assert parameter.grad is None
@@ -201,7 +213,7 @@ def test_what_is_pruned_for_good_stays_exactly_zero(backbone: str, kind: str) ->
     kept = {name: torch.rand_like(weight) < 0.5 for name, weight in weights.items()}
     leave_out(model, kept)
     optimizer = create_optimizer(model, TrainArguments(optimizer=kind, learning_rate=0.01, weight_decay=0.1))
-    objective = create_objective("independent", model, kept=kept)
+    objective = create_objective(model, ALONE, kept=kept)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     for _ in range(3):
         objective.merge([pass_gradients(model, 1.0)], torch.Generator())
@@ -215,10 +227,10 @@ def test_masks_go_with_one_network_alone_and_with_its_weights() -> None:
     model = tiny_model("resnet10t")
     kept = {name: weight > 0 for name, weight in prunable_weights(model).items()}
     for method in ("prunnet", "joint"):
-        with pytest.raises(ValueError, match=f"method must be 'independent' where kept .*; got '{method}'"):
-            create_objective(method, model, kept=kept)
+        with pytest.raises(ValueError, match=f"'independent' if kept .*'{method}'"):
+            create_objective(model, options(method), kept=kept)
     with pytest.raises(ValueError, match=r"these differ: \['classifier.weight'\]"):
-        create_objective("independent", model, kept={**kept, "classifier.weight": model.classifier.weight > 0})
+        create_objective(model, ALONE, kept={**kept, "classifier.weight": model.classifier.weight > 0})
 
 
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.ones(4)}

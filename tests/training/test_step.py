@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.objectives import Gradients, create_objective
@@ -46,10 +47,9 @@ def training_step(
 ) -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    passes = pass_capacities(method, list(capacities) or [0.2, 0.5])
-    return TrainingStep(
-        model, wrapped, create_objective(method, model), passes, optimizer, accelerator, max_grad_norm=100.0, seed=0
-    )
+    options = TrainArguments(method=method, capacities=list(capacities) or [0.2, 0.5])
+    objective, passes = create_objective(model, options), pass_capacities(method, options.capacities)
+    return TrainingStep(model, wrapped, objective, passes, optimizer, accelerator, max_grad_norm=100.0, seed=0)
 
 
 def batch(size: int = 8, seed: int = 1) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def test_label_beyond_the_classes_is_named() -> None:
 def test_other_wrappers_are_refused() -> None:
     model, accelerator = tiny_model(), Accelerator(cpu=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", [0.2])
+    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2])
     with pytest.raises(ValueError, match=r"wrapped it in Sequential.*Launch without FSDP"):
         TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
@@ -258,7 +258,7 @@ def test_nothing_in_a_step_waits_for_a_device(
     # Tensors without values stand for a GPU's: to ask for one, which makes a GPU's host wait, is an error here.
     model, accelerator = tiny_model(backbone).to("meta"), Accelerator(cpu=True)
     accelerator.state.device = torch.device("meta")
-    objective, passes = create_objective("prunnet", model), pass_capacities("prunnet", [0.2, 0.5])
+    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2, 0.5])
     moves = optimizer(model.parameters(), lr=0.1, foreach=True)
     step = TrainingStep(model, model, objective, passes, moves, accelerator, max_grad_norm=100.0, seed=0)
     for number in range(2):

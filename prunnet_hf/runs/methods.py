@@ -1,0 +1,45 @@
+"""The training methods: what `--method` accepts, and what `--help` and the model card say about each.
+
+`training/objectives.py` has the objective of each method under the same name.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """What there is to say about a training method.
+
+    Attributes:
+        description: One sentence, for `--help` and the model card; it names the paper if there is one.
+        has_subnetworks: Whether a run trains the dense network together with subnetworks. If not, it trains one
+            network at the one capacity given.
+    """
+
+    description: str
+    has_subnetworks: bool = True
+
+
+METHODS = {
+    "prunnet": Method(
+        "At every step the gradients of the dense network and of its subnetworks are merged, and projected where they "
+        "conflict (PrunNet, arXiv 2504.11879)."
+    ),
+    "joint": Method(
+        "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet."
+    ),
+    "independent": Method(
+        "One network is trained alone, at the one capacity given, for comparison with PrunNet.", has_subnetworks=False
+    ),
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}.")
+    return METHODS[name]
