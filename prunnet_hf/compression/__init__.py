@@ -1,1 +1,1 @@
-"""How far a network can be pruned, and where: what its weights say of it."""
+"""What a network's weights say about how far it can be pruned, and pruning by that."""

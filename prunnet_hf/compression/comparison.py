@@ -1,4 +1,4 @@
-"""Several runs of the pruning loop side by side: as they went, and at equal kept shares."""
+"""Several runs of the pruning loop side by side: round by round, and at equal capacities."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .sap_arguments import differences
 from .trajectory import Trajectory, short_capacity
 
 CAPACITIES = (0.8, 0.5, 0.4, 0.25, 0.1, 0.05, 0.02, 0.01)
-"""At which quality is compared."""
+"""Capacities at which runs are compared."""
 
 
 def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CAPACITIES) -> str:
-    """Two Markdown tables, a row for each round of each run and quality at equal capacities; and the indices' course.
+    """Two Markdown tables, of all rounds and of quality at equal capacities, and where each index falls and rises.
 
     Args:
         trajectories: At least one, of the same data set, protocol, metric and training; seeds may differ.
@@ -44,7 +44,7 @@ def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CA
 
 
 def quality_at(trajectory: Trajectory, metric: str, capacity: float) -> float | None:
-    """Quality at a capacity between those of a run's rounds, linear in its logarithm; None outside of them."""
+    """Quality at a capacity, linear in its logarithm between two rounds; None outside the range of the rounds."""
     points = sorted((math.log(entry.capacity), entry.metrics[metric]) for entry in trajectory.rounds)
     places, values = zip(*points, strict=True)
     if not places[0] <= math.log(capacity) <= places[-1]:
@@ -57,27 +57,27 @@ def shared_metric(trajectories: Sequence[Trajectory]) -> str:
 
     Raises:
         ValueError: If there is no run, or they differ in data set, protocol or headline metric, in how they train
-            (but for the seed) or in the index that they measure (p and q).
+            (except the seed) or in the index that they measure (p and q).
     """
     kinds = {(run.run["dataset"], run.run["protocol"], run.metric) for run in trajectories}
     if len(kinds) != 1:
         raise ValueError(
-            "runs to compare must be at least one, of the same data set, protocol and metric; got "
+            "runs to compare must have the same data set, protocol and metric, and be at least one; got "
             f"{sorted(kinds) or 'none'}."
         )
     first = _quality(trajectories[0])
     for other in trajectories[1:]:
-        changes = differences(first, _quality(other), besides=("seed",))
+        changes = differences(first, _quality(other), ignored=("seed",))
         if changes:
             raise ValueError(
-                "runs to compare must train alike and measure the same index, or it isn't the schedules that are "
-                f"compared; {other.name!r} differs from {trajectories[0].name!r}: {', '.join(changes)}. Leave it out."
+                "runs to compare must train in the same way and measure the same index; "
+                f"{other.name!r} differs from {trajectories[0].name!r}: {', '.join(changes)}. Leave it out."
             )
     return trajectories[0].metric
 
 
 def _quality(trajectory: Trajectory) -> dict[str, Any]:
-    """What decides quality and index besides the schedule."""
+    """What decides quality and index, apart from the schedule."""
     pruning = trajectory.run["pruning"]
     return {**trajectory.run["recipe"], "p": pruning["p"], "q": pruning["q"]}
 

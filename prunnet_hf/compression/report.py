@@ -1,8 +1,8 @@
-"""What the PQ Index says of a model: how far each of its layers, and the whole, could be pruned.
+"""What the PQ Index says about a model: how far each of its layers, and the whole network, could be pruned.
 
-The index is that of the weights a capacity keeps. From it follows the least number of weights that sparsity-informed
-adaptive pruning (SAP) would keep of them. Both are read off the weights, without data; whether quality bears it out
-has to be measured.
+The index is measured on the weights that a capacity keeps. It gives the smallest number of these weights that
+sparsity-informed adaptive pruning (SAP) would keep. Both need the weights only, no data. Whether a network of that
+size is still good has to be measured.
 
 Source: arXiv 2302.05601.
 """
@@ -29,15 +29,15 @@ DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class CompressibilityRow:
-    """One scope at one capacity.
+    """One layer, or all layers as one scope, at one capacity.
 
     Attributes:
-        layer: Name of the layer; None for all prunable layers as one scope.
+        layer: Name of the layer, or None for all prunable layers as one scope.
         capacity: Kept share, in (0, 1].
         num_weights: How many weights the scope has.
         kept: How many of them the capacity keeps.
         index: PQ Index of the kept weights, in [0, 1).
-        keep_bound: SAP's bound `r`: how many of the kept weights to keep at least, in [0, kept].
+        keep_bound: SAP's bound `r`, the smallest number of weights to keep, in [0, kept].
     """
 
     layer: str | None
@@ -50,13 +50,13 @@ class CompressibilityRow:
 
 @dataclass(frozen=True)
 class Compressibility:
-    """What `compressibility` found.
+    """The result of `compressibility`.
 
     Attributes:
-        rows: All capacities of the whole, ascending, then those of each layer, from the first to the last.
-        p: Exponent of the index' lower norm.
-        q: Exponent of its upper norm.
-        eta: What SAP's bound allows to be left out.
+        rows: The whole network at each capacity, ascending, then each layer in the same way, in their order.
+        p: Exponent of the lower norm in the index.
+        q: Exponent of the upper norm.
+        eta: See `sap_keep_bound`.
     """
 
     rows: tuple[CompressibilityRow, ...]
@@ -75,7 +75,7 @@ class Compressibility:
         return list(dict.fromkeys(row.layer for row in self.rows if row.layer is not None))
 
     def of(self, layer: str | None) -> list[CompressibilityRow]:
-        """The rows of one layer, or of all as one scope (None), capacities ascending.
+        """The rows of one layer, or of all layers as one scope (None), by ascending capacity.
 
         Raises:
             KeyError: If there is no such layer.
@@ -86,7 +86,7 @@ class Compressibility:
         return rows
 
     def as_markdown(self) -> str:
-        """Three Markdown tables: all layers as one scope, each layer's index, and each layer's bound as a capacity."""
+        """Three Markdown tables: the whole network, each layer's index, and each layer's bound as a capacity."""
         whole = self.of(None)
         exponents = f"p = {self.p:g}, q = {self.q:g}"
         return "\n".join(
@@ -118,7 +118,7 @@ class Compressibility:
         Returns:
             The path.
         """
-        from .plots import plot_indices  # here, because only plots need matplotlib
+        from .plots import plot_indices  # here because only plots need matplotlib
 
         by_layer = np.array([[row.index for row in self.of(layer)] for layer in self.layers])
         whole = np.array([row.index for row in self.of(None)])
@@ -139,22 +139,22 @@ def compressibility(
     q: float = DEFAULT_Q,
     eta: float = 0.0,
 ) -> Compressibility:
-    """Measure how unequal the kept weights of each prunable layer are, and of all together, at several capacities.
+    """Measure how unequal the kept weights are, in each prunable layer and in all together, at several capacities.
 
     Args:
-        model: A prunable model, or a pruned one, which is measured at its own capacity only.
-        capacities: Kept shares, each in (0, 1]. Without them 0.1, 0.2, ..., 1.0, or a pruned model's own.
-        p: Exponent of the index' lower norm, in (0, 1], less than `q`.
-        q: Exponent of its upper norm, at least 1.
-        eta: What SAP's bound allows to be left out, at least 0; as for `sap_keep_bound`.
+        model: A prunable model, or a pruned one, which can only be measured at its own capacity.
+        capacities: Kept shares, each in (0, 1]. By default 0.1, 0.2, ..., 1.0, or the pruned model's own.
+        p: Exponent of the lower norm in the index, in (0, 1], less than `q`.
+        q: Exponent of the upper norm, at least 1.
+        eta: At least 0; see `sap_keep_bound`.
 
     Returns:
-        A row for each scope and capacity, as table and as plot too.
+        A row for each layer and capacity, which can be printed as tables and plotted.
 
     Raises:
-        TypeError: If `model` is no PrunNet model, or an argument no number.
+        TypeError: If `model` isn't a PrunNet model, or an argument isn't a number.
         ValueError: If nothing in the model is prunable, an argument is out of range, a weight or score isn't finite,
-            or a pruned model is asked for another capacity than its own.
+            or `capacities` has another capacity than a pruned model's own.
     """
     if not isinstance(model, PrunNetPreTrainedModel):
         raise TypeError(f"model must be a PrunNetModel or PrunNetForImageClassification; got {type(model).__name__}.")
@@ -180,8 +180,8 @@ def _choose_capacities(model: PrunNetPreTrainedModel, capacities: Sequence[float
         raise ValueError("capacities must hold at least one capacity in (0, 1], such as [0.2, 0.4]; got none.")
     if not model.config.prunable and checked != [own]:
         raise ValueError(
-            f"capacities must be [{format_capacity(own)}] or left out, as this model is pruned already and has no "
-            f"weights of others; got {capacities!r}. Load the dense checkpoint it was cut from for more."
+            f"capacities must be [{format_capacity(own)}] or left out, because this model is pruned already; got "
+            f"{capacities!r}. For other capacities, load the dense checkpoint that it was pruned from."
         )
     return checked
 

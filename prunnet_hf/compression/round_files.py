@@ -1,4 +1,4 @@
-"""The files of a pruning loop's run: what was begun, which rounds are done, and how one goes on."""
+"""The files of a pruning loop: what was started, which rounds are done, and where to go on."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .trajectory import Round, read_round
 
 
 def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
-    """Make sure that a run can start, or with `resume` go on; `record` then says that it has begun.
+    """Make sure that a run can start, or with `resume` go on. `record` then writes its arguments.
 
     Raises:
         NotADirectoryError: If `run` is a file.
-        FileExistsError: If there is a run already, and it isn't to be resumed.
-        FileNotFoundError: If there is none to resume.
-        ValueError: If the one to resume is no pruning loop or damaged, was begun with other arguments (but for those
-            `WITHOUT_EFFECT`), or has more rounds done than are asked for.
+        FileExistsError: If there is a run already, and `resume` is off.
+        FileNotFoundError: If there is no run to resume.
+        ValueError: If the run to resume isn't a pruning loop, is damaged, was started with other arguments (except
+            those `WITHOUT_EFFECT`), or has more rounds done than are asked for.
     """
     if run.is_file():
         raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
@@ -48,13 +48,13 @@ def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> No
     changes = differences(_read_recipe(recipe, sap), _all_arguments(arguments, sap))
     if changes:
         raise ValueError(
-            f"--resume found a run in {run} that was begun with other arguments: {', '.join(changes)}. Start in "
+            f"--resume found a run in {run} that was started with other arguments: {', '.join(changes)}. Choose "
             "another output_dir, or give the old values."
         )
-    done = len(finished_rounds(run)) - 1  # of prunings; a training comes before them
+    done = len(finished_rounds(run)) - 1  # round 0 prunes nothing
     if sap.num_prunings < done:
         raise ValueError(
-            f"rounds must be at least {done}, as so many prunings are done in {run}, to go on with --resume; got "
+            f"rounds must be at least {done} to --resume {run}, because so many prunings are done; got "
             f"{sap.num_prunings}."
         )
 
@@ -63,11 +63,11 @@ def _read_recipe(recipe: Path, sap: SapArguments) -> dict[str, Any]:
     try:
         before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{recipe} is damaged ({error}): start in another output_dir.") from error
+        raise ValueError(f"{recipe} is damaged ({error}). Choose another output_dir.") from error
     if not isinstance(before, dict) or not asdict(sap).keys() <= before.keys():
         raise ValueError(
-            f"--resume found a run in {recipe.parent} that is no pruning loop, or whose {recipe.name} is damaged: "
-            "choose another output_dir."
+            f"--resume needs a pruning loop; {recipe.parent} holds another run, or its {recipe.name} is damaged. "
+            "Choose another output_dir."
         )
     return before
 
@@ -77,7 +77,7 @@ def _all_arguments(arguments: RunArguments, sap: SapArguments) -> dict[str, Any]
 
 
 def record(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
-    """Write the arguments as `config.yaml`, and say which are others than the run was begun with."""
+    """Write the arguments as `config.yaml`, and warn of those that have changed since the run was started."""
     recipe = run / "config.yaml"
     now = _all_arguments(arguments, sap)
     if recipe.is_file():
@@ -86,34 +86,34 @@ def record(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
 
 
 def initial_directory(run: Path) -> Path:
-    """Where the network is as it was before the first training."""
+    """The folder of the network before the first training."""
     return run / "initial"
 
 
 def round_directory(run: Path, number: int) -> Path:
-    """Where a round is."""
+    """The folder of a round."""
     return run / "rounds" / f"{number:02d}"
 
 
 def arguments_of_round(arguments: RunArguments, number: int) -> RunArguments:
-    """The arguments of a round's training, which goes on from its newest checkpoint if there is one."""
+    """The arguments for the training of a round, which goes on from its newest checkpoint if there is one."""
     directory = round_directory(Path(arguments.train.output_dir), number)
     resume = bool(list_checkpoints(directory))
     return replace(arguments, train=replace(arguments.train, output_dir=str(directory), resume=resume))
 
 
 def finished_rounds(run: Path) -> list[Round]:
-    """What is recorded of the rounds that are finished, from the first to the last.
+    """The records of all finished rounds, from the first to the last.
 
     Raises:
-        ValueError: If a record is damaged, or there is none of a round before others.
+        ValueError: If a record is damaged, or is missing although a later round has one.
     """
     found = sorted(int(file.parent.name) for file in (run / "rounds").glob("[0-9]*/round.json"))
     for number, place in enumerate(found):
         if number != place:
             raise ValueError(
-                f"{round_directory(run, number)} isn't finished, but {round_directory(run, place)} is: remove it and "
-                "those after it, and --resume does them again."
+                f"{round_directory(run, number)} isn't finished, but {round_directory(run, place)} is. Remove both "
+                "and all later rounds; --resume does them again."
             )
     return [_read_finished(round_directory(run, number) / "round.json") for number in found]
 
@@ -123,7 +123,7 @@ def _read_finished(file: Path) -> Round:
         return read_round(json.loads(file.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} is damaged ({type(error).__name__}: {error}). Remove {file.parent} and all later rounds, and "
+            f"{file} is damaged ({type(error).__name__}: {error}). Remove {file.parent} and all later rounds; "
             "--resume does them again."
         ) from error
 
@@ -135,50 +135,50 @@ def load_weights(run: Path, number: int) -> dict[str, Tensor]:
     return tensors
 
 
-def save_model(directory: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
-    """Save a round's network, packed if it is pruned, with the processing of its images."""
+def save_round(directory: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
+    """Save the network of a round, packed if it is pruned, and its image processor."""
     model.save_pretrained(directory / "model")
     processor.save_pretrained(directory / "model")
 
 
 def finish_round(run: Path, entry: Round) -> None:
-    """Record a round, which is finished with that, and remove what was needed to go on with it."""
+    """Write the record that marks a round as finished, and remove what was only needed to resume it."""
     write_json(round_directory(run, entry.number) / "round.json", asdict(entry))
     tidy_round(run, entry.number)
 
 
 def tidy_round(run: Path, number: int) -> None:
-    """Remove what a finished round has no more use for."""
+    """Remove what a finished round doesn't need any more."""
     for name in ("checkpoints", "best"):
         shutil.rmtree(round_directory(run, number) / name, ignore_errors=True)
 
 
 def take_over(model: PrunNetForImageClassification, trained: dict[str, Tensor]) -> None:
-    """Put the weights that a round trained into a network that is to train on.
+    """Load the weights that a round trained into a network, which then goes on from them.
 
     Raises:
-        ValueError: If they are those of another network.
+        ValueError: If the weights belong to another network.
     """
     result = model.load_state_dict(trained, strict=False)
-    missing = [name for name in result.missing_keys if not name.endswith(".scores")]  # which a round's network has not
+    missing = [name for name in result.missing_keys if not name.endswith(".scores")]  # a round saves none
     if missing or result.unexpected_keys:
         raise ValueError(
-            f"A round's network must have the tensors of the one it was trained from; missing: {missing}, unexpected: "
-            f"{result.unexpected_keys}. Start in another output_dir."
+            f"The network of a round must have the tensors of the initial network; missing: {missing}, unexpected: "
+            f"{result.unexpected_keys}. Choose another output_dir."
         )
 
 
 @torch.no_grad()
 def as_plain(model: PrunNetForImageClassification) -> PrunNetForImageClassification:
-    """A network without scores, of the capacity that the zeros among its prunable weights leave."""
+    """The network without scores, with the capacity that the zeros among its prunable weights leave."""
     plain = model.prune(1.0)
     weights = packable_tensors(plain).values()
     plain.config.capacity = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
     if plain.config.capacity < 1.0:
-        plain.config.allocation = "adaptive"  # layers keep other shares than the network's
+        plain.config.allocation = "adaptive"  # the share differs from layer to layer
     return plain
 
 
 def packable_tensors(model: PrunNetForImageClassification) -> dict[str, Tensor]:
-    """The weights that pruning sets to zero in part, by name, on the CPU."""
+    """The prunable weights of a network without scores, by name, on the CPU."""
     return {name: model.get_parameter(name).detach().cpu() for name in model.packable_weights()}

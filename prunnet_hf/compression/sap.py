@@ -3,19 +3,19 @@ r"""Train, prune by the PQ Index, and train again: sparsity-informed adaptive pr
     accelerate launch -m prunnet_hf.compression.sap --config recipes/grocery.yaml --learning_rate 0.1 \
         --data_dir DIR --output_dir out/sap --rounds 8 --schedule sap --scope global --after rewind
 
-    # rivals: a fixed share of what is left each round, or all at once
+    # for comparison: a fixed share of what is left in each round, or everything at once
     python -m prunnet_hf.compression.sap ... --schedule lottery_ticket --prune_share 0.2
     python -m prunnet_hf.compression.sap ... --schedule one_shot --kept_shares 0.5 0.2 0.1
 
-All arguments of `train_accelerate.py` hold but `method` and `capacities`: each round trains one network alone, by the
-same recipe and from the same seed. The smallest magnitudes are pruned, of the exact Conv2d and Linear weights of the
-backbone; what is pruned stays exactly zero. A round's network is saved as a subnetwork, which `from_pretrained` loads.
-What a later round prunes follows from the weights that the earlier one saved, and from nothing else, so a run can be
+It takes the arguments of `train_accelerate.py` except `method` and `capacities`: each round trains a single network by
+the same recipe and from the same seed. Pruning removes the smallest magnitudes among the weights of the backbone's
+Conv2d and Linear layers; pruned weights stay exactly zero. Each round saves its network as a subnetwork, which
+`from_pretrained` loads. What a round prunes depends only on the weights that an earlier round saved, so a run can be
 stopped at any moment and resumed.
 
     out/sap/initial/             the network before the first training
-    out/sap/rounds/00/model/     the network trained with all weights; 01, 02, ...: pruned, and trained again
-    out/sap/rounds/00/round.json written last: what was measured
+    out/sap/rounds/00/model/     the network trained with all weights; 01, 02, ...: pruned and trained again
+    out/sap/rounds/00/round.json what was measured; written last, so it marks a finished round
     out/sap/trajectory.json      all rounds so far; trajectory.png
 
 Source: arXiv 2302.05601.
@@ -59,7 +59,7 @@ from .round_files import (
     packable_tensors,
     record,
     round_directory,
-    save_model,
+    save_round,
     take_over,
     tidy_round,
 )
@@ -70,8 +70,8 @@ from .trajectory import Round, Trajectory, measure_round
 
 
 def main() -> None:
-    """Run the loop as the command line says, and print its rounds."""
-    disable_progress_bar()  # transformers shows one for every model saved and loaded
+    """Run the loop with the arguments of the command line, and print its rounds."""
+    disable_progress_bar()  # of transformers, for every model saved and loaded
     loop = PruningLoop(*parse_sap_arguments())
     trajectory = loop.run()
     if loop.accelerator.is_main_process:
@@ -80,16 +80,16 @@ def main() -> None:
 
 
 class PruningLoop:
-    """Trainings with prunings between them, each on the same images.
+    """Trainings on the same images, with a pruning before each except the first.
 
-    Made and run by all processes.
+    All processes create the loop and run it.
 
     Args:
-        arguments: Of each training; see `parse_sap_arguments`.
-        sap: What is pruned.
+        arguments: Arguments of each training; see `parse_sap_arguments`.
+        sap: How to prune.
 
     Raises:
-        ValueError, OSError: If an argument, the data or the output directory is not usable; the message says why and
+        ValueError, OSError: If an argument, the data or the output directory can't be used; the message says why and
             what to do.
     """
 
@@ -97,7 +97,7 @@ class PruningLoop:
         self.arguments, self.sap = arguments, sap
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = create_accelerator(arguments)
-        # First of all, and by all: where one process gives up alone, the others wait for it.
+        # Checked first and in all processes: if one fails alone, the others wait for it forever.
         check_output_dir_is_shared(self.accelerator, self.directory)
         check_can_begin(self.directory, arguments, sap)
         self.accelerator.wait_for_everyone()
@@ -109,7 +109,7 @@ class PruningLoop:
         self._save_initial()
 
     def run(self) -> Trajectory:
-        """Do all rounds that aren't done yet; stops early where the schedule prunes nothing more."""
+        """Do all rounds that aren't done yet. Stops early if the schedule prunes nothing more."""
         rounds = finished_rounds(self.directory)
         if self.accelerator.is_main_process:
             for entry in rounds:
@@ -129,9 +129,9 @@ class PruningLoop:
         return True
 
     def _save_initial(self) -> None:
-        """Record the arguments, and save the network that training begins with, if neither was done before."""
+        """Record the arguments, and save the initial network unless a resumed run has it already."""
         directory = initial_directory(self.directory)
-        is_there = (directory / "config.json").is_file()  # which arrives last
+        is_there = (directory / "config.json").is_file()  # the file that is written last
         self.accelerator.wait_for_everyone()
         model = None if is_there else self._create_model()
         if self.accelerator.is_main_process:
@@ -143,11 +143,11 @@ class PruningLoop:
     def _create_model(self) -> PrunNetForImageClassification:
         set_seed(self.arguments.train.seed)
         model = create_model(self.arguments, self.images[0].features[LABEL].names)
-        model.keep_statistics([])  # those of the dense network stay
+        model.keep_statistics([])  # only those of the dense network stay
         return model
 
     def _do_round(self, number: int) -> None:
-        # An accelerator a round: it holds models, optimiser, loss scale and trackers, which begin anew.
+        # Each round has its own accelerator, with a new model, optimizer, loss scale and trackers.
         arguments = arguments_of_round(self.arguments, number)
         accelerator = create_accelerator(arguments)
         set_seed(arguments.train.seed)
@@ -159,10 +159,10 @@ class PruningLoop:
         if number == 0:
             check_no_layer_is_zero(packable_tensors(plain))
         if accelerator.is_main_process:
-            save_model(round_directory(self.directory, number), plain, trainer.processor)
+            save_round(round_directory(self.directory, number), plain, trainer.processor)
         networks = {number: plain.prunnet.to(accelerator.device)}
         metrics = self_test(accelerator, networks, trainer.processor, self.splits, arguments)[number]
-        # By all, as is all that may fail: where one process gives up alone, the others wait for it.
+        # In all processes, because it may fail: if one fails alone, the others wait for it forever.
         entry = self._measure(number, plain, metrics, trainer.seconds)
         if accelerator.is_main_process:
             finish_round(self.directory, entry)
@@ -175,7 +175,7 @@ class PruningLoop:
         _release(accelerator)
 
     def _start(self, number: int) -> tuple[PrunNetForImageClassification, Masks]:
-        """The network that a round trains, and which of its weights."""
+        """The network that a round trains, and the masks of the weights that it keeps."""
         model = PrunNetForImageClassification.from_pretrained(initial_directory(self.directory))
         weights = prunable_weights(model)
         if number == 0:
@@ -184,7 +184,7 @@ class PruningLoop:
         masks = masks_of_round({name: trained[name] for name in weights}, self.sap, number)
         if self.sap.after == "continue":
             take_over(model, trained)
-        # Devices of another kind could rank close magnitudes otherwise.
+        # All use the first process's masks: another kind of device could rank close magnitudes differently.
         device = self.accelerator.device
         return model, broadcast({name: mask.to(device) for name, mask in masks.items()})
 
@@ -212,7 +212,7 @@ class PruningLoop:
         return sum(int(weight.count_nonzero()) - int(masks[name].sum()) for name, weight in weights.items())
 
     def _conclude(self, rounds: list[Round]) -> Trajectory:
-        """Write what is known of the finished rounds; nothing where there is none."""
+        """Write the trajectory of the finished rounds, if there are any."""
         run = describe_run(self.accelerator, self.arguments, self.splits)
         trajectory = Trajectory({**run, "pruning": asdict(self.sap)}, rounds)
         if rounds and self.accelerator.is_main_process:

@@ -1,4 +1,4 @@
-"""What the pruning loop is told besides the arguments of a training run."""
+"""The arguments of the pruning loop that a training run doesn't have."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ..runs.arguments import (
     parse_dataclasses,
 )
 from .sap_bound import check_sap_factors
+from .scopes import Scope
 
 DEFAULT_ROUNDS = 8
 SETTLED: dict[str, Any] = {"method": "independent", "capacities": [1.0]}
-"""Arguments of training that the loop decides: it trains one network alone, all of what is left of it."""
+"""Arguments of training that the loop sets: it trains a single network, with all the weights that are left."""
 WITHOUT_EFFECT = (
     *("rounds", "output_dir", "data_dir", "num_workers", "eval_batch_size", "report_to", "log_every"),
     *("checkpoint_every", "checkpoint_steps", "keep_checkpoints", "skip_corrupt_images"),
 )
-"""Arguments that don't decide what a round is: a folder may move, and what is told or kept of a run may change."""
+"""Arguments that don't change the result of a round: a folder may move, and a run may report or keep more or less."""
 OWNERS = {
     "eta": "sap",
     "gamma": "sap",
@@ -34,41 +35,41 @@ OWNERS = {
     "prune_share": "lottery_ticket",
     "kept_shares": "one_shot",
 }
-"""The schedule that an argument is for; the others make no use of it."""
+"""The only schedule that uses the argument."""
 
 
 @dataclass
 class SapArguments:
-    """The pruning."""
+    """How the loop prunes."""
 
     rounds: int | None = field(
         default=None,
         metadata={
-            "help": f"Prunings, each followed by a training; one comes before the first. {DEFAULT_ROUNDS} if not "
-            "given; one_shot has one for each of kept_shares."
+            "help": f"Number of prunings, each followed by a training. The first training comes before them. Default "
+            f"{DEFAULT_ROUNDS}; one_shot has one round for each of kept_shares."
         },
     )
     schedule: Literal["sap", "lottery_ticket", "one_shot"] = field(
         default="sap",
         metadata={
-            "help": "How much each round prunes. sap: what the PQ Index supports; lottery_ticket: prune_share of what "
-            "is left; one_shot: the network trained first is cut to each of kept_shares, each cut trained by itself."
+            "help": "How much each round prunes. sap: as much as the PQ Index allows; lottery_ticket: prune_share of "
+            "what is left; one_shot: the first trained network is cut to each of kept_shares, and each cut is trained."
         },
     )
-    scope: Literal["neuron", "layer", "global"] = field(
+    scope: Scope = field(
         default="global",
-        metadata={"help": "Where magnitudes are compared, and the index measured: each neuron, each layer, or all."},
+        metadata={"help": "Compare magnitudes and measure the index within each neuron, each layer, or the network."},
     )
     after: Literal["rewind", "continue"] = field(
         default="rewind",
-        metadata={"help": "Where training begins after a pruning: where the first did, or from the trained weights."},
+        metadata={"help": "After a pruning, train from the initial weights (rewind) or the trained ones (continue)."},
     )
-    p: float = field(default=DEFAULT_P, metadata={"help": "Exponent of the index' lower norm, in (0, 1]."})
-    q: float = field(default=DEFAULT_Q, metadata={"help": "Exponent of the index' upper norm, at least 1."})
+    p: float = field(default=DEFAULT_P, metadata={"help": "Exponent of the lower norm in the index, in (0, 1]."})
+    q: float = field(default=DEFAULT_Q, metadata={"help": "Exponent of the upper norm in the index, at least 1."})
     eta: float = field(
-        default=0.0, metadata={"help": "For sap: what pruned weights may hold, as a share of what kept ones do."}
+        default=0.0, metadata={"help": "For sap: how large pruned weights may be together, as a share of kept ones."}
     )
-    gamma: float = field(default=1.0, metadata={"help": "For sap: factor of the share to prune, at least 0."})
+    gamma: float = field(default=1.0, metadata={"help": "For sap: factor for the share to prune, at least 0."})
     beta: float = field(default=0.9, metadata={"help": "For sap: largest share to prune in a round, in [0, 1]."})
     prune_share: float = field(
         default=0.2, metadata={"help": "For lottery_ticket: share of what is left to prune each round, in (0, 1)."}
@@ -78,7 +79,7 @@ class SapArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check ranges, and that no argument is given which the schedule makes no use of."""
+        """Check ranges, and refuse arguments that the schedule doesn't use."""
         check_choices(self)
         check_exponents(self.p, self.q)
         check_sap_factors(self.eta, self.gamma, self.beta)
@@ -102,57 +103,56 @@ class SapArguments:
             value = getattr(self, name)
             if owner != self.schedule and value != usual[name]:
                 raise ValueError(
-                    f"{name} is for --schedule {owner}, and --schedule {self.schedule} makes no use of it; got "
-                    f"{value!r}. Leave it out."
+                    f"{name} is for --schedule {owner}, and --schedule {self.schedule} doesn't use it; got {value!r}. "
+                    "Leave it out."
                 )
         if self.schedule != "one_shot":
             return
         if not self.kept_shares:
             raise ValueError(
-                "kept_shares must name what to cut to for --schedule one_shot, such as 0.2 0.5; got none."
+                "kept_shares must hold the shares to cut to for --schedule one_shot, such as 0.2 0.5; got none."
             )
         if self.rounds is not None:
             raise ValueError(
-                f"rounds must be left out for --schedule one_shot, which has one for each of kept_shares; got "
+                "rounds must be left out for --schedule one_shot, which has one round for each of kept_shares; got "
                 f"{self.rounds}."
             )
 
     @property
     def num_prunings(self) -> int:
-        """How many rounds prune; one more trains, the first, with all weights."""
+        """How many rounds prune. Round 0, which trains all weights, comes before them."""
         if self.schedule == "one_shot":
             return len(self.kept_shares)
         return DEFAULT_ROUNDS if self.rounds is None else self.rounds
 
     def pruned_round(self, number: int) -> int:
-        """Whose trained network a round prunes, `number` from 1: the one before, or for one_shot always the first."""
+        """The round whose network round `number` (from 1) prunes: the one before it, or always 0 for one_shot."""
         return 0 if self.schedule == "one_shot" else number - 1
 
 
 def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunArguments, SapArguments]:
-    """Read flags, over the recipe that `--config FILE` names, over the defaults.
+    """Read the command line. Flags win over the recipe of `--config FILE`, which wins over the defaults.
 
-    Method and capacities of a recipe, which training may share, don't count: see `SETTLED`.
+    The recipe may be one for training: its method and capacities are ignored, see `SETTLED`.
 
     Args:
-        command_line: Without the program's name; `sys.argv` if not given.
+        command_line: Arguments without the program's name; `sys.argv` if not given.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
-        TypeError: If an argument is of another kind.
-        ValueError: If it is no mapping or has keys that are no arguments, or an argument is out of range or has no
-            use.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the recipe isn't a mapping or has unknown keys, or an argument is out of range or isn't used.
     """
     kinds = [ModelArguments, DataArguments, TrainArguments, SapArguments]
     model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED)
     if train.eval_only:
-        raise ValueError("eval_only must be left out: the pruning loop evaluates each round when it is trained.")
+        raise ValueError("eval_only must be left out: the pruning loop evaluates each round right after its training.")
     _check_settled(command_line)
     return RunArguments(model, data, train), sap
 
 
 def _check_settled(command_line: Sequence[str] | None) -> None:
-    """Refuse flags for what the loop decides; a recipe may hold it, as training shares recipes."""
+    """Refuse flags for what the loop sets. A recipe may hold it, because training uses the same recipes."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--method")
     parser.add_argument("--capacities", type=float, nargs="+")
@@ -161,20 +161,20 @@ def _check_settled(command_line: Sequence[str] | None) -> None:
         given = getattr(flags, name)
         if given not in (None, value):
             raise ValueError(
-                f"{name} must be left out: the pruning loop trains one network alone, all of what is left of it "
+                f"{name} must be left out: the pruning loop trains a single network with all weights that are left "
                 f"(--method independent --capacities 1.0); got {given!r}."
             )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], besides: Sequence[str] = ()) -> list[str]:
-    """Which arguments differ in what a round is, as `name old -> new`; one that only one of both has doesn't count.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:
+    """The arguments that make two runs differ, as `name old -> new`; one that is missing in a run doesn't count.
 
     Args:
-        before: Arguments by name.
-        now: Others.
-        besides: Names that may differ besides those `WITHOUT_EFFECT`.
+        before: Arguments of one run, by name.
+        now: Arguments of the other.
+        ignored: Names that may differ, in addition to those `WITHOUT_EFFECT`.
     """
-    free = {*WITHOUT_EFFECT, *besides}
+    free = {*WITHOUT_EFFECT, *ignored}
     return [
         f"{name} {before[name]!r} -> {now[name]!r}"
         for name in now

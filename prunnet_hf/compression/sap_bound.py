@@ -1,7 +1,7 @@
-"""How many weights adaptive pruning (SAP) keeps at least, and prunes next, by the PQ Index of those there are.
+"""How many weights adaptive pruning (SAP) keeps at least, and how many it prunes next, given their PQ Index.
 
-Of `d` weights with the index `I` at least `r = d (1 + eta)^(-q / (q - p)) (1 - I)^(q p / (q - p))` are kept. Where `k`
-weights are equal and the others zero, `r` is `k` (`eta` 0).
+SAP keeps at least `r = d (1 + eta)^(-q / (q - p)) (1 - I)^(q p / (q - p))` of `d` weights with the index `I`. If `k`
+of them are equal and the others zero, and `eta` is 0, then `r` is `k`.
 
 Source: Diao et al., arXiv 2302.05601, the bound and the algorithm.
 """
@@ -15,25 +15,25 @@ from torch import Tensor
 from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, LARGEST_INDEX, check_exponents
 
 ROUNDING = 1e-6
-"""By how much a count may fall short of a whole number through rounding alone: 0.29 * 100 is below 29."""
+"""Rounding may leave a count this far below a whole number: 0.29 * 100 is below 29."""
 
 
 def sap_keep_bound(index: float, d: int, p: float = DEFAULT_P, q: float = DEFAULT_Q, eta: float = 0.0) -> float:
-    """How many of `d` weights SAP keeps at least, `r`.
+    """The smallest number of weights that SAP keeps, `r`.
 
     Args:
         index: PQ Index of the weights, in [0, 1).
         d: How many weights there are now.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
-        eta: How much the weights that are left out may hold, as a share of what the kept ones hold, both as sums of
-            p-th powers; at least 0.
+        p: See `pq_index`.
+        q: See `pq_index`.
+        eta: How large the pruned weights may be together, as a share of the kept ones, both summed as p-th powers; at
+            least 0.
 
     Returns:
-        The bound, in [0, d]; seldom a whole number.
+        The bound, in [0, d]; rarely a whole number.
 
     Raises:
-        TypeError: If an argument is no number, or `d` no whole one.
+        TypeError: If an argument isn't a number, or `d` isn't a whole number.
         ValueError: If an argument is out of range.
 
     Example:
@@ -61,14 +61,14 @@ def sap_prune_counts(
     gamma: float = 1.0,
     beta: float = 0.9,
 ) -> Tensor:
-    """How many weights SAP prunes of each scope, the smallest first: `floor(d clamp(gamma (1 - r / d), 0, beta))`.
+    """How many weights SAP prunes in each scope, the smallest first: `floor(d clamp(gamma (1 - r / d), 0, beta))`.
 
     Args:
         indices: PQ Index of each scope, float64, from `pq_index`; any shape.
-        counts: How many weights `d` each has now, int64, of the same shape.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
-        eta: As for `sap_keep_bound`, which gives `r`.
+        counts: How many weights each scope has now, `d`, int64, of the same shape.
+        p: See `pq_index`.
+        q: See `pq_index`.
+        eta: See `sap_keep_bound`, which gives `r`.
         gamma: Factor of the share to prune, at least 0.
         beta: Largest share to prune at once, in [0, 1].
 
@@ -76,8 +76,8 @@ def sap_prune_counts(
         Int64, of the same shape, each from 0 to its count.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If one is out of range, or the shapes differ.
+        TypeError: If an argument isn't a number.
+        ValueError: If an argument is out of range, or the shapes differ.
 
     Example:
         >>> sap_prune_counts(torch.tensor([0.75, 0.99]), torch.tensor([40, 40])).tolist()  # 40 - 10; at most 0.9 * 40
@@ -95,10 +95,10 @@ def sap_prune_counts(
 
 
 def check_sap_factors(eta: float, gamma: float, beta: float) -> None:
-    """Make sure that `eta`, `gamma` and `beta` are what `sap_prune_counts` takes.
+    """Make sure that `sap_prune_counts` can use these factors.
 
     Raises:
-        TypeError: If one is no number.
+        TypeError: If one isn't a number.
         ValueError: If one is out of range.
     """
     _check_number("eta", eta, 0.0, math.inf, "at least 0 and finite")
@@ -107,7 +107,7 @@ def check_sap_factors(eta: float, gamma: float, beta: float) -> None:
 
 
 def _factor_and_power(p: float, q: float, eta: float) -> tuple[float, float]:
-    """Of `1 - I`, to get `r / d`."""
+    """The numbers for which `r / d` is `factor * (1 - I) ** power`."""
     return float((1.0 + eta) ** (-q / (q - p))), q * p / (q - p)
 
 

@@ -1,4 +1,4 @@
-"""How much is pruned each round: SAP's adaptive share, the lottery ticket's fixed one, or all at once.
+"""How much each round prunes: SAP's adaptive share, the lottery ticket's fixed share, or everything at once.
 
 Sources: SAP, arXiv 2302.05601; iterative pruning by a fixed share, the lottery ticket hypothesis, arXiv 1803.03635.
 """
@@ -23,10 +23,10 @@ def keep_counts(sap: SapArguments, number: int) -> KeepCounts:
 
     Args:
         sap: The schedule and its numbers.
-        number: Of the round, from 1; decides the kept share of a one-shot cut.
+        number: Number of the round, from 1; decides the kept share of a one-shot cut.
 
     Returns:
-        For `keep_largest`.
+        A function for `keep_largest`.
     """
 
     def by_index(weights: Tensor, kept: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ def masks_of_round(weights: Mapping[str, Tensor], sap: SapArguments, number: int
     """Which of the trained weights a round keeps.
 
     Args:
-        weights: The prunable weights that the round prunes, trained, by name; what is zero is pruned already.
+        weights: The trained prunable weights, by name; those that are zero are pruned already.
         sap: The schedule, its numbers and its scope.
-        number: Of the round, from 1.
+        number: Number of the round, from 1.
 
     Raises:
         ValueError: If a weight isn't finite; the message names the layer.
@@ -71,14 +71,14 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
         if bad:
             raise ValueError(
                 f"layer {name.removesuffix('.weight')!r} must have finite weights; {bad} of {weight.numel()} are NaN "
-                "or infinite. The training that produced them diverged: lower --learning_rate."
+                "or infinite, because training diverged. Lower --learning_rate."
             )
 
 
 def check_no_layer_is_zero(weights: Mapping[str, Tensor]) -> None:
-    """Make sure that a network trained with all its weights has some to prune in each layer.
+    """Make sure that each layer of a network that was trained with all its weights has weights other than zero.
 
-    Zero is what marks a weight as pruned, so a layer of zeros would count as pruned altogether, and stay so.
+    Zero marks a weight as pruned, so a layer of zeros would count as pruned completely and would stay so.
 
     Raises:
         ValueError: If all weights of a layer are zero; the message names the layers.
@@ -86,7 +86,7 @@ def check_no_layer_is_zero(weights: Mapping[str, Tensor]) -> None:
     found = [name.removesuffix(".weight") for name, weight in weights.items() if not weight.any()]
     if found:
         raise ValueError(
-            f"layers must have weights other than zero once they are trained, as zero marks pruned ones; these have "
-            f"none: {', '.join(found)}. Nothing trains them: leave them out of the network (--backbone, "
-            "--backbone_kwargs), or start from another one (--model_name_or_path)."
+            f"trained layers must have weights other than zero, because zero marks pruned weights; these have none: "
+            f"{', '.join(found)}. Training doesn't change them: choose a network without them (--backbone, "
+            "--backbone_kwargs, --model_name_or_path)."
         )

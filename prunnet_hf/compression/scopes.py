@@ -1,10 +1,11 @@
-"""Where magnitudes are compared when a network is pruned: within neurons, within layers, or in the whole network.
+"""Which weights are compared with each other when a network is pruned: a neuron's, a layer's, or the whole network's.
 
-A scope is a row of a matrix: of a layer's weights, flattened but for the neurons; of all weights of a layer; or of
-all prunable weights of the network, one layer after the other. In each scope the smallest magnitudes are pruned
-first, and of equal ones that with the higher place. Zero marks a weight as pruned. At least one weight is kept of each
-scope and of each layer that has any left, so that no signal is cut off altogether; where none is left, as in a neuron
-whose weights were zero all along, none comes back.
+Such a set of weights is called a scope. In each scope the smallest magnitudes are pruned first, and of two equal ones
+the one that comes later. Zero marks a weight as pruned, and pruned weights stay pruned. Each scope and each layer
+keeps at least one weight if it has any left, so that pruning never cuts off a layer completely.
+
+In the code a scope is a row of a matrix `(rows, d)`: a row for each neuron of a layer, or a single row with all
+weights of a layer or of all layers, one after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Scope = Literal["neuron", "layer", "global"]
 Masks = dict[str, Tensor]
 """Which weights are kept, boolean and of the weight's shape, by the name of the parameter."""
 KeepCounts = Callable[[Tensor, Tensor], Tensor]
-"""`(weights, kept) -> counts`: how many weights to keep of each row of `(rows, d)`, int64, `(rows,)`."""
+"""`(weights, kept) -> counts`: how many weights to keep in each row of `(rows, d)`, int64, `(rows,)`."""
 
 
 @torch.no_grad()
@@ -27,15 +28,15 @@ def keep_largest(weights: Mapping[str, Tensor], scope: Scope, keep_counts: KeepC
     """Choose which weights of a network to keep.
 
     Args:
-        weights: Of the prunable layers, finite, by name. Those that are zero are pruned already and stay so.
-        scope: What is one scope.
-        keep_counts: How many weights each scope keeps; of those that are left.
+        weights: Weights of the prunable layers, finite, by name. Those that are zero are pruned already and stay so.
+        scope: Which weights are compared.
+        keep_counts: How many weights each scope keeps.
 
     Returns:
-        The masks, by the same names. None keeps a weight that is zero.
+        The masks, by the same names. They never keep a weight that is zero.
 
     Raises:
-        ValueError: If `keep_counts` refuses the weights of a scope; the message names it.
+        ValueError: If `keep_counts` raises one; the message names the layer.
 
     Example:
         >>> weights = {"a": torch.tensor([[4.0, -1.0], [0.5, 3.0]]), "b": torch.tensor([[0.2, 0.1]])}
@@ -58,7 +59,7 @@ def _keep_of_layer(name: str, weight: Tensor, scope: Scope, keep_counts: KeepCou
 
 
 def _keep_of_rows(name: str, rows: Tensor, largest: Tensor, keep_counts: KeepCounts) -> Tensor:
-    """The mask of the weights to keep, `(rows, d)`; of those in `largest` all, whatever the counts."""
+    """The mask of the weights to keep, `(rows, d)`; those in `largest` are always kept."""
     kept = rows != 0
     try:
         counts = keep_counts(rows, kept)
@@ -72,6 +73,6 @@ def _keep_of_rows(name: str, rows: Tensor, largest: Tensor, keep_counts: KeepCou
 
 
 def _is_largest(rows: Tensor) -> Tensor:
-    """Marks the largest magnitude of each row, the first of equal ones; none in a row of zeros."""
+    """Marks the largest magnitude of each row, the first of equal ones, and nothing in a row of zeros."""
     is_largest = rows.abs() == rows.abs().amax(1, keepdim=True)
     return is_largest & (is_largest.cumsum(1) == 1) & (rows != 0)

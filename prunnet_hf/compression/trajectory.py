@@ -1,4 +1,4 @@
-"""What a pruning loop found, round by round: files, a table, and where the PQ Index falls and rises."""
+"""The results of a pruning loop, round by round: files, a table, and where the PQ Index falls and rises."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from .schedules import check_finite
 
 FORMAT = 1
 NUMBERS = ("p", "q", "eta", "gamma", "beta", "prune_share")
-"""Of `SapArguments`, those that tell runs of one schedule apart."""
+"""The numbers in `SapArguments` that make runs of one schedule differ."""
 FALLS, RISES, STAYS = "falls", "rises", "stays"
 TOLERANCE = 0.001
-"""Moves of the index up to this, the last digit told of it, count as noise."""
+"""Changes of the index up to this size count as noise: tables show three digits."""
 CLAIM = [FALLS, RISES, FALLS]
-"""What the paper expects of the index along pruning (arXiv 2302.05601, section 3)."""
-
-
-_REMEDY = "Start `prunnet_hf.compression.sap` with --resume, which writes it anew from the rounds."
+"""How the paper expects the index to change as pruning goes on (arXiv 2302.05601, section 3)."""
+_REMEDY = "Start `prunnet_hf.compression.sap` with --resume, which writes it again from the rounds."
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,10 @@ class LayerIndex:
     """One layer after a training.
 
     Attributes:
-        layer: Its name.
+        layer: Name of the layer.
         num_weights: How many weights it has.
         kept: How many of them aren't pruned.
-        index: PQ Index of these, in [0, 1).
+        index: PQ Index of the kept weights, in [0, 1).
     """
 
     layer: str
@@ -49,19 +47,19 @@ class LayerIndex:
 
 @dataclass(frozen=True)
 class Round:
-    """A network that was pruned (but for the first) and trained.
+    """What was measured after a pruning and the training that followed it.
 
     Attributes:
-        number: Of the round; 0 trains all weights.
+        number: Number of the round; round 0 prunes nothing and trains all weights.
         capacity: Kept share of the prunable weights, in (0, 1].
-        kept_weights: How many are kept.
-        prunable_weights: How many there are.
-        index: PQ Index of the kept ones as one scope, after training and before the next pruning, in [0, 1).
+        kept_weights: How many prunable weights are kept.
+        prunable_weights: How many prunable weights there are.
+        index: PQ Index of all kept weights as one scope, after training and before the next pruning, in [0, 1).
         mean_layer_index: Mean of the layers' indices, weighted by their numbers of weights.
         layers: Each layer, from the first to the last.
-        prunes_next: How many weights the schedule prunes of them next, 0 where nothing more.
-        metrics: Self-test by the protocol, in [0, 1], the headline first.
-        training_seconds: That its training took.
+        prunes_next: How many of the kept weights the schedule prunes next; 0 at the end.
+        metrics: Self-test by the protocol, in [0, 1], the headline metric first.
+        training_seconds: How long the training took.
     """
 
     number: int
@@ -81,8 +79,9 @@ class Trajectory:
     """A run of the loop, finished or not.
 
     Attributes:
-        run: How it was made: data set, protocol, command, recipe, arguments of the pruning, commit, versions, device.
-        rounds: Those done, from the first to the last.
+        run: How the run was made: data set, protocol, command, recipe, arguments of the pruning, commit, versions,
+            device.
+        rounds: The finished rounds, from the first to the last.
     """
 
     run: dict[str, Any]
@@ -95,7 +94,7 @@ class Trajectory:
 
     @property
     def name(self) -> str:
-        """The schedule in a few words, for legends and tables: with its numbers where they aren't the usual ones."""
+        """The schedule in a few words for legends and tables, with those of its numbers that aren't the defaults."""
         pruning = self.run["pruning"]
         unusual = [f"{name} {pruning[name]:g}" for name in NUMBERS if pruning[name] != getattr(SapArguments, name)]
         if self.run["recipe"].get("seed", 0) != 0:
@@ -109,16 +108,16 @@ class Trajectory:
 
     @property
     def course(self) -> str:
-        """Where the index falls and rises in the run, in a sentence or two."""
+        """Where the index falls and rises during the run, in a sentence or two."""
         if self.run["pruning"]["schedule"] == "one_shot":
             return (
-                "The rounds of one_shot are separate cuts of the first network, in the order of their capacities: "
-                "where the PQ Index falls and rises along a pruning isn't told from them."
+                "The rounds of one_shot are separate cuts of the first network, by descending capacity. They don't "
+                "show where the PQ Index falls and rises as pruning goes on."
             )
         return describe_phases(self.indices)
 
     def as_markdown(self) -> str:
-        """A table with a row a round, and below it where the index falls and rises."""
+        """A table with a row for each round, and below it where the index falls and rises."""
         names = list(self.rounds[0].metrics)
         heading = ["round", "capacity", "kept weights", "PQ Index", "mean of layers"]
         heading += [*(f"{name} (%)" for name in names), "prunes next", "training (s)"]
@@ -126,20 +125,20 @@ class Trajectory:
         return "\n".join([*lines, "", self.course])
 
     def as_dict(self) -> dict[str, Any]:
-        """What `trajectory.json` holds."""
+        """The content of `trajectory.json`."""
         return {"format": FORMAT, **self.run, "rounds": [asdict(entry) for entry in self.rounds]}
 
 
 def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
-    """Read `trajectory.json`, or the one in a run directory.
+    """Read a `trajectory.json`, or the one in a run directory.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged, of another kind or version, or has no rounds.
+        FileNotFoundError: If the file doesn't exist.
+        ValueError: If the file is damaged, has another kind or version, or has no rounds.
     """
     file = Path(path) / "trajectory.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} doesn't exist: name a run directory of `prunnet_hf.compression.sap`.")
+        raise FileNotFoundError(f"{file} doesn't exist. Name a run directory of `prunnet_hf.compression.sap`.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -156,7 +155,7 @@ def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
 
 
 def _checked(run: dict[str, Any]) -> dict[str, Any]:
-    """A run's description, which must have what tables and names are made of."""
+    """The description of a run, after checking that it has everything that names and tables need."""
     for name in ("dataset", "protocol", "recipe", "pruning"):
         run[name]
     for name in asdict(SapArguments()):
@@ -165,10 +164,10 @@ def _checked(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_round(entry: Mapping[str, Any]) -> Round:
-    """A round from what JSON holds of it.
+    """Make a round from its JSON.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: If it holds something else.
+        AttributeError, KeyError, TypeError, ValueError: If the JSON isn't that of a round.
     """
     if not entry["metrics"]:
         raise ValueError("no metrics")
@@ -176,12 +175,12 @@ def read_round(entry: Mapping[str, Any]) -> Round:
 
 
 def measure_layers(weights: Mapping[str, Tensor], p: float, q: float) -> list[LayerIndex]:
-    """How unequal the kept weights of each layer are.
+    """Measure how unequal the kept weights of each layer are.
 
     Args:
-        weights: By the name of the parameter; what is zero is pruned.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        weights: Weights by the name of the parameter; zeros are pruned.
+        p: See `pq_index`.
+        q: See `pq_index`.
 
     Raises:
         ValueError: If a weight isn't finite; the message names the layer.
@@ -203,13 +202,13 @@ def measure_round(
     metrics: dict[str, float],
     training_seconds: float,
 ) -> Round:
-    """What is recorded of a round.
+    """Make the record of a round.
 
     Args:
         number: See `Round`.
-        weights: The prunable weights after training, by the name of the parameter; what is zero is pruned.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        weights: The prunable weights after training, by the name of the parameter; zeros are pruned.
+        p: See `pq_index`.
+        q: See `pq_index`.
         prunes_next: See `Round`.
         metrics: See `Round`.
         training_seconds: See `Round`.
@@ -225,22 +224,22 @@ def measure_round(
 
 
 def phases(values: Sequence[float], tolerance: float = TOLERANCE) -> list[tuple[str, int, int]]:
-    """Where a sequence falls and rises: it turns where it moves by more than `tolerance` from its last extreme.
+    """Where a sequence falls and rises: it turns where it moves away from its last extreme by more than `tolerance`.
 
     Args:
         values: The sequence.
         tolerance: At least 0.
 
     Returns:
-        `(falls | rises, first place, last place)` of each stretch; a stretch begins at the extreme where the last one
-        ended. Of a sequence that never moves so far, a single stretch that `stays`.
+        `(falls | rises, first place, last place)` for each stretch, which begins at the extreme where the last one
+        ended. A sequence that never moves by more than `tolerance` is a single stretch that `stays`.
 
     Example:
         >>> phases([0.5, 0.25, 0.125, 0.375, 0.0])
         [('falls', 0, 2), ('rises', 2, 3), ('falls', 3, 4)]
     """
     found: list[tuple[str, int, int]] = []
-    start = low = high = 0  # of the stretch, and its extremes so far
+    start = low = high = 0  # places where the stretch starts and of its extremes so far
     kind = STAYS
     for place, value in enumerate(values):
         low = place if value <= values[low] else low
@@ -259,7 +258,7 @@ def phases(values: Sequence[float], tolerance: float = TOLERANCE) -> list[tuple[
 
 
 def describe_phases(indices: Sequence[float]) -> str:
-    """Say where the index falls and rises over the rounds, and whether that is what SAP's paper expects.
+    """Say where the index falls and rises over the rounds, and whether SAP's paper expects that.
 
     Example:
         >>> describe_phases([0.5, 0.25]).partition(";")[0]
@@ -267,8 +266,8 @@ def describe_phases(indices: Sequence[float]) -> str:
     """
     stretches = phases(indices)
     if not stretches:
-        return "Of one round, the PQ Index neither falls nor rises."
-    told = ", ".join(
+        return "In a single round the PQ Index neither falls nor rises."
+    course = ", ".join(
         f"{kind} from round {first} to {last} ({indices[first]:.3f} to {indices[last]:.3f})"
         for kind, first, last in stretches
     )
@@ -276,8 +275,8 @@ def describe_phases(indices: Sequence[float]) -> str:
     is_seen = any(kinds[place : place + len(CLAIM)] == CLAIM for place in range(len(kinds)))
     verdict = "Seen here." if is_seen else "Not seen here."
     return (
-        f"The PQ Index {told}; moves of up to {TOLERANCE:g} count as noise. The paper expects: {', '.join(CLAIM)}. "
-        f"{verdict}"
+        f"The PQ Index {course}; changes of up to {TOLERANCE:g} count as noise. "
+        f"The paper expects: {', '.join(CLAIM)}. {verdict}"
     )
 
 
@@ -289,7 +288,7 @@ def _line(entry: Round) -> str:
 
 
 def short_capacity(capacity: float) -> str:
-    """A capacity for tables, to four digits behind the point."""
+    """A capacity for tables, with at most four decimals."""
     return format_capacity(round(capacity, 4))
 
 

@@ -45,27 +45,27 @@ def test_nothing_is_made_up_outside_of_the_rounds() -> None:
     assert quality_at(run, "mAP", 0.09) is None
 
 
-def told(name: str, **changes: object) -> Trajectory:
-    """A run whose recipe or pruning has these values."""
+def changed(name: str, **changes: object) -> Trajectory:
+    """A run whose recipe or pruning (`name`) has these values."""
     run = trajectory().run
     return replace(trajectory(), run=run | {name: run[name] | changes})
 
 
-def test_runs_that_train_or_measure_otherwise_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'sap, global, rewind' differs from '.*': epochs 2 -> 3\. Leave it out"):
-        compare([trajectory(), told("recipe", epochs=3)])
-    with pytest.raises(ValueError, match=r"'sap, global, rewind, q 2' differs from .*: q 1.0 -> 2.0"):
-        compare([trajectory(), told("pruning", q=2.0)])
+def test_runs_that_train_or_measure_differently_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'sap, global, rewind'.*epochs 2 -> 3.*Leave it out"):
+        compare([trajectory(), changed("recipe", epochs=3)])
+    with pytest.raises(ValueError, match=r"'sap, global, rewind, q 2'.*q 1.0 -> 2.0"):
+        compare([trajectory(), changed("pruning", q=2.0)])
 
 
 def test_seeds_and_what_has_no_effect_may_differ() -> None:
-    table = compare([trajectory(), told("recipe", seed=1, num_workers=4), told("pruning", gamma=2.0, rounds=3)])
+    table = compare([trajectory(), changed("recipe", seed=1, num_workers=4), changed("pruning", gamma=2.0, rounds=3)])
     assert "| sap, global, rewind, seed 1 |" in table
 
 
 @pytest.mark.parametrize("other", [{"dataset": "omniglot"}, {"hit": 0.5}])
 def test_runs_that_cannot_be_compared_are_refused(other) -> None:
-    with pytest.raises(ValueError, match=r"must be at least one, of the same data set, protocol and metric; got"):
+    with pytest.raises(ValueError, match=r"same data set, protocol and metric.*got.*(omniglot|hit)"):
         compare([trajectory(), trajectory(**other)])
     with pytest.raises(ValueError, match=r"got none"):
         compare([])

@@ -1,4 +1,4 @@
-"""The report: the index of what each capacity really keeps, of a prunable and of a pruned model."""
+"""The report: the index of the weights that each capacity really keeps, in a prunable and in a pruned model."""
 
 from __future__ import annotations
 
@@ -94,16 +94,16 @@ def test_plot_is_written(tmp_path):
 
 
 def test_a_pruned_model_has_its_own_capacity_only():
-    with pytest.raises(ValueError, match=r"capacities must be \[0.20\] or left out.*got \[0.2, 0.6\].*dense"):
+    with pytest.raises(ValueError, match=r"capacities.*\[0.20\].*got \[0.2, 0.6\].*dense"):
         compressibility(tiny().prune(0.2), [0.2, 0.6])
 
 
 def test_nothing_prunable_is_refused():
     model = tiny()
     model.prunnet.backbone = nn.Identity()
-    with pytest.raises(ValueError, match=r"model must have prunable layers.*PrunNetForImageClassification has none"):
+    with pytest.raises(ValueError, match=r"model.*prunable layers.*PrunNetForImageClassification"):
         compressibility(model)
-    with pytest.raises(TypeError, match=r"model must be a PrunNetModel .*; got Linear"):
+    with pytest.raises(TypeError, match=r"model.*PrunNetModel.*got Linear"):
         compressibility(nn.Linear(2, 2))
 
 
@@ -112,21 +112,19 @@ def test_what_is_not_finite_is_refused_by_its_layer(name):
     model = tiny()
     with torch.no_grad():
         model.get_parameter(f"{STEM}.{name}").flatten()[0] = math.nan
-    with pytest.raises(
-        ValueError, match=rf"layer '{STEM}': {'weights' if name == 'weight' else name} must be finite; 1"
-    ):
+    with pytest.raises(ValueError, match=rf"layer '{STEM}': {'weights' if name == 'weight' else name}.*finite; 1"):
         compressibility(model)
 
 
 def test_bad_arguments_are_refused_by_name():
     model = tiny()
-    with pytest.raises(ValueError, match=r"^p and q must satisfy .* got p=1.0 and q=1.0"):
+    with pytest.raises(ValueError, match=r"got p=1.0 and q=1.0"):
         compressibility(model, p=1.0)
-    with pytest.raises(ValueError, match="capacities must hold at least one"):
+    with pytest.raises(ValueError, match=r"capacities.*got none"):
         compressibility(model, [])
-    with pytest.raises(ValueError, match=r"capacities must be in \(0, 1\].*got 1.5"):
+    with pytest.raises(ValueError, match=r"capacities.*\(0, 1\].*got 1.5"):
         compressibility(model, [1.5])
-    with pytest.raises(ValueError, match="eta must be at least 0"):
+    with pytest.raises(ValueError, match=r"eta.*-1.0"):
         compressibility(model, [0.5], eta=-1.0)
-    with pytest.raises(KeyError, match="no layer 'stem'"):
+    with pytest.raises(KeyError, match="layer 'stem'"):
         compressibility(model, [0.5]).of("stem")

@@ -1,4 +1,4 @@
-"""The files of a pruning run: what may begin, what may go on, and what a round leaves."""
+"""The files of a pruning loop: which run may start, which may go on, and what a round leaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prunnet_hf.compression.round_files import (
     load_weights,
     record,
     round_directory,
-    save_model,
+    save_round,
     take_over,
 )
 from prunnet_hf.compression.sap_arguments import SapArguments
@@ -51,28 +51,28 @@ def test_recipe_holds_all_arguments(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "rounds", "initial", "model"])
 def test_a_directory_in_use_is_not_begun_in(photos: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(FileExistsError, match=rf"holds an earlier run \({name}\). Go on with --resume, or choose"):
+    with pytest.raises(FileExistsError, match=rf"output_dir.*\({name}\).*--resume.*another output_dir"):
         check_can_begin(tmp_path, arguments(photos, tmp_path), SapArguments())
 
 
 def test_there_must_be_a_run_to_go_on_with(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--resume found no run in .*: start without --resume"):
+    with pytest.raises(FileNotFoundError, match=r"--resume.*start without"):
         go_on(photos, tmp_path)
     for foreign in ("epochs: 3\n", "", "- 1\n"):
         (tmp_path / "config.yaml").write_text(foreign)
-        with pytest.raises(ValueError, match=r"that is no pruning loop, or whose config.yaml is damaged"):
+        with pytest.raises(ValueError, match=r"pruning loop.*config.yaml.*another output_dir"):
             go_on(photos, tmp_path)
     (tmp_path / "config.yaml").write_text("epochs: [3\n")
-    with pytest.raises(ValueError, match=r"config.yaml is damaged \((.|\n)*\): start in another output_dir"):
+    with pytest.raises(ValueError, match=r"config.yaml is damaged \((.|\n)*\).*another output_dir"):
         go_on(photos, tmp_path)
-    with pytest.raises(NotADirectoryError, match="output_dir must be a directory"):
+    with pytest.raises(NotADirectoryError, match=r"output_dir.*config.yaml"):
         check_can_begin(tmp_path / "config.yaml", arguments(photos, tmp_path), SapArguments())
 
 
 def test_a_run_goes_on_with_its_own_pruning_for_more_rounds_too(photos: Path, tmp_path: Path) -> None:
     begun(photos, tmp_path, rounds=2, gamma=0.5)
     go_on(photos, tmp_path, rounds=5, gamma=0.5)
-    with pytest.raises(ValueError, match=r"begun with other arguments: gamma 0.5 -> 1.0\. Start in another"):
+    with pytest.raises(ValueError, match=r"gamma 0.5 -> 1.0\. .*another output_dir"):
         go_on(photos, tmp_path, rounds=2)
 
 
@@ -94,12 +94,11 @@ def test_a_run_goes_on_with_its_own_recipe_only(
     other = arguments(photos, tmp_path, resume=True)
     before = getattr(getattr(other, part), name)
     setattr(getattr(other, part), name, value)
-    expected = re.escape(f"{name} {before!r} -> {value!r}. Start in another output_dir, or give the old values.")
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match=re.escape(f"{name} {before!r} -> {value!r}.") + ".*another output_dir"):
         check_can_begin(tmp_path, other, SapArguments())
 
 
-def test_arguments_without_effect_may_change_and_are_told(
+def test_arguments_without_effect_may_change_with_a_warning(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun(photos, tmp_path)
@@ -119,7 +118,7 @@ def test_rounds_that_are_done_are_not_dropped(photos: Path, tmp_path: Path) -> N
     for number in range(3):
         finish_round(tmp_path, measured(number))
     go_on(photos, tmp_path, rounds=2)
-    with pytest.raises(ValueError, match=r"rounds must be at least 2, as so many prunings are done in .*; got 1"):
+    with pytest.raises(ValueError, match=r"rounds.*at least 2.*got 1"):
         go_on(photos, tmp_path, rounds=1)
 
 
@@ -149,10 +148,10 @@ def test_damaged_and_missing_records_of_rounds_are_refused(tmp_path: Path) -> No
     file = round_directory(tmp_path, 0) / "round.json"
     for content in ("", file.read_text()[:30], "[]", "{}", file.read_text().replace("prunes_next", "prunes")):
         file.write_text(content)
-        with pytest.raises(ValueError, match=r"round.json is damaged \(.*\). Remove .*00 and all later rounds, and"):
+        with pytest.raises(ValueError, match=r"round.json is damaged \(.*\). Remove .*00 and all later rounds"):
             finished_rounds(tmp_path)
     file.unlink()
-    with pytest.raises(ValueError, match=r"00 isn't finished, but .*01 is: remove it and those after it"):
+    with pytest.raises(ValueError, match=r"00 isn't finished, but .*01 is.*Remove.*--resume"):
         finished_rounds(tmp_path)
 
 
@@ -163,7 +162,7 @@ def test_only_a_round_s_own_network_is_taken_over() -> None:
     take_over(model, trained)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in trained.items())
     for damaged in ({**trained, "more": torch.zeros(1)}, {name: trained[name] for name in list(trained)[1:]}):
-        with pytest.raises(ValueError, match=r"must have the tensors of the one it was trained from; missing: .*"):
+        with pytest.raises(ValueError, match=r"missing: .*unexpected: .*another output_dir"):
             take_over(model, damaged)
 
 
@@ -177,7 +176,7 @@ def test_a_saved_round_is_a_subnetwork_that_loads_as_any_other(photos: Path, tmp
     assert plain.config.capacity == count / total
     assert (plain.config.prunable, plain.config.allocation) == (False, "adaptive")
     assert [row.kept for row in compressibility(plain).rows] == [count, *(int(mask.sum()) for mask in kept.values())]
-    save_model(round_directory(tmp_path, 1), plain, create_processor(arguments(photos, tmp_path).data))
+    save_round(round_directory(tmp_path, 1), plain, create_processor(arguments(photos, tmp_path).data))
     directory = round_directory(tmp_path, 1) / "model"
     assert (directory / "model.packed.safetensors").is_file()
     assert (directory / "preprocessor_config.json").is_file()

@@ -1,4 +1,4 @@
-"""The pruning loop on a tiny image folder: what it prunes, what it leaves, being stopped and going on."""
+"""The pruning loop on a tiny image folder: what it prunes, what it leaves, and how it is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_done_is_concluded_once_and_not_cut_short(
     monkeypatch.setattr(sap_module, "write_json", note_and_write)
     assert untimed(prune(photos, run, resume=True)) == untimed(read_trajectory(whole))
     assert written == [("trajectory.json", 3)]
-    with pytest.raises(ValueError, match=r"rounds must be at least 2, as so many prunings are done"):
+    with pytest.raises(ValueError, match=r"rounds.*at least 2.*got 1"):
         prune(photos, run, {"rounds": 1}, resume=True)
     assert len(read_trajectory(run).rounds) == 3
 
@@ -270,7 +270,7 @@ def test_a_run_of_any_kind_goes_on(
 
 
 def test_another_recipe_is_not_gone_on_with(photos: Path, whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"begun with other arguments: epochs 1 -> 2, seed 0 -> 1\. Start in another"):
+    with pytest.raises(ValueError, match=r"epochs 1 -> 2, seed 0 -> 1\. .*another output_dir"):
         prune(photos, whole, resume=True, epochs=2, seed=1)
 
 
@@ -295,7 +295,7 @@ def test_rounds_have_trackers_of_their_own(photos: Path, tmp_path: Path) -> None
 
 
 def test_a_directory_in_use_is_refused(photos: Path, whole: Path) -> None:
-    with pytest.raises(FileExistsError, match=r"holds an earlier run \(config.yaml, initial, rounds\)"):
+    with pytest.raises(FileExistsError, match=r"\(config.yaml, initial, rounds\).*--resume"):
         prune(photos, whole)
 
 
@@ -303,7 +303,7 @@ def test_a_network_with_nothing_to_prune_is_refused(photos: Path, tmp_path: Path
     run = arguments(photos, tmp_path / "run", **SETTLED)
     run.model.backbone = "resnetv2_50x1_bit"  # its convolutions are of a subclass, which standardises weights
     run.model.backbone_kwargs = '{"channels": [128, 128, 128, 128], "stem_chs": 32}'
-    with pytest.raises(ValueError, match=r"backbone='resnetv2_50x1_bit' has no prunable layer"):
+    with pytest.raises(ValueError, match=r"backbone='resnetv2_50x1_bit'.*prunable"):
         PruningLoop(run, SapArguments())
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -316,7 +316,7 @@ def test_a_network_with_a_layer_of_zeros_is_refused(photos: Path, tmp_path: Path
     name, layer = next(iter(initial.prunable_layers().items()))
     layer.weight.data.zero_()
     initial.save_pretrained(tmp_path / "run" / "initial")
-    with pytest.raises(ValueError, match=rf"zero marks pruned ones; these have none: {re.escape(name)}\. Nothing"):
+    with pytest.raises(ValueError, match=rf"none: {re.escape(name)}\. .*--backbone"):
         loop.run()
 
 

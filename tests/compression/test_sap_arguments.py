@@ -27,7 +27,7 @@ def test_a_recipe_of_training_serves_and_flags_win_over_it():
     assert (sap.num_prunings, sap.scope) == (4, "layer")
 
 
-def test_the_loop_settles_method_and_capacities(tmp_path):
+def test_the_loop_sets_method_and_capacities(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("method: joint\ncapacities: [0.3, 0.4]\n", encoding="utf-8")
     for flags in ([], ["--method", "independent", "--capacities", "1"]):
@@ -36,8 +36,8 @@ def test_the_loop_settles_method_and_capacities(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--method", "joint"], ["--method=prunnet"], ["--capacities", "0.3", "0.4"]])
-def test_flags_for_what_the_loop_settles_are_refused(flags):
-    with pytest.raises(ValueError, match=r"(method|capacities) must be left out: .*; got ('|\[0.3, 0.4\])"):
+def test_flags_for_what_the_loop_sets_are_refused(flags):
+    with pytest.raises(ValueError, match=r"(method|capacities) must be left out.*got ('|\[0.3, 0.4\])"):
         parse_sap_arguments(["--config", GROCERY, *flags])
 
 
@@ -53,30 +53,33 @@ def test_a_recipe_may_hold_the_pruning(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"p": 1.0, "q": 1.0}, r"p and q must satisfy .*; got p=1.0 and q=1.0"),
-        ({"p": 0.0}, r"p and q must satisfy .*; got p=0.0"),
-        ({"p": -0.5}, r"p and q must satisfy .*; got p=-0.5"),
-        ({"eta": -0.1}, r"eta must be at least 0 and finite; got -0.1"),
-        ({"gamma": -1.0}, r"gamma must be at least 0 and finite; got -1.0"),
-        ({"gamma": math.inf}, r"gamma must be .*; got inf"),
-        ({"beta": 1.5}, r"beta must be in \[0, 1\]; got 1.5"),
-        ({"prune_share": 0.0}, r"prune_share must be in \(0, 1\); got 0.0"),
-        ({"prune_share": 1.0}, r"prune_share must be in \(0, 1\); got 1.0"),
-        ({"prune_share": math.nan}, r"prune_share must be in \(0, 1\); got nan"),
-        ({"rounds": 0}, r"rounds must be at least 1; got 0"),
-        ({"schedule": "slow"}, r"schedule must be one of sap, lottery_ticket, one_shot; got 'slow'"),
-        ({"scope": "row"}, r"scope must be one of neuron, layer, global; got 'row'"),
-        ({"after": "stop"}, r"after must be one of rewind, continue; got 'stop'"),
-        ({"kept_shares": [0.5]}, r"kept_shares is for --schedule one_shot, and --schedule sap makes no use of it"),
-        ({"schedule": "lottery_ticket", "eta": 0.1}, r"eta is for --schedule sap, .*; got 0.1. Leave it out"),
-        ({"schedule": "lottery_ticket", "gamma": 2.0}, r"gamma is for --schedule sap, .*; got 2.0"),
-        ({"schedule": "one_shot", "kept_shares": [0.5], "beta": 0.5}, r"beta is for --schedule sap, .*; got 0.5"),
-        ({"prune_share": 0.3}, r"prune_share is for --schedule lottery_ticket, and --schedule sap .*; got 0.3"),
-        ({"schedule": "one_shot", "kept_shares": [0.5], "prune_share": 0.3}, r"prune_share is for .*; got 0.3"),
-        ({"schedule": "one_shot"}, r"kept_shares must name what to cut to for --schedule one_shot"),
-        ({"schedule": "one_shot", "kept_shares": [0.0]}, r"kept_shares must be in \(0, 1\].*; got 0.0"),
-        ({"schedule": "one_shot", "kept_shares": [1.5]}, r"kept_shares must be in \(0, 1\].*; got 1.5"),
-        ({"schedule": "one_shot", "kept_shares": [0.5], "rounds": 2}, r"rounds must be left out .*; got 2"),
+        ({"p": 1.0, "q": 1.0}, r"got p=1.0 and q=1.0"),
+        ({"p": 0.0}, r"got p=0.0"),
+        ({"p": -0.5}, r"got p=-0.5"),
+        ({"eta": -0.1}, r"^eta .*got -0.1"),
+        ({"gamma": -1.0}, r"^gamma .*got -1.0"),
+        ({"gamma": math.inf}, r"^gamma .*got inf"),
+        ({"beta": 1.5}, r"^beta .*\[0, 1\].*got 1.5"),
+        ({"prune_share": 0.0}, r"^prune_share .*\(0, 1\).*got 0.0"),
+        ({"prune_share": 1.0}, r"^prune_share .*\(0, 1\).*got 1.0"),
+        ({"prune_share": math.nan}, r"^prune_share .*\(0, 1\).*got nan"),
+        ({"rounds": 0}, r"^rounds .*at least 1.*got 0"),
+        ({"schedule": "slow"}, r"^schedule .*sap, lottery_ticket, one_shot.*'slow'"),
+        ({"scope": "row"}, r"^scope .*neuron, layer, global.*'row'"),
+        ({"after": "stop"}, r"^after .*rewind, continue.*'stop'"),
+        ({"kept_shares": [0.5]}, r"^kept_shares .*one_shot.*got \[0.5\]. Leave it out"),
+        ({"schedule": "lottery_ticket", "eta": 0.1}, r"^eta .*--schedule sap.*got 0.1. Leave it out"),
+        ({"schedule": "lottery_ticket", "gamma": 2.0}, r"^gamma .*--schedule sap.*got 2.0"),
+        ({"schedule": "one_shot", "kept_shares": [0.5], "beta": 0.5}, r"^beta .*--schedule sap.*got 0.5"),
+        ({"prune_share": 0.3}, r"^prune_share .*lottery_ticket.*got 0.3"),
+        (
+            {"schedule": "one_shot", "kept_shares": [0.5], "prune_share": 0.3},
+            r"^prune_share .*lottery_ticket.*got 0.3",
+        ),
+        ({"schedule": "one_shot"}, r"^kept_shares .*one_shot.*got none"),
+        ({"schedule": "one_shot", "kept_shares": [0.0]}, r"^kept_shares .*\(0, 1\].*got 0.0"),
+        ({"schedule": "one_shot", "kept_shares": [1.5]}, r"^kept_shares .*\(0, 1\].*got 1.5"),
+        ({"schedule": "one_shot", "kept_shares": [0.5], "rounds": 2}, r"^rounds must be left out.*got 2"),
     ],
 )
 def test_wrong_values_are_refused_by_name(options, message):
@@ -86,15 +89,15 @@ def test_wrong_values_are_refused_by_name(options, message):
 
 @pytest.mark.parametrize("rounds", [2.5, 2.0, "2", True])
 def test_rounds_are_whole_numbers(rounds):
-    with pytest.raises(TypeError, match=r"rounds must be a whole number; got"):
+    with pytest.raises(TypeError, match=rf"rounds.*whole number.*got {rounds!r}"):
         SapArguments(rounds=rounds)
 
 
-def test_differences_are_those_that_decide_what_a_round_is():
+def test_differences_are_those_that_change_the_result_of_a_round():
     before = {"epochs": 2, "seed": 0, "rounds": 3, "data_dir": "a", "old": 1}
     now = {"epochs": 3, "seed": 1, "rounds": 4, "data_dir": "b", "new": 1}
     assert differences(before, now) == ["epochs 2 -> 3", "seed 0 -> 1"]
-    assert differences(before, now, besides=["seed"]) == ["epochs 2 -> 3"]
+    assert differences(before, now, ignored=["seed"]) == ["epochs 2 -> 3"]
 
 
 def test_what_has_no_effect_is_this_and_nothing_more():

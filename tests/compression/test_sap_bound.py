@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prunnet_hf.compression.sap_bound import sap_keep_bound, sap_prune_counts
 from prunnet_hf.pruning.pq_index import pq_index
 
-# Not (0.1, 1.0): there the index of one weight among sixty is 1 - 60^-9, in float64 all but 1.
+# Not (0.1, 1.0): there the index of one weight among sixty is 1 - 60^-9, almost 1 in float64.
 EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.9, 1.1)])
 
 
@@ -72,20 +72,20 @@ def test_many_scopes_at_once():
 @pytest.mark.parametrize(("p", "q"), [(1.0, 1.0), (0.0, 1.0), (-0.5, 1.0), (1.1, 2.0), (0.5, 0.9), (math.nan, 1.0)])
 def test_exponents_out_of_range_are_refused_with_both_values(p, q):
     for call in (lambda: sap_keep_bound(0.5, 3, p, q), lambda: prune_count(0.5, 3, p=p, q=q)):
-        with pytest.raises(ValueError, match=rf"0 < p <= 1 <= q and p < q.*; got p={p!r} and q={q!r}"):
+        with pytest.raises(ValueError, match=rf"got p={p!r} and q={q!r}"):
             call()
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((1.0, 4), ValueError, r"index must be in \[0, 1\).*; got 1.0"),
-        ((-0.1, 4), ValueError, r"index must be in \[0, 1\).*; got -0.1"),
-        ((math.nan, 4), ValueError, r"index must be in \[0, 1\).*; got nan"),
-        (("0.1", 4), TypeError, r"index must be a number.*; got '0.1' \(str\)"),
-        ((0.5, -1), ValueError, r"d must be at least 0.*; got -1"),
-        ((0.5, 4.0), TypeError, r"d must be a whole number of weights; got 4.0 \(float\)"),
-        ((0.5, 4, 0.5, 1.0, -1.0), ValueError, r"eta must be at least 0 and finite; got -1.0"),
+        ((1.0, 4), ValueError, r"^index .*\[0, 1\).*got 1.0"),
+        ((-0.1, 4), ValueError, r"^index .*\[0, 1\).*got -0.1"),
+        ((math.nan, 4), ValueError, r"^index .*\[0, 1\).*got nan"),
+        (("0.1", 4), TypeError, r"^index .*got '0.1' \(str\)"),
+        ((0.5, -1), ValueError, r"^d .*at least 0.*got -1"),
+        ((0.5, 4.0), TypeError, r"^d .*whole number.*got 4.0 \(float\)"),
+        ((0.5, 4, 0.5, 1.0, -1.0), ValueError, r"^eta .*at least 0.*got -1.0"),
     ],
 )
 def test_bounds_of_numbers_out_of_range(arguments, error, message):
@@ -96,12 +96,12 @@ def test_bounds_of_numbers_out_of_range(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((1.0, 4), {}, ValueError, r"indices must be in \[0, 1\) and counts at least 0"),
-        ((0.5, -4), {}, ValueError, r"indices must be in \[0, 1\) and counts at least 0"),
-        ((0.5, 4), {"eta": -1.0}, ValueError, r"eta must be at least 0 and finite; got -1.0"),
-        ((0.5, 4), {"gamma": math.inf}, ValueError, r"gamma must be at least 0 and finite; got inf"),
-        ((0.5, 4), {"gamma": "1"}, TypeError, r"gamma must be a number.*; got '1' \(str\)"),
-        ((0.5, 4), {"beta": 1.5}, ValueError, r"beta must be in \[0, 1\]; got 1.5"),
+        ((1.0, 4), {}, ValueError, r"^indices .*\[0, 1\).*got.*1\."),
+        ((0.5, -4), {}, ValueError, r"^indices .*counts at least 0.*got.*-4"),
+        ((0.5, 4), {"eta": -1.0}, ValueError, r"^eta .*at least 0.*got -1.0"),
+        ((0.5, 4), {"gamma": math.inf}, ValueError, r"^gamma .*got inf"),
+        ((0.5, 4), {"gamma": "1"}, TypeError, r"^gamma .*got '1' \(str\)"),
+        ((0.5, 4), {"beta": 1.5}, ValueError, r"^beta .*\[0, 1\].*got 1.5"),
     ],
 )
 def test_counts_of_numbers_out_of_range(arguments, options, error, message):
@@ -110,5 +110,5 @@ def test_counts_of_numbers_out_of_range(arguments, options, error, message):
 
 
 def test_counts_of_another_shape():
-    with pytest.raises(ValueError, match=r"counts must have the shape of indices, \(2,\); got \(3,\)"):
+    with pytest.raises(ValueError, match=r"^counts .*\(2,\).*got \(3,\)"):
         sap_prune_counts(torch.zeros(2), torch.ones(3, dtype=torch.int64))

@@ -71,12 +71,12 @@ def test_one_shot_cuts_to_the_largest_share_first_and_exactly(scope):
 def test_weights_that_are_not_finite_are_refused_by_their_layer():
     weights = {**WEIGHTS, "b.weight": torch.tensor([[math.nan, 2.0]])}
     for schedule in ("sap", "lottery_ticket"):
-        with pytest.raises(ValueError, match=r"layer 'b' must have finite weights; 1 of 2 are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"layer 'b'.*finite.*1 of 2"):
             kept(weights, schedule=schedule)
 
 
 def test_a_layer_of_zeros_is_refused_by_name():
     check_no_layer_is_zero({"a.weight": torch.tensor([[0.0, -1.0]])})
     weights = {**WEIGHTS, "c.weight": torch.zeros(1, 2), "d.weight": torch.tensor([[-0.0]])}
-    with pytest.raises(ValueError, match=r"these have none: c, d\. Nothing trains them: .* start from another one"):
+    with pytest.raises(ValueError, match=r"none: c, d\. .*--backbone"):
         check_no_layer_is_zero(weights)

@@ -76,7 +76,7 @@ def test_a_refusal_names_its_scope():
 
 
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=30), st.integers(0, 30))
-def test_a_single_scope_keeps_as_many_as_told_and_none_smaller_than_what_it_prunes(values, count):
+def test_a_single_scope_keeps_the_given_count_and_no_weight_smaller_than_a_pruned_one(values, count):
     weight = torch.tensor([[float(value) for value in values]])
     mask = keep_largest({"a.weight": weight}, "layer", keep(count))["a.weight"]
     left = int(weight.count_nonzero())

@@ -1,4 +1,4 @@
-"""What is recorded of rounds: figures worked out by hand, the file and back, tables, falls and rises."""
+"""The records of rounds: figures worked out by hand, the file and back, tables, falls and rises."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_figures_of_a_round_are_those_worked_out_by_hand():
 
 def test_weights_that_are_not_finite_are_refused_by_their_layer():
     weights = {**WEIGHTS, "b.weight": torch.tensor([[math.inf]])}
-    with pytest.raises(ValueError, match=r"layer 'b' must have finite weights; 1 of 1"):
+    with pytest.raises(ValueError, match=r"layer 'b'.*finite.*1 of 1"):
         measure_round(0, weights, 0.5, 1.0, prunes_next=0, metrics={"mAP": 0.5}, training_seconds=1.0)
 
 
@@ -66,7 +66,7 @@ def test_other_files_are_refused(tmp_path: Path):
         read_trajectory(tmp_path)
     for content in ([], {"format": 2, "rounds": [1]}, {"format": 1, "rounds": []}):
         (tmp_path / "trajectory.json").write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"must be a trajectory of .*, format 1, with at least one round"):
+        with pytest.raises(ValueError, match=r"trajectory.json.*format 1.*round"):
             read_trajectory(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path):
     texts = [*map(json.dumps, contents), json.dumps(whole)[:40]]
     for text in texts:
         (tmp_path / "trajectory.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"trajectory.json is damaged \(.*\). Start `.*` with --resume"):
+        with pytest.raises(ValueError, match=r"trajectory.json is damaged \(.*\).*--resume"):
             read_trajectory(tmp_path)
 
 
@@ -121,17 +121,17 @@ def test_the_paper_s_claim_is_seen_only_where_the_index_falls_rises_and_falls():
     assert CLAIM == ["falls", "rises", "falls"]
     assert describe_phases([0.5, 0.25, 0.375, 0.125]) == (
         "The PQ Index falls from round 0 to 1 (0.500 to 0.250), rises from round 1 to 2 (0.250 to 0.375), falls from "
-        "round 2 to 3 (0.375 to 0.125); moves of up to 0.001 count as noise. The paper expects: falls, rises, falls. "
-        "Seen here."
+        "round 2 to 3 (0.375 to 0.125); changes of up to 0.001 count as noise. "
+        "The paper expects: falls, rises, falls. Seen here."
     )
     assert describe_phases([0.25, 0.5, 0.25, 0.375, 0.125]).endswith(" Seen here.")  # wherever it begins
     assert describe_phases([0.5, 0.4, 0.4008, 0.3]).endswith("Not seen here.")  # noise
     assert describe_phases([0.5, 0.25, 0.375]).endswith("Not seen here.")
     assert describe_phases([0.25, 0.5, 0.25, 0.375]).endswith("Not seen here.")
-    assert describe_phases([0.5]) == "Of one round, the PQ Index neither falls nor rises."
+    assert describe_phases([0.5]) == "In a single round the PQ Index neither falls nor rises."
 
 
-def test_a_name_tells_what_is_unusual():
+def test_a_name_shows_what_is_unusual():
     pruning = asdict(SapArguments(scope="layer", after="continue", gamma=3.0, beta=0.5))
     assert (
         Trajectory({"pruning": pruning, "recipe": {"seed": 0}}, []).name == "sap, layer, continue, gamma 3, beta 0.5"
