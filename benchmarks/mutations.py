@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from mutants import mutate
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.storage.form import Source
 from prunnet_hf.storage.forms import read_weights
 
 FORMS = ("packed", "rank16", "bands", "bands-0.3")
@@ -145,7 +146,7 @@ def outcome_of(folder: Path, form: str, expected: dict[str, torch.Tensor], is_fo
 def load(folder: Path, form: str, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors that a user gets; the model is only built where that can change them."""
     capacity = capacity_of(form).get("capacity")
-    weights = read_weights(PrunNetModel, folder, None, capacity, None, {})
+    weights = read_weights(PrunNetModel, Source(folder, {}), None, capacity)
     if weights is not None and same(weights.state_dict, expected):
         return weights.state_dict
     return PrunNetModel.from_pretrained(folder, **capacity_of(form)).state_dict()

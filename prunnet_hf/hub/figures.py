@@ -15,6 +15,7 @@ from ..retrieval.compatibility import CompatibilityResult
 from ..runs.description import METRICS_FORMAT
 from ..runs.run_directory import without_local_paths
 from ..storage.band_index import INDEX_NAME, read_index
+from ..storage.forms import WEIGHT_FILES
 
 NEEDED = ("dataset", "split", "protocol", "num_queries", "num_gallery", "command", "versions", "results", "capacities")
 """Without these entries of `metrics.json`, no figure could be told with its data set, split and command."""
@@ -156,7 +157,7 @@ def capacity_rows(
 
 def weights_bytes(folder: Path) -> int:
     """Bytes of the weight files in a folder of a model."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int] | None:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from ..pruning.masking import format_capacity
-from ..storage.pretrained import MODEL_FILES
+from ..storage.forms import MODEL_FILES
 from .code import code_files
 from .metadata import EVAL_RESULTS_FILE
 

@@ -22,6 +22,7 @@ from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
 from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from ..pruning.masking import kept_count
+from ..storage.forms import WEIGHT_FILES
 from .arguments import ModelArguments, RunArguments
 from .multiply_adds import count_multiply_adds
 from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_paths
@@ -166,7 +167,7 @@ def describe_subnetworks(
     rows = []
     for capacity in subnetworks:
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
-        files = list(directory.glob("*.safetensors"))
+        files = [file for pattern in WEIGHT_FILES for file in directory.glob(pattern)]
         rows.append(
             {
                 "capacity": capacity,

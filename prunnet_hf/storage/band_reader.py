@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from ..pruning.calibration import OWN_AND_STORED, interpolation, mix
 from ..pruning.masking import kept_count
-from .band_index import WEIGHT, BandedTensor, BandIndex, band_file, ranks_file
-from .bands import KNOTS, MASK, MAX_LEVELS, NUM_KNOTS, RANKS, SCORES, VALUES, statistics_in_band
+from .band_index import INDEX_NAME, WEIGHT, BandedTensor, BandIndex, band_file, ranks_file, read_index
+from .bands import KNOTS, MASK, MAX_LEVELS, NUM_KNOTS, RANKS, SCORES, VALUES, save_bands, statistics_in_band
+from .form import Form, Source, Weights
 from .score_levels import Integers, knot_levels, level_scores, segment_sizes
 from .tensor_file import BITS, damaged
 
@@ -175,3 +178,36 @@ def _mixed(
                 raise damaged(f"{own_name!r} or rows of {name!r} that capacity {capacity} needs are missing or odd")
             statistics[own_name] = mix(of_row, mixture)
     return statistics
+
+
+def _read(source: Source, capacity: float | None) -> Weights | None:
+    found = source.find(INDEX_NAME)
+    if found is None:
+        return None
+    index = read_index(found)
+    files = {name: _find_band(source, name, index) for name in index.needed_files(capacity)}
+    return Weights(load_bands(index, files, capacity), None if capacity is None else index.statistics)
+
+
+def _find_band(source: Source, name: str, index: BandIndex) -> str:
+    found = source.find(name)
+    if found is None:
+        raise OSError(
+            f"{source.path} is a checkpoint in bands of capacity {list(index.capacities)} and needs {name}, which is "
+            "not there. Copy or save all files again, or load once with access to the Hub."
+        )
+    return found
+
+
+def _write(directory: Path, model: Any, state_dict: Mapping[str, Tensor], edges: Sequence[float] | None) -> None:
+    save_bands(directory, state_dict, model.prunable_layers(), edges or [], model.config.stored_subnetworks)
+
+
+BANDS = Form(
+    name="bands",
+    files=(INDEX_NAME, "band-*-of-*.safetensors"),
+    suits=lambda config: config.prunable,
+    read=_read,
+    write=_write,
+    on_request=True,
+)

@@ -40,12 +40,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..pruning.calibration import OWN_AND_STORED
+from ..pruning.masking import check_capacities, format_capacity
 from .band_index import WEIGHT, BandedTensor, band_file, ranks_file, write_files
 from .score_levels import Integers, fit_knots, knot_levels, levels_of, rank_order, segment_sizes
 from .tensor_file import BITS, PACKABLE, storable, without_aliases
@@ -99,6 +101,25 @@ def save_bands(
     for name in rows:
         _split_rows(files, name, storable(name, state_dict[name]), edges, stored)
     write_files(directory, edges, stored, banded, files)
+
+
+def check_bands(model: Any, bands: Sequence[float] | None, push_to_hub: bool) -> list[float] | None:
+    """Return the edges `bands`, ascending, after checking that they suit the model."""
+    if bands is None:
+        return None
+    edges = check_capacities(bands, "bands")
+    if not model.config.prunable:
+        raise ValueError(
+            f"bands={edges} is for prunable models; this one is pruned to capacity "
+            f"{format_capacity(model.config.capacity)} and has no scores. Save it without bands, or save the dense "
+            "model it was cut from."
+        )
+    if push_to_hub:
+        raise ValueError(
+            f"push_to_hub must be False beside bands={edges}. Save first; then call "
+            f"model.push_to_hub(repo_id, bands={edges})."
+        )
+    return edges
 
 
 def statistics_in_band(edges: Sequence[float], stored: Sequence[float], number: int) -> list[float]:

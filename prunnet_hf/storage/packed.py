@@ -34,7 +34,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .form import Form, Source, Weights
 from .tensor_file import (
     BITS,
     CODES,
@@ -258,3 +259,21 @@ def _check_names(tensors: Mapping[str, Tensor], entries: Mapping[str, _PackedEnt
     both = sorted(name for name in entries if name in tensors or name.endswith((_MASK, _VALUES)))
     if both:
         raise damaged(f"tensors {both[:5]} are stored plain and packed, or have a reserved name; only one is allowed")
+
+
+def _read(source: Source, capacity: float | None) -> Weights | None:
+    found = source.find(PACKED_WEIGHTS_NAME)
+    return None if found is None else Weights(load_packed(found))
+
+
+def _write(directory: Path, model: Any, state_dict: Mapping[str, Tensor], edges: Sequence[float] | None) -> None:
+    save_packed(directory / PACKED_WEIGHTS_NAME, state_dict, model.packable_weights())
+
+
+PACKED = Form(
+    name="packed",
+    files=(PACKED_WEIGHTS_NAME,),
+    suits=lambda config: not config.prunable and config.capacity < 1.0,
+    read=_read,
+    write=_write,
+)

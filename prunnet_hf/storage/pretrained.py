@@ -12,28 +12,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import resolve_revision
 
 from ..pruning.allocation import UNIFORM, check_allocation
 from ..pruning.calibration import warn_if_below, warn_if_coarse
 from ..pruning.masking import check_capacity
-from .band_index import INDEX_NAME
-from .forms import HUB_ARGUMENTS, SUBNETWORK_FIELDS, Weights, check_bands, model_arguments, read_weights, write_weights
-from .packed import PACKED_WEIGHTS_NAME
+from .bands import check_bands
+from .form import Source, Weights
+from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
 
-# Those of HUB_ARGUMENTS that say which commit is meant.
+# The arguments among HUB_ARGUMENTS that say which commit is meant.
 RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
-# What a saved model consists of, and a newly saved one replaces.
-MODEL_FILES = (
-    CONFIG_NAME,
-    SAFE_WEIGHTS_NAME,
-    SAFE_WEIGHTS_INDEX_NAME,
-    "model-*-of-*.safetensors",
-    PACKED_WEIGHTS_NAME,
-    INDEX_NAME,
-    "band-*-of-*.safetensors",
-)
 # Fields of the configuration on which names and shapes of weights depend.
 SHAPING_FIELDS = (
     "backbone",
@@ -77,7 +67,7 @@ def save_model(
         ValueError: If `kwargs` have a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
             `push_to_hub`, or a score isn't finite.
     """
-    _refuse_variant(
+    refuse_variant(
         kwargs.get("variant"),
         "a directory holds one model, which a save replaces whole",
         "Convert a copy of the model, as by model.to(torch.bfloat16), and save it in another directory.",
@@ -92,11 +82,10 @@ def save_model(
     # Inside the target, so that moving the files is a rename on the same file system.
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
-        if model.config.capacity == 1.0 and bands is None:
-            save(staging, state_dict=state_dict, **kwargs)
-        else:
-            save(staging, state_dict={}, **kwargs)
-            write_weights(staging, model, state_dict or model.state_dict(), bands)
+        form = form_to_write(model.config, bands)
+        save(staging, state_dict={} if form.write else state_dict, **kwargs)
+        if form.write:
+            form.write(staging, model, state_dict or model.state_dict(), bands)
         _replace_model(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -169,7 +158,8 @@ def load_model(
         kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
         # Some of the bands are enough for a uniform subnetwork of a known capacity only.
         known = capacity if allocation == UNIFORM else None
-        weights = _read_weights(cls, path, known, kwargs)
+        if kwargs.get("state_dict") is None:  # transformers refuses a state dict beside a path
+            weights = read_weights(cls, Source.of(path, kwargs), kwargs.get("config"), known)
     if weights is not None:
         source = path if weights.state_dict is None else None  # transformers refuses a path beside a state dict
         kwargs |= model_arguments(weights, kwargs.get("config") or path)
@@ -181,7 +171,7 @@ def load_model(
         ) from error
     problems = _weight_problems(info)
     if problems:
-        raise ValueError(_misfit(path, problems, _changed_fields(cls, path, _where(kwargs), model.config, weights)))
+        raise ValueError(_misfit(path, problems, _changed_fields(cls, Source.of(path, kwargs), model.config, weights)))
     if weights is not None:
         model.config.name_or_path = str(path)
     model.is_from_hub = path is not None and not os.path.isdir(path)
@@ -201,21 +191,6 @@ def _check_pruning(capacity: float | None, allocation: str) -> float | None:
     return None
 
 
-def _read_weights(cls: Any, path: Any, capacity: float | None, kwargs: dict[str, Any]) -> Weights | None:
-    """The weights at `path`; where they aren't plain there is no `variant`."""
-    if kwargs.get("state_dict") is not None:
-        return None  # transformers refuses that beside a path
-    variant = kwargs.get("variant")
-    weights = read_weights(cls, path, kwargs.get("config"), capacity, variant, _where(kwargs))
-    if weights is not None:
-        _refuse_variant(variant, weights.form, "dtype=torch.bfloat16 converts on loading.")
-    return weights
-
-
-def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-
-
 def _cut(model: Any, capacity: float, allocation: str, weights: Weights | None) -> Any:
     """The subnetwork of a loaded model, which it may be already."""
     if weights is None or weights.statistics is None:
@@ -224,11 +199,6 @@ def _cut(model: Any, capacity: float, allocation: str, weights: Weights | None) 
     warn_if_coarse(weights.statistics, capacity)
     warn_if_below(weights.statistics, capacity, stacklevel=5)  # the line that called `from_pretrained`
     return model
-
-
-def _refuse_variant(variant: str | None, reason: str, remedy: str) -> None:
-    if variant is not None:
-        raise ValueError(f"variant must be None, as {reason}; got {variant!r}. {remedy}")
 
 
 def _weight_problems(info: dict[str, Any]) -> list[str]:
@@ -242,14 +212,12 @@ def _weight_problems(info: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _changed_fields(
-    cls: Any, path: Any, where: dict[str, Any], asked: Any, weights: Weights | None
-) -> dict[str, tuple[Any, Any]]:
+def _changed_fields(cls: Any, source: Source, asked: Any, weights: Weights | None) -> dict[str, tuple[Any, Any]]:
     """Fields that shape weights in which `asked` differs from the checkpoint's config.json: `(asked, stored)`."""
-    if path is None:
+    if source.path is None:
         return {}
     try:
-        stored = cls.config_class.from_pretrained(path, **where)
+        stored = cls.config_class.from_pretrained(source.path, **source.where)
     except OSError:  # the caller brought a configuration for weights that have none
         return {}
     # A subnetwork joined from bands differs in some, and its caller has not asked for that.

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils.hub import create_and_tag_model_card, hf_api
 
-from .pretrained import MODEL_FILES
+from .forms import MODEL_FILES
 
 PIPELINE_TAG = "image-feature-extraction"
 RELATION_OF_SUBNETWORK = "quantized"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from prunnet_hf.storage.bands import save_bands, statistics_in_band
+from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf.storage.bands import check_bands, save_bands, statistics_in_band
 from tests.banded import EDGES, LAYERS, STORED, model_tensors, saved
+from tests.tiny_models import tiny_config
 
 NAMES = [f"band-0000{number}-of-00003{kind}.safetensors" for number in (1, 2, 3) for kind in ("", ".ranks")]
 
@@ -125,3 +128,35 @@ def test_scores_that_diverged(tmp_path: Path) -> None:
 def test_weights_that_are_no_floats(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"'conv\.weight'\] has dtype torch\.int64"):
         saved(tmp_path, model_tensors() | {"conv.weight": torch.ones(5, 2, 3, dtype=torch.int64)})
+
+
+@pytest.fixture(scope="module")
+def model() -> PrunNetForImageClassification:
+    """Not to be changed."""
+    return PrunNetForImageClassification(tiny_config())
+
+
+class TestEdges:
+    """What `save_pretrained(bands=...)` may be given."""
+
+    def test_they_come_in_order(self, model) -> None:
+        assert check_bands(model, [0.6, 0.2, 0.2], push_to_hub=False) == [0.2, 0.6]
+        assert check_bands(model, [], push_to_hub=False) == []
+        assert check_bands(model, None, push_to_hub=True) is None
+
+    @pytest.mark.parametrize(
+        ("bands", "push", "error", "problem"),
+        [
+            ([0.0], False, ValueError, r"bands.*\(0, 1\].*0\.0"),
+            ([0.2], True, ValueError, r"push_to_hub.*bands=\[0\.2\]"),
+            (0.2, False, TypeError, r"bands.*list.*0\.2"),
+        ],
+    )
+    def test_what_does_not_go_together(self, model, bands: Any, push: bool, error: Any, problem: str) -> None:
+        with pytest.raises(error, match=problem):
+            check_bands(model, bands, push)
+
+    @pytest.mark.parametrize("capacity", [0.25, 1.0])
+    def test_a_pruned_model_has_no_bands(self, model, capacity: float) -> None:
+        with pytest.raises(ValueError, match=rf"bands=\[0\.2\].*{capacity}.*without bands"):
+            check_bands(model.prune(capacity), [0.2], push_to_hub=False)

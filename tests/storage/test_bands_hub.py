@@ -108,7 +108,7 @@ def test_the_cache_serves_every_capacity_it_covers(published: HubServer, whole: 
         loaded = PrunNetModel.from_pretrained(REPO, capacity=edge, local_files_only=True)
         assert same_state(loaded, whole.prune(edge))
     for capacity, missing in ((0.3, RANKS[1]), (0.6, BANDS[2])):
-        with pytest.raises(OSError, match=rf"{missing} is needed and is not there.*with access to the Hub"):
+        with pytest.raises(OSError, match=rf"{missing}.*with access to the Hub"):
             PrunNetModel.from_pretrained(REPO, capacity=capacity, local_files_only=True)
     assert published.requests == []
 
@@ -140,7 +140,7 @@ def test_a_classifier_is_new_beside_bands_of_embeddings(published: HubServer, wh
 def test_a_band_that_is_not_on_the_hub_is_named(published: HubServer) -> None:
     HfApi().delete_file(BANDS[1], REPO)
     PrunNetModel.from_pretrained(REPO, capacity=0.2)
-    with pytest.raises(OSError, match=rf"org/name is a checkpoint in bands .*{BANDS[1]} is needed and is not there"):
+    with pytest.raises(OSError, match=rf"org/name.*{BANDS[1]}.*with access to the Hub"):
         PrunNetModel.from_pretrained(REPO, capacity=0.4)
 
 

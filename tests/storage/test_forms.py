@@ -8,79 +8,63 @@ from typing import Any
 import pytest
 import torch
 
-from prunnet_hf import PrunNetConfig, PrunNetModel
-from prunnet_hf.storage.forms import check_bands, model_arguments, read_weights
+from prunnet_hf import PrunNetModel
+from prunnet_hf.storage.form import Source, Weights
+from prunnet_hf.storage.forms import FORMS, form_to_write, model_arguments, read_weights
+from tests.tiny_models import tiny_config
 
 
 @pytest.fixture(scope="module")
 def model() -> PrunNetModel:
     """Not to be changed."""
     torch.manual_seed(0)
-    layers = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
-    stored = {"capacities": [0.2], "statistics_capacities": [0.2, 0.6]}
-    config = PrunNetConfig(backbone="resnet18", backbone_kwargs=layers, image_size=32, embedding_dim=8, **stored)
-    return PrunNetModel(config)
+    return PrunNetModel(tiny_config(capacities=[0.2]))
 
 
-class TestChoice:
-    def test_edges_come_in_order(self, model) -> None:
-        assert check_bands(model, [0.6, 0.2, 0.2], push_to_hub=False) == [0.2, 0.6]
-        assert check_bands(model, [], push_to_hub=False) == []
-        assert check_bands(model, None, push_to_hub=True) is None
-
-    @pytest.mark.parametrize(
-        ("bands", "push", "problem"),
-        [
-            ([0.0], False, r"bands must be in \(0, 1\]"),
-            ([0.2], True, r"push_to_hub must be False beside bands=\[0\.2\]"),
-        ],
-    )
-    def test_what_does_not_go_together(self, model, bands: Any, push: bool, problem: str) -> None:
-        with pytest.raises(ValueError, match=problem):
-            check_bands(model, bands, push)
-
-    def test_bands_that_are_no_list(self, model) -> None:
-        with pytest.raises(TypeError, match=r"bands must be a list of numbers in \(0, 1\]"):
-            check_bands(model, 0.2, push_to_hub=False)
-
-    @pytest.mark.parametrize("capacity", [0.25, 1.0])
-    def test_a_pruned_model_has_one_form(self, model, capacity: float) -> None:
-        with pytest.raises(ValueError, match=r"for prunable models; this one is pruned to capacity"):
-            check_bands(model.prune(capacity), [0.2], push_to_hub=False)
+def read(path: Path, capacity: float | None = None, variant: str | None = None) -> Weights | None:
+    return read_weights(PrunNetModel, Source(path, {}, variant), None, capacity)
 
 
 class TestFinding:
     @pytest.mark.parametrize(
-        ("form", "found", "name"),
-        [
-            ({}, "plain", None),
-            ({"bands": [0.2]}, "bands are one set of files", "backbone.conv1.scores"),
-        ],
-        ids=str,
+        ("form", "name"), [({}, None), ({"bands": [0.2]}, "backbone.conv1.scores")], ids=["plain", "bands"]
     )
-    def test_a_prunable_model(self, model, tmp_path: Path, form: Any, found: str, name: str | None) -> None:
+    def test_a_prunable_model(self, model, tmp_path: Path, form: Any, name: str | None) -> None:
         model.save_pretrained(tmp_path, **form)
-        weights = read_weights(PrunNetModel, tmp_path, None, None, None, {})
-        assert weights.form == found
+        weights = read(tmp_path)
         assert weights.state_dict is None if name is None else name in weights.state_dict
 
-    def test_a_subnetwork(self, model, tmp_path: Path) -> None:
-        for capacity, found in ((0.25, "a packed subnetwork is one file"), (1.0, "plain")):
-            model.prune(capacity).save_pretrained(tmp_path)
-            assert read_weights(PrunNetModel, tmp_path, None, None, None, {}).form == found
+    @pytest.mark.parametrize(("capacity", "is_packed"), [(0.25, True), (1.0, False)])
+    def test_a_subnetwork(self, model, tmp_path: Path, capacity: float, is_packed: bool) -> None:
+        model.prune(capacity).save_pretrained(tmp_path)
+        assert (read(tmp_path).state_dict is not None) == is_packed
 
     def test_several_files_are_left_to_transformers(self, model, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path, max_shard_size="50KB")
         assert not (tmp_path / "model.safetensors").exists()
-        assert read_weights(PrunNetModel, tmp_path, None, None, None, {}) is None
+        assert read(tmp_path) is None
 
     def test_a_variant_is_plain(self, model, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
-        assert read_weights(PrunNetModel, tmp_path, None, None, "fp16", {}) is None
+        assert read(tmp_path, variant="fp16") is None
+
+    @pytest.mark.parametrize(("capacity", "bands"), [(1.0, [0.2]), (0.25, None)])
+    def test_other_forms_have_no_variant(self, model, tmp_path: Path, capacity: float, bands: Any) -> None:
+        saved = model if bands else model.prune(capacity)
+        saved.save_pretrained(tmp_path, bands=bands)
+        with pytest.raises(ValueError, match=r"variant.*fp16.*dtype="):
+            read(tmp_path, variant="fp16")
+
+    def test_a_file_of_a_form_that_does_not_suit_is_left_over(self, model, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path / "dense", bands=[0.2])
+        model.prune(0.25).save_pretrained(tmp_path / "pruned")
+        for file in (tmp_path / "dense").glob("band*"):
+            file.rename(tmp_path / "pruned" / file.name)
+        assert "backbone.conv1.scores" not in read(tmp_path / "pruned").state_dict
 
     def test_the_configuration_of_a_subnetwork_from_bands(self, model, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path, bands=[0.2])
-        weights = read_weights(PrunNetModel, tmp_path, None, 0.2, None, {})
+        weights = read(tmp_path, 0.2)
         assert weights.statistics == (0.2, 0.6)
         by_path = model_arguments(weights, tmp_path)
         assert (by_path["config"], by_path["prunable"], by_path["statistics_capacities"]) == (tmp_path, False, [])
@@ -88,3 +72,33 @@ class TestFinding:
         assert by_instance.keys() == {"config", "state_dict"}
         assert by_instance["config"].prunable is False
         assert model.config.prunable is True
+
+
+class TestEveryForm:
+    """What a new row in FORMS must satisfy, too."""
+
+    def save(self, model, folder: Path, form: Any) -> dict[str, Any]:
+        """Save the model, or a subnetwork of it, in this form; return what it was saved from."""
+        for source, bands in ((model, None), (model, [0.2]), (model.prune(0.25), None)):
+            if form_to_write(source.config, bands) is form:
+                source.save_pretrained(folder, bands=bands)
+                return source.state_dict()
+        raise AssertionError(f"no model is saved in the form {form.name}")
+
+    @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+    def test_it_writes_the_files_that_it_names_and_reads_them(self, model, tmp_path: Path, form: Any) -> None:
+        state_dict = self.save(model, tmp_path, form)
+        found = {file for pattern in form.files for file in tmp_path.glob(pattern)}
+        assert {tmp_path / "config.json", *found} == set(tmp_path.iterdir())
+        weights = form.read(Source(tmp_path, {}), None)
+        assert (weights.state_dict is None) == (form.write is None)
+        if weights.state_dict is not None:
+            assert weights.state_dict.keys() == state_dict.keys()
+        for file in found:
+            file.unlink()
+        assert form.read(Source(tmp_path, {}), None) is None
+
+    def test_their_files_do_not_share_names(self) -> None:
+        patterns = [pattern for form in FORMS for pattern in form.files]
+        assert len(patterns) == len(set(patterns))
+        assert len({form.name for form in FORMS}) == len(FORMS)

@@ -1,0 +1,43 @@
+"""Plain weights, `model.safetensors`: transformers writes and reads them, in one file or in several."""
+
+from __future__ import annotations
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .form import Form, Source, Weights
+from .tensor_file import CheckpointFormatError
+
+
+def _read(source: Source, capacity: float | None) -> Weights | None:
+    if source.variant is not None:
+        return None
+    # Downloaded here, because transformers says of a Hub that refuses the file that it doesn't exist.
+    found = source.find(SAFE_WEIGHTS_NAME)
+    if found is None:
+        return None
+    _refuse_rank16(found)
+    return Weights(None)
+
+
+def _refuse_rank16(file: str) -> None:
+    """Refuse the form `scores="rank16"` of early versions, which bands have replaced."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except SafetensorError:
+        return  # transformers reads it, and says what is wrong
+    if metadata.get("scores") == "rank16":
+        raise CheckpointFormatError(
+            f"{file} stores scores in the form 'rank16', which this prunnet_hf no longer reads. Load the checkpoint "
+            "with prunnet_hf at commit 4281916 and save it plain, or with bands=model.config.capacities, which is "
+            "smaller."
+        )
+
+
+PLAIN = Form(
+    name="plain",
+    files=(SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, "model-*-of-*.safetensors"),
+    suits=lambda config: True,
+    read=_read,
+)
