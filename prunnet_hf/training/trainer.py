@@ -42,8 +42,8 @@ from .checkpoints import (
 )
 from .networks import SyncedBatchNorms, create_model, create_processor, lay_out
 from .objectives import create_objective, leave_out
+from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import EXIT_STATUS, Interruption
-from .schedules import create_optimizer, create_schedule, resume_schedule
 from .step import TrainingStep
 
 

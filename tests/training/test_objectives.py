@@ -24,7 +24,7 @@ from prunnet_hf.training.objectives import (
     leave_out,
     prunable_weights,
 )
-from prunnet_hf.training.schedules import create_optimizer
+from prunnet_hf.training.optimizers import create_optimizer
 
 CAPACITIES = [1.0, 0.2, 0.5]
 ALONE = TrainArguments(method="independent", capacities=[1.0])
