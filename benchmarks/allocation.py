@@ -77,24 +77,23 @@ def measure(run: Path, options: RunArguments, capacities: list[float]) -> Row:
             networks[allocation, capacity, "calibrated"] = model.prune(capacity, images, allocation=allocation)
             networks[allocation, capacity, "stored"] = model.prune(capacity, allocation=allocation)
     encoded = encode_share(networks, splits.query, processor)
-    dense = encoded.embeddings[UNIFORM, 1.0, "calibrated"]
+    dense = UNIFORM, 1.0, "calibrated"
 
-    def score(query: Any, gallery: Any) -> float:
-        return leave_one_out(query, gallery, encoded.columns, encoded.columns)["mAP"]
+    def score(query: Key, gallery: Key) -> float:
+        return leave_one_out(encoded.side(query), encoded.side(gallery))["mAP"]
 
     rows = []
     for (allocation, capacity, source), network in networks.items():
         if source == "stored":
             continue
-        own = encoded.embeddings[allocation, capacity, source]
-        stored = encoded.embeddings.get((allocation, capacity, "stored"))
+        own, stored = (allocation, capacity, source), (allocation, capacity, "stored")
         rows.append(
             {
                 "allocation": allocation,
                 "capacity": capacity,
                 "self": score(own, own),
                 "cross": score(own, dense),
-                "stored": None if stored is None else score(stored, stored),
+                "stored": score(stored, stored) if stored in networks else None,
                 **costs(network, model.config.image_size),
             }
         )

@@ -19,7 +19,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from prunnet_hf.retrieval.protocols import Columns, resolve_protocol
+from prunnet_hf.retrieval.protocols import Columns, Side, resolve_protocol
 
 Classes = NDArray[np.int64]
 ROWS_AT_A_TIME = 8192
@@ -95,10 +95,10 @@ def measure(name: str, dim: int) -> str:
     query_classes = rng.integers(num_classes, size=num_queries)
     centers = rng.standard_normal((num_classes, dim), dtype=np.float32)
     queries, gallery = (around(centers, classes, rng) for classes in (query_classes, gallery_classes))
-    columns = make_columns(rng, query_classes, gallery_classes)
+    query_columns, gallery_columns = make_columns(rng, query_classes, gallery_classes)
     before = peak_mib()
     start = time.perf_counter()
-    metrics = resolve_protocol(protocol)(queries, gallery, *columns)
+    metrics = resolve_protocol(protocol)(Side(queries, query_columns), Side(gallery, gallery_columns))
     seconds = time.perf_counter() - start
     growth = peak_mib() - before
     start = time.perf_counter()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..pruning.masking import format_capacity
-from .protocols import Columns, RetrievalProtocol
+from .protocols import RetrievalProtocol, Side
 from .spaces import check_compatible as check_compatible  # noqa: PLC0414  # users look for it here
 
 SHOWN_METRICS = 3
@@ -49,10 +49,8 @@ class CompatibilityResult:
 
 def compatibility_matrix(
     protocol: RetrievalProtocol,
-    query_embeddings: Mapping[float, NDArray[np.float32]],
-    gallery_embeddings: Mapping[float, NDArray[np.float32]],
-    query_columns: Columns,
-    gallery_columns: Columns,
+    queries: Mapping[float, Side],
+    gallery: Mapping[float, Side],
     *,
     progress: bool = False,
 ) -> list[CompatibilityResult]:
@@ -60,11 +58,8 @@ def compatibility_matrix(
 
     Args:
         protocol: What to measure.
-        query_embeddings: `(num_queries, dim)` arrays by capacity.
-        gallery_embeddings: `(num_gallery, dim)` arrays by capacity; the same mapping again where the set has no
-            gallery of its own.
-        query_columns: What the protocol needs to know of the queries.
-        gallery_columns: What it needs to know of the gallery.
+        queries: By capacity.
+        gallery: By capacity; the same mapping again if the data set has no gallery of its own.
         progress: Whether to show a bar.
 
     Returns:
@@ -72,17 +67,17 @@ def compatibility_matrix(
         protocol's order.
 
     Raises:
-        ValueError: If there are no embeddings, or the protocol refuses them.
+        ValueError: If a side has no capacity, or the protocol refuses one.
     """
-    if not query_embeddings or not gallery_embeddings:
-        raise ValueError("query_embeddings and gallery_embeddings must hold the embeddings of at least one capacity")
-    pairs = list(product(sorted(query_embeddings), sorted(gallery_embeddings)))
+    if not queries or not gallery:
+        raise ValueError(
+            f"queries and gallery must hold at least one capacity each, got {list(queries)} and {list(gallery)}"
+        )
+    pairs = list(product(sorted(queries), sorted(gallery)))
     return [
-        CompatibilityResult(query, gallery, metric, value)
-        for query, gallery in tqdm(pairs, desc="compatibility", unit="pair", disable=not progress)
-        for metric, value in protocol(
-            query_embeddings[query], gallery_embeddings[gallery], query_columns, gallery_columns
-        ).items()
+        CompatibilityResult(query_capacity, gallery_capacity, metric, value)
+        for query_capacity, gallery_capacity in tqdm(pairs, desc="compatibility", unit="pair", disable=not progress)
+        for metric, value in protocol(queries[query_capacity], gallery[gallery_capacity]).items()
     ]
 
 

@@ -35,6 +35,7 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from .embed import embed
 from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
+from .protocols import Side
 
 Key = TypeVar("Key")
 
@@ -52,6 +53,10 @@ class Encoded(Generic[Key]):
     rows: NDArray[np.int64]
     columns: dict[str, list[Any]]
     embeddings: dict[Key, NDArray[np.float32]]
+
+    def side(self, key: Key) -> Side:
+        """What one network embedded, as protocols take it."""
+        return Side(self.embeddings[key], self.columns)
 
     def in_order(self, total: int) -> Encoded[Key]:
         """The same, in the data set's order.

@@ -58,23 +58,39 @@ def normalize(embeddings: NDArray[np.floating], *, argument: str = "embeddings")
         TypeError: If the array doesn't hold floats.
         ValueError: If it isn't `(n, dim)`, is empty, or a row is non-finite or zero.
     """
-    embeddings = np.asarray(embeddings)
-    if embeddings.dtype.kind != "f":
-        raise TypeError(f"{argument} must be an array of floats, got dtype {embeddings.dtype}")
-    if embeddings.ndim != 2 or 0 in embeddings.shape:
-        raise ValueError(f"{argument} must be (n, dim) with at least one row and column, got shape {embeddings.shape}")
+    embeddings = check_table(embeddings, argument)
     unit = np.empty(embeddings.shape, dtype=np.float32)
     for start in range(0, len(embeddings), _NORMALIZED_AT_A_TIME):
         rows = np.ascontiguousarray(embeddings[start : start + _NORMALIZED_AT_A_TIME], dtype=np.float64)
         norms = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
         bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
         if bad.size:
-            raise ValueError(
-                f"{argument} row {start + bad[0]} has length {norms[bad[0], 0]}: every embedding must be finite and "
-                "not zero, or it can't be compared; look at the image and the model that made it"
-            )
+            raise without_direction(argument, start + bad[0], norms[bad[0], 0])
         unit[start : start + len(rows)] = np.rint(rows / norms / GRID) * GRID
     return unit
+
+
+def check_table(embeddings: NDArray[np.floating], argument: str) -> NDArray[np.floating]:
+    """Return embeddings as an array, which must be `(n, dim)` floats, at least one row and one column.
+
+    Raises:
+        TypeError: If it doesn't hold floats.
+        ValueError: If it has another shape or is empty.
+    """
+    embeddings = np.asarray(embeddings)
+    if embeddings.dtype.kind != "f":
+        raise TypeError(f"{argument} must be an array of floats, got dtype {embeddings.dtype}")
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise ValueError(f"{argument} must be (n, dim) with at least one row and column, got shape {embeddings.shape}")
+    return embeddings
+
+
+def without_direction(argument: str, row: int, length: float) -> ValueError:
+    """The error for an embedding that no search can rank: its length is 0 or not finite."""
+    return ValueError(
+        f"{argument} row {row} has length {length}: every embedding must be finite and not zero, or it can't be "
+        "compared; look at the image and the model that made it"
+    )
 
 
 def search(

@@ -114,10 +114,7 @@ def self_test(
     if sides is not None:
         query, gallery = sides
         protocol = resolve_protocol(splits.protocol)
-        scores[0] = {
-            key: protocol(query.embeddings[key], gallery.embeddings[key], query.columns, gallery.columns)
-            for key in networks
-        }
+        scores[0] = {key: protocol(query.side(key), gallery.side(key)) for key in networks}
     broadcast_object_list(scores)
     return scores[0]
 
@@ -169,10 +166,8 @@ def evaluate_run(
     query, gallery = sides
     results = compatibility_matrix(
         resolve_protocol(splits.protocol),
-        {capacity: query.embeddings[capacity] for capacity in subnetworks},
-        {capacity: gallery.embeddings[capacity] for capacity in subnetworks},
-        query.columns,
-        gallery.columns,
+        {capacity: query.side(capacity) for capacity in subnetworks},
+        {capacity: gallery.side(capacity) for capacity in subnetworks},
         progress=True,
     )
     metrics = {
@@ -275,9 +270,6 @@ def interpolated_subnetworks(model: PrunNetForImageClassification) -> dict[tuple
 
 def describe_interpolation(images: Encoded[NetworkKey], keys: list[tuple[str, float]]) -> list[dict[str, float]]:
     """Self-test mAP with a subnetwork's own running statistics and with interpolated ones: a row a capacity."""
-    maps = {
-        key: leave_one_out(images.embeddings[key], images.embeddings[key], images.columns, images.columns)["mAP"]
-        for key in keys
-    }
+    maps = {key: leave_one_out(images.side(key), images.side(key))["mAP"] for key in keys}
     capacities = [capacity for kind, capacity in keys if kind == "stored"]
     return [{"capacity": c, "stored": maps["stored", c], "interpolated": maps["interpolated", c]} for c in capacities]

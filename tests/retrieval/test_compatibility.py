@@ -17,7 +17,7 @@ from prunnet_hf.retrieval.compatibility import (
     markdown_matrix,
     markdown_tests,
 )
-from prunnet_hf.retrieval.protocols import leave_one_out
+from prunnet_hf.retrieval.protocols import Side, leave_one_out
 
 RESULTS = [
     CompatibilityResult(query, gallery, metric, value)
@@ -34,8 +34,8 @@ def test_matrix_holds_every_pair_and_metric():
     labels = {"label": [0, 0, 1, 1]}
     good = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
     turned = good[::-1].copy()  # searches itself as well as ever, but points at the other class of `good`
-    embeddings = {1.0: good, 0.2: turned}
-    results = compatibility_matrix(leave_one_out, embeddings, embeddings, labels, labels)
+    sides = {1.0: Side(good, labels), 0.2: Side(turned, labels)}
+    results = compatibility_matrix(leave_one_out, sides, sides)
     # Across, the three others come with the partner last: 1/3.
     expected = [(0.2, 0.2, 1, 1), (0.2, 1.0, 1 / 3, 0), (1.0, 0.2, 1 / 3, 0), (1.0, 1.0, 1, 1)]
     assert [(r.query_capacity, r.gallery_capacity, r.metric) for r in results] == [
@@ -45,17 +45,18 @@ def test_matrix_holds_every_pair_and_metric():
 
 
 def test_matrix_passes_queries_and_gallery_apart():
-    def sizes(queries, gallery, query_columns, gallery_columns):
-        return {"queries": len(queries) / 10, "cameras": len(gallery_columns["camera"]) / 10}
+    def sizes(query, gallery):
+        return {"queries": len(query) / 10, "cameras": len(gallery.columns["camera"]) / 10}
 
-    queries, gallery = {0.2: np.ones((2, 3), np.float32)}, {1.0: np.ones((5, 3), np.float32)}
-    results = compatibility_matrix(sizes, queries, gallery, {}, {"camera": [1, 2, 3, 4, 5]})
+    query = Side(np.ones((2, 3), np.float32), {})
+    gallery = Side(np.ones((5, 3), np.float32), {"camera": [1, 2, 3, 4, 5]})
+    results = compatibility_matrix(sizes, {0.2: query}, {1.0: gallery})
     assert results == [CompatibilityResult(0.2, 1.0, "queries", 0.2), CompatibilityResult(0.2, 1.0, "cameras", 0.5)]
 
 
 def test_matrix_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least one capacity"):
-        compatibility_matrix(leave_one_out, {}, {}, {}, {})
+    with pytest.raises(ValueError, match=r"queries and gallery .* at least one"):
+        compatibility_matrix(leave_one_out, {}, {})
 
 
 def test_result_is_an_entry_of_metrics_json():
