@@ -23,7 +23,7 @@ import torch
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
-from prunnet_hf.retrieval.encoding import encode_share
+from prunnet_hf.retrieval.dataset_encoding import encode_share
 from prunnet_hf.retrieval.protocols import leave_one_out
 from prunnet_hf.runs.arguments import RunArguments, parse_arguments
 from prunnet_hf.runs.description import dataset_name

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .spaces import check_compatible
+from .spaces import check_compatible, check_known_space
 
 FORMAT = "prunnet-embeddings"
 FORMAT_VERSION = 1
@@ -78,16 +78,6 @@ class Embeddings:
 
 Searchable: TypeAlias = NDArray[np.floating] | Embeddings
 """Embeddings with their space, or an array `(n, dim)` for which the caller vouches."""
-
-
-def check_known_space(embedding_space: str | None) -> str:
-    """Return the id of an embedding space; raise a ValueError where there is none."""
-    if not isinstance(embedding_space, str) or not embedding_space:
-        raise ValueError(
-            f"embedding_space must be the id of a trained model's space, got {embedding_space!r}. It is set when "
-            "training ends: take the checkpoint of a finished run."
-        )
-    return embedding_space
 
 
 def arrays_of_one_space(queries: Searchable, gallery: Searchable) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

@@ -28,9 +28,10 @@ from ..data.reading import read_image
 from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
 from ..modeling_prunnet import PrunNetModel
-from .embed import embed
+from .dataset_encoding import embed
 from .embedding_parts import EmbeddingParts, check_output
-from .embedding_table import PATH, as_table, check_known_space, table_schema
+from .embedding_table import PATH, as_table, table_schema
+from .spaces import check_known_space
 
 logger = logging.getLogger(__name__)
 

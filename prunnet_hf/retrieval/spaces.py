@@ -53,6 +53,16 @@ def check_compatible(a: Embedder, b: Embedder) -> None:
         )
 
 
+def check_known_space(embedding_space: str | None) -> str:
+    """Return the id of an embedding space; raise a ValueError if there is none."""
+    if not isinstance(embedding_space, str) or not embedding_space:
+        raise ValueError(
+            f"embedding_space must be the id of a trained model's space, got {embedding_space!r}. It is set when "
+            "training ends: take the checkpoint of a finished run."
+        )
+    return embedding_space
+
+
 def _embedding_space(argument: str, item: Embedder) -> str | None:
     if item is None or isinstance(item, str):
         return item

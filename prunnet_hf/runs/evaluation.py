@@ -29,7 +29,7 @@ from ..retrieval.compatibility import (
     format_matrix,
     format_tests,
 )
-from ..retrieval.encoding import Encoded, Key, pixel_batches
+from ..retrieval.dataset_encoding import Encoded, Key, pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
 from ..retrieval.protocols import leave_one_out, resolve_protocol

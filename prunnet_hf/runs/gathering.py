@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.streams import ImageDataset, num_images
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
-from ..retrieval.encoding import Encoded, Key, encode_share
+from ..retrieval.dataset_encoding import Encoded, Key, encode_share
 
 _NO_ROW = -1
 

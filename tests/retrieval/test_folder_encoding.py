@@ -4,55 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.folder_encoding import encode_folder
+from tests.retrieval.conftest import SIZE
 
-SIZE = 32
 NAMES = ["a/deep/1.png", "a/2.png", "b/3.png", "b/4.PNG", "b/5.png", "b/6.png", "top.png"]
 IN_ORDER = ["a/2.png", "a/deep/1.png", "b/3.png", "b/4.PNG", "b/5.png", "b/6.png", "top.png"]
 
-KILLED = """
-import os, signal, sys
-from prunnet_hf import PrunNetImageProcessor, PrunNetModel
-from prunnet_hf.retrieval.folder_encoding import encode_folder
 
-model = PrunNetModel.from_pretrained(sys.argv[1])
-batches = []
+def encode_until_killed(model: PrunNetModel, batches: int, *arguments: Any, **options: Any) -> None:
+    """In a process of its own: `encode_folder`, killed as the last of so many batches is embedded."""
+    seen = []
 
-def kill(*_):
-    batches.append(1)
-    if len(batches) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def kill(*_: Any) -> None:
+        seen.append(1)
+        if len(seen) == batches:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-model.register_forward_pre_hook(kill)
-processor = PrunNetImageProcessor.from_pretrained(sys.argv[1])
-encode_folder(model, sys.argv[2], sys.argv[3], processor, batch_size=1, images_per_part=2)
-"""
-
-
-@pytest.fixture(scope="module")
-def model() -> PrunNetModel:
-    torch.manual_seed(0)
-    backbone_kwargs = {"channels": [4, 4, 8, 8], "stem_width": 4}
-    config = PrunNetConfig(backbone="resnet10t", backbone_kwargs=backbone_kwargs, image_size=SIZE, embedding_dim=6)
-    model = PrunNetModel(config).eval()
-    model.renew_embedding_space()
-    return model
-
-
-@pytest.fixture(scope="module")
-def processor() -> PrunNetImageProcessor:
-    return PrunNetImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    model.register_forward_pre_hook(kill)
+    encode_folder(model, *arguments, **options)
 
 
 @pytest.fixture
@@ -100,20 +80,21 @@ def test_neither_workers_nor_parts_show(
 def test_killed_and_called_again_it_writes_the_same_bytes(
     model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
 ) -> None:
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    loaded = PrunNetModel.from_pretrained(tmp_path / "model")
     arguments = {"batch_size": 1, "images_per_part": 2, "progress": False}
-    encode_folder(loaded, photos, tmp_path / "whole.parquet", processor, **arguments)
+    encode_folder(model, photos, tmp_path / "whole.parquet", processor, **arguments)
     output, partial = tmp_path / "f.parquet", tmp_path / "f.parquet.partial"
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "model"), str(photos), str(output)]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    places = (model, 4, photos, output, processor)
+    process = get_context("fork").Process(target=encode_until_killed, args=places, kwargs=arguments)
+    process.start()
+    process.join(timeout=600)
+    assert process.exitcode == -signal.SIGKILL
     assert not output.exists()
     # Killed before the fourth image: of parts of two images one is whole.
     assert sorted(file.name for file in partial.glob("part-*")) == ["part-000000.parquet"]
     seen = []
-    loaded.register_forward_pre_hook(lambda *_: seen.append(1))
-    encode_folder(loaded, photos, output, processor, **arguments)
+    hook = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    encode_folder(model, photos, output, processor, **arguments)
+    hook.remove()
     assert len(seen) == 5  # of seven images, two were done
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not partial.exists()

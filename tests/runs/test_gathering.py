@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.data.streams import as_stream
-from prunnet_hf.retrieval.encoding import Encoded
+from prunnet_hf.retrieval.dataset_encoding import Encoded
 from prunnet_hf.runs.gathering import encode_together
 from tests.processes import run_processes
 
