@@ -9,16 +9,15 @@ network) at each of them; without, at one small capacity, with the distance to t
 """
 
 import argparse
-import json
+import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+
+from prunnet_hf.runs.record import RunRecord
 
 SMALL = 0.2
 USUAL = [0.2, 0.4, 0.6, 0.8]
-Run = dict[str, Any]
-"""What a metrics.json holds."""
 
 
 def main() -> None:
@@ -27,10 +26,10 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="metrics.json of the runs")
     parser.add_argument("--capacities", nargs="+", type=float, help="capacities to show")
     arguments = parser.parse_args()
-    groups: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for file in arguments.files:
-        run = json.loads(file.read_text(encoding="utf-8"))
-        groups[run["dataset"]][method_name(run)].append(run)
+        run = RunRecord.read(file)
+        groups[run.dataset][method_name(run)].append(run)
     for dataset, methods in sorted(groups.items()):
         print(f"\n{dataset}, mAP (%) on unseen classes\n")
         if arguments.capacities:
@@ -39,19 +38,19 @@ def main() -> None:
             print_distances(methods)
 
 
-def print_distances(methods: dict[str, list[Run]]) -> None:
+def print_distances(methods: dict[str, list[RunRecord]]) -> None:
     """A row a method: dense, and how far below it a small capacity is."""
     tests = f"{SMALL} self-test | below dense | {SMALL} cross-test | below dense"
     print(f"| method | seeds | dense | {tests} | minutes |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for method, runs in sorted(methods.items()):
-        minutes = statistics.mean(run["training_seconds"] / 60 for run in runs)
+        minutes = statistics.mean((run.training_seconds or math.nan) / 60 for run in runs)
         dense, own, cross = (values(runs, *pair) for pair in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0)))
         columns = (dense, own, difference(dense, own), cross, difference(dense, cross))
         print(f"| {method} | {len(runs)} | {' | '.join(map(spread, columns))} | {minutes:.1f} |")
 
 
-def print_tests(methods: dict[str, list[Run]], capacities: list[float]) -> None:
+def print_tests(methods: dict[str, list[RunRecord]], capacities: list[float]) -> None:
     """Two rows a method: self-test and cross-test at each capacity."""
     print(f"| method | seeds | test | {' | '.join(f'{capacity:g}' for capacity in capacities)} |")
     print(f"|---|---:|---|{'---:|' * len(capacities)}")
@@ -62,26 +61,26 @@ def print_tests(methods: dict[str, list[Run]], capacities: list[float]) -> None:
         print(f"| | | cross | {' | '.join(map(spread, cross))} |")
 
 
-def method_name(run: Run) -> str:
+def method_name(run: RunRecord) -> str:
     """The method; with what capacities it was trained where these aren't the usual ones."""
-    recipe = run.get("recipe", {})
+    recipe = run.recipe
     if recipe.get("capacity_sampling", "fixed") != "fixed":
         shrinking = ", shrinking" if recipe.get("shrink_share") else ""
         passes = f"{recipe['capacity_draws'] + 2} passes"
-        return f"{run['method']}, sandwich from {recipe['capacities'][0]:g}{shrinking}, {passes}"
-    if run["method"] != "independent":
+        return f"{run.method}, sandwich from {recipe['capacities'][0]:g}{shrinking}, {passes}"
+    if run.method != "independent":
         trained = recipe.get("capacities", USUAL)
-        return str(run["method"]) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")
-    return f"independent, capacity {run['capacities'][0]['capacity']:g}"
+        return str(run.method) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")
+    return f"independent, capacity {run.capacities[0].capacity:g}"
 
 
-def values(runs: list[Run], query: float, gallery: float) -> list[float]:
+def values(runs: list[RunRecord], query: float, gallery: float) -> list[float]:
     """The mAP of each run in percent; nothing where the pair wasn't measured."""
     return [
-        100 * entry["value"]
+        100 * result.value
         for run in runs
-        for entry in run["results"]
-        if (entry["query_capacity"], entry["gallery_capacity"], entry["metric"]) == (query, gallery, "mAP")
+        for result in run.results
+        if (result.query_capacity, result.gallery_capacity, result.metric) == (query, gallery, "mAP")
     ]
 
 

@@ -214,10 +214,10 @@ class PruningLoop:
     def _conclude(self, rounds: list[Round]) -> Trajectory:
         """Write the trajectory of the finished rounds, if there are any."""
         run = describe_run(self.accelerator, self.arguments, self.splits)
-        trajectory = Trajectory({**run, "pruning": asdict(self.sap)}, rounds)
+        trajectory = Trajectory({**asdict(run), "pruning": asdict(self.sap)}, rounds)
         if rounds and self.accelerator.is_main_process:
             write_json(self.directory / "trajectory.json", trajectory.as_dict())
-            title = f"{run['dataset']}, {trajectory.name}"
+            title = f"{run.dataset}, {trajectory.name}"
             plot_trajectories([trajectory], self.directory / "trajectory.png", title=title)
         return trajectory
 

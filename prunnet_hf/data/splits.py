@@ -58,6 +58,20 @@ class RetrievalSplits:
         """Number of training classes; 0 where there are no training images."""
         return 0 if self.train is None else int(self.train.features[LABEL].num_classes)
 
+    @property
+    def num_shared_classes(self) -> int | None:
+        """Number of test classes whose name is also a training class's; None if it can't be known.
+
+        It is known if all splits have labels. Streams aren't read for this: of them it is known only if the class
+        names they declare have nothing in common.
+        """
+        splits = (self.train, self.query, self.gallery)
+        if any(split is None or not isinstance((split.features or {}).get(LABEL), ClassLabel) for split in splits):
+            return None
+        train, query, gallery = (_class_names(split) for split in splits if split is not None)
+        shared = len(train & (query | gallery))
+        return None if shared and not all(isinstance(split, Dataset) for split in splits) else shared
+
 
 def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Set some of the training classes aside, to choose between models without looking at the test classes.
@@ -141,7 +155,7 @@ def _check_columns(role: str, images: ImageDataset, columns: Mapping[str, type])
 
 
 def _warn_of_seen_classes(train: Dataset, test: Dataset) -> None:
-    shared = sorted(_used_names(train) & _used_names(test))
+    shared = sorted(_class_names(train) & _class_names(test))
     if shared:
         logger.warning(
             "%d test classes are also training classes: %s. Figures on them say little about unseen classes. (Classes "
@@ -151,6 +165,7 @@ def _warn_of_seen_classes(train: Dataset, test: Dataset) -> None:
         )
 
 
-def _used_names(images: Dataset) -> set[str]:
+def _class_names(images: ImageDataset) -> set[str]:
+    """Names of the classes that have images; for a stream, of all classes it declares."""
     names: list[str] = images.features[LABEL].names
-    return {names[label] for label in set(images[LABEL][:])}
+    return {names[label] for label in set(images[LABEL][:])} if isinstance(images, Dataset) else set(names)

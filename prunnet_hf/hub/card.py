@@ -18,8 +18,9 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from ..pruning.pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
+from ..runs.record import RunRecord
 from ..runs.run_directory import write_text
-from .figures import CapacityRow, FinishedRun, band_downloads, capacity_rows, read_run, weights_bytes
+from .figures import CapacityRow, band_downloads, capacity_rows, read_run, weights_bytes
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
 from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
@@ -28,8 +29,6 @@ BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->
 """What stands outside these two lines, between the YAML and the file's end, was written by hand."""
 Layout = Literal["branches", "subfolders", "repos"]
 """Where ready subnetworks are published: as revisions, subfolders, or repositories of their own."""
-DISJOINT_PROTOCOLS = ("leave_one_out", "in_shop", "veri776")
-"""Those of data sets whose test classes are no training classes; landmarks may be in both parts."""
 LOCAL = "model"
 """What the model is called in the card of a run that isn't published: its path in the run directory."""
 TOLD_AT_ONCE = 2
@@ -60,7 +59,7 @@ def write_card(run: Path, *, execute: bool = True) -> str:
     if execute:
         record_usage(run, run_code(code, run))
     if weights_bytes(run / LOCAL):
-        record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.capacities)
+        record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
     card = render_card(found, usage=recorded_usage(run, code), name=run.resolve().name, indices=recorded_indices(run))
     write_text(run / "README.md", card)
     return summarise(run, found)
@@ -103,7 +102,7 @@ def build_card(
         model_id=model_id,
         layout=layout,
         files=None if subnetworks is None else {c: weights_bytes(folder) for c, folder in subnetworks.items()},
-        downloads=band_downloads(root / model_id, found.capacities),
+        downloads=band_downloads(root / model_id, found.evaluated_capacities),
         license=license,
         with_code=with_code,
     )
@@ -136,7 +135,7 @@ def build_subnetwork_card(
         ValueError: If the run never evaluated this capacity, or as in `build_card`.
     """
     found = read_run(run)
-    found.value(found.metric_names[0], capacity, capacity)
+    found.value(found.headline, capacity, capacity)
     usage = run_code(subnetwork_code(model_id, dense_id), root)
     name = model_id.rpartition("/")[2]
     data = card_data(found, name=name, repo_id=dense_id, capacity=capacity, dense_id=dense_id, license=license)
@@ -159,7 +158,7 @@ def build_subnetwork_card(
 
 
 def render_card(
-    run: FinishedRun,
+    run: RunRecord,
     *,
     usage: Usage,
     name: str,
@@ -214,11 +213,10 @@ def render_card(
     )
 
 
-def summarise(directory: Path, run: FinishedRun) -> str:
+def summarise(directory: Path, run: RunRecord) -> str:
     """Three lines for a terminal: the dense network, the smallest saved subnetwork, and where everything is."""
-    headline, rows = run.metric_names[0], capacity_rows(run)
+    headline, chance, rows = run.headline, run.chance_of_headline, capacity_rows(run)
     largest = rows[-1]
-    chance = (run.metrics.get("chance") or {}).get(headline)
     against = "" if chance is None else f" (chance {100 * chance:.1f})"
     lines = [f"capacity {format_capacity(largest.capacity)}: {headline} {100 * largest.self_test:.1f}{against}"]
     saved = [row for row in rows if row.file_bytes and row.capacity < largest.capacity]
@@ -233,14 +231,14 @@ def summarise(directory: Path, run: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def _phone(run: FinishedRun, rows: list[CapacityRow]) -> CapacityRow:
+def _phone(run: RunRecord, rows: list[CapacityRow]) -> CapacityRow:
     """The subnetwork to speak of: the smallest that was trained, else the smallest of all."""
     asked = run.recipe.get("capacities") or []
     trained = [row for row in rows if (row.capacity in asked if row.trained is None else row.trained)]
     return (trained or rows)[0]
 
 
-def _first_tests(run: FinishedRun, capacity: float, largest: float) -> dict[str, dict[str, float]]:
+def _first_tests(run: RunRecord, capacity: float, largest: float) -> dict[str, dict[str, float]]:
     """What the first paragraph tells: by one metric alone a subnetwork may look better than it is."""
     names = run.metric_names[:TOLD_AT_ONCE]
     return {
@@ -249,12 +247,12 @@ def _first_tests(run: FinishedRun, capacity: float, largest: float) -> dict[str,
     }
 
 
-def _code(run: FinishedRun, model_id: str) -> str:
+def _code(run: RunRecord, model_id: str) -> str:
     rows = capacity_rows(run)
     return dense_code(model_id, _phone(run, rows).capacity) if len(rows) > 1 else single_code(model_id)
 
 
-def _fill(template: str, data: ModelCardData, run: FinishedRun, usage: Usage, **values: Any) -> str:
+def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **values: Any) -> str:
     """Fill in a template; huggingface_hub's own card class then checks text and metadata."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -269,11 +267,7 @@ def _fill(template: str, data: ModelCardData, run: FinishedRun, usage: Usage, **
     text = environment.get_template(template).render(
         begin=BEGIN,
         end=END,
-        metrics=run.metrics,
-        recipe=run.recipe,
-        headline=run.metric_names[0],
-        chance=(run.metrics.get("chance") or {}).get(run.metric_names[0]),
-        is_disjoint=run.metrics["protocol"] in DISJOINT_PROTOCOLS,
+        run=run,
         usage=usage,
         **values,
     )

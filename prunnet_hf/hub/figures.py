@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from ..pruning.masking import format_capacity
-from ..retrieval.compatibility import CompatibilityResult
-from ..runs.description import METRICS_FORMAT
+from ..runs.record import EVALUATE_AGAIN, RECORD, RunRecord
 from ..runs.run_directory import without_local_paths
 from ..storage.band_index import INDEX_NAME, read_index
 from ..storage.forms import WEIGHT_FILES
-
-NEEDED = ("dataset", "split", "protocol", "num_queries", "num_gallery", "command", "versions", "results", "capacities")
-"""Without these entries of `metrics.json`, no figure could be told with its data set, split and command."""
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a run directory says of itself.
-
-    Attributes:
-        metrics: Content of `metrics.json`.
-        recipe: Content of `config.yaml`, without paths of the machine it ran on.
-        results: The compatibility matrix: every pair of capacities by every metric.
-    """
-
-    metrics: dict[str, Any]
-    recipe: dict[str, Any]
-    results: tuple[CompatibilityResult, ...]
-
-    @property
-    def metric_names(self) -> list[str]:
-        """Names of the metrics, the headline first."""
-        return list(dict.fromkeys(result.metric for result in self.results))
-
-    @property
-    def capacities(self) -> list[float]:
-        """Evaluated capacities, ascending."""
-        return sorted({result.query_capacity for result in self.results})
-
-    def value(self, metric: str, query: float, gallery: float) -> float:
-        """One cell of the matrix, in [0, 1].
-
-        Raises:
-            ValueError: If this pair was never evaluated.
-        """
-        for result in self.results:
-            if (result.metric, result.query_capacity, result.gallery_capacity) == (metric, query, gallery):
-                return result.value
-        known = ", ".join(map(format_capacity, self.capacities))
-        raise ValueError(
-            f"capacity must be one that the run evaluated ({known}); it has no {metric} of queries at "
-            f"{format_capacity(query)} in a gallery at {format_capacity(gallery)}. Evaluate it: train_accelerate.py "
-            "--eval_only true --eval_capacities ..."
-        )
 
 
 @dataclass(frozen=True)
@@ -95,33 +47,30 @@ class CapacityRow:
     cross_to_dense: float
 
 
-def read_run(run: Path) -> FinishedRun:
-    """Read what a card is made from.
+def read_run(run: Path) -> RunRecord:
+    """Read what a card is made from: the record of a run, with the recipe that `config.yaml` holds.
 
     Args:
         run: A finished run directory.
 
     Raises:
         FileNotFoundError: If it has no `metrics.json` or `config.yaml`.
-        ValueError: If one of them is damaged, lacks what a card can't do without, or is of a newer format.
+        ValueError: If one of them is damaged, lacks what a card needs, or is of a newer format.
     """
-    metrics = _read(run / "metrics.json", json.loads)
-    recipe = _read(run / "config.yaml", yaml.safe_load)
-    missing = [name for name in NEEDED if not metrics.get(name)]
-    if missing:
-        raise ValueError(f"{run / 'metrics.json'} lacks {', '.join(missing)}: evaluate the run again (--eval_only).")
-    if metrics.get("format") != METRICS_FORMAT:
-        raise ValueError(
-            f"{run / 'metrics.json'} must have format {METRICS_FORMAT}; got {metrics.get('format')!r}. Take the "
-            "version of prunnet_hf that wrote it, or evaluate the run again (--eval_only)."
-        )
-    return FinishedRun(
-        metrics, without_local_paths(recipe), tuple(CompatibilityResult(**entry) for entry in metrics["results"])
-    )
+    record, file = RunRecord.read(run / RECORD), run / "config.yaml"
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} is missing: train_accelerate.py writes it when a run is finished.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is damaged ({error}): {EVALUATE_AGAIN}.") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{file} must hold a mapping; got {type(recipe).__name__}: {EVALUATE_AGAIN}.")
+    return replace(record, recipe=without_local_paths(recipe))
 
 
 def capacity_rows(
-    run: FinishedRun, files: Mapping[float, int] | None = None, downloads: Mapping[float, int] | None = None
+    run: RunRecord, files: Mapping[float, int] | None = None, downloads: Mapping[float, int] | None = None
 ) -> list[CapacityRow]:
     """The tables' rows, capacities ascending.
 
@@ -130,22 +79,22 @@ def capacity_rows(
         files: Bytes of ready subnetworks by capacity; None: those that the run recorded of its own.
         downloads: Bytes to fetch for a capacity, where the dense model lies in capacity bands.
     """
-    metric, largest = run.metric_names[0], max(run.capacities)
+    metric, largest = run.headline, max(run.evaluated_capacities)
     dense = run.value(metric, largest, largest)
     rows = []
-    for entry in run.metrics["capacities"]:
-        capacity = entry["capacity"]
+    for entry in run.capacities:
+        capacity = entry.capacity
         own, across = run.value(metric, capacity, capacity), run.value(metric, capacity, largest)
         rows.append(
             CapacityRow(
                 capacity=capacity,
-                trained=entry.get("trained"),
-                kept_weights=entry["kept_weights"],
-                prunable_weights=entry["prunable_weights"],
-                file_bytes=entry["file_bytes"] if files is None else files.get(capacity),
+                trained=entry.trained,
+                kept_weights=entry.kept_weights,
+                prunable_weights=entry.prunable_weights,
+                file_bytes=entry.file_bytes if files is None else files.get(capacity),
                 download_bytes=(downloads or {}).get(capacity),
-                multiply_adds=entry.get("multiply_adds"),
-                latency_ms=entry["latency_ms"],
+                multiply_adds=entry.multiply_adds,
+                latency_ms=entry.latency_ms,
                 self_test=own,
                 cross_test=across,
                 self_to_dense=own - dense,
@@ -176,17 +125,3 @@ def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int
         return None
     index = read_index(file)
     return {capacity: sum(index.files[name].size for name in index.needed_files(capacity)) for capacity in capacities}
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: a card is made from a finished run directory of train_accelerate.py."
-        )
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({error}): evaluate the run again (--eval_only).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping; got {type(content).__name__}.")
-    return content

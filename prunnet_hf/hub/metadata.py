@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from ..data.loading import SOURCES
 from ..pruning.masking import format_capacity
-from .figures import FinishedRun
+from ..runs.record import RunRecord
 
 HUB = "https://huggingface.co"
 """What links in cards lead to, whatever mirror a run was published through."""
@@ -25,7 +25,7 @@ TASK, TASK_NAME = "image-retrieval", "Image retrieval"
 
 
 def card_data(
-    run: FinishedRun,
+    run: RunRecord,
     *,
     name: str,
     repo_id: str | None = None,
@@ -57,24 +57,23 @@ def card_data(
     )
 
 
-def hub_dataset(run: FinishedRun) -> str | None:
+def hub_dataset(run: RunRecord) -> str | None:
     """The id of the data set on the Hub; None for one that didn't come from there."""
     dataset: str | None = run.recipe.get("dataset")
     return None if dataset in SOURCES else dataset
 
 
-def _base_model(run: FinishedRun, dense_id: str | None) -> dict[str, Any]:
+def _base_model(run: RunRecord, dense_id: str | None) -> dict[str, Any]:
     if dense_id is not None:
         # Of the relations that the Hub knows (adapter, merge, quantized, finetune) the one for the same weights in a
         # smaller file: nothing was trained.
         return {"base_model": dense_id, "base_model_relation": "quantized"}
-    base = run.metrics.get("base_model")
-    return {"base_model": base, "base_model_relation": "finetune"} if base else {}
+    return {"base_model": run.base_model, "base_model_relation": "finetune"} if run.base_model else {}
 
 
-def _eval_results(run: FinishedRun, repo_id: str | None, capacity: float | None) -> list[EvalResult]:
+def _eval_results(run: RunRecord, repo_id: str | None, capacity: float | None) -> list[EvalResult]:
     """Self-tests and cross-tests by every metric: of one capacity, or of all."""
-    largest = max(run.capacities)
+    largest = max(run.evaluated_capacities)
     return [
         _eval_result(run, repo_id, result.metric, result.query_capacity, result.gallery_capacity, result.value)
         for result in run.results
@@ -84,20 +83,19 @@ def _eval_results(run: FinishedRun, repo_id: str | None, capacity: float | None)
 
 
 def _eval_result(
-    run: FinishedRun, repo_id: str | None, metric: str, query: float, gallery: float, value: float
+    run: RunRecord, repo_id: str | None, metric: str, query: float, gallery: float, value: float
 ) -> EvalResult:
-    metrics = run.metrics
     source: dict[str, Any] = {}
     if repo_id is not None:  # a source needs an address
         source["source_url"] = f"{HUB}/{repo_id}/blob/main/metrics.json"
-        source["source_name"] = metrics["command"]
+        source["source_name"] = run.command
     return EvalResult(
         task_type=TASK,
         task_name=TASK_NAME,
-        dataset_type=metrics["dataset"],
-        dataset_name=metrics["dataset"],
-        dataset_split=metrics["split"],
-        dataset_args={"protocol": metrics["protocol"], "command": metrics["command"]},
+        dataset_type=run.dataset,
+        dataset_name=run.dataset,
+        dataset_split=run.split,
+        dataset_args={"protocol": run.protocol, "command": run.command},
         metric_type=metric,
         metric_name=f"{metric}, query capacity {format_capacity(query)}, gallery {format_capacity(gallery)}",
         metric_value=round(value, 4),
@@ -109,7 +107,7 @@ def _eval_result(
 EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
 
 
-def eval_results_yaml(run: FinishedRun, task_id: str, *, repo_id: str, capacity: float = 1.0) -> str:
+def eval_results_yaml(run: RunRecord, task_id: str, *, repo_id: str, capacity: float = 1.0) -> str:
     """The content of `EVAL_RESULTS_FILE`: the headline metric's self-test, as a leaderboard has one value a model.
 
     Args:
@@ -125,9 +123,9 @@ def eval_results_yaml(run: FinishedRun, task_id: str, *, repo_id: str, capacity:
     if dataset is None:
         raise ValueError(
             f"task_id={task_id!r} needs a run on a data set of the Hub, where its leaderboard is; this one is on "
-            f"{run.metrics['dataset']!r}. Leave task_id out."
+            f"{run.dataset!r}. Leave task_id out."
         )
-    metric = run.metric_names[0]
+    metric = run.headline
     entry = EvalResultEntry(
         dataset_id=dataset,
         task_id=task_id,
@@ -135,6 +133,6 @@ def eval_results_yaml(run: FinishedRun, task_id: str, *, repo_id: str, capacity:
         source_url=f"{HUB}/{repo_id}/blob/main/metrics.json",
         source_name="metrics.json",
         notes=f"{metric} in [0, 1], queries and gallery at capacity {format_capacity(capacity)}, split "
-        f"{run.metrics['split']}, protocol {run.metrics['protocol']}; {run.metrics['command']}",
+        f"{run.split}, protocol {run.protocol}; {run.command}",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)

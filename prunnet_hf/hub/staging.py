@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacities, format_capacity
+from ..runs.record import RunRecord
 from ..runs.run_directory import without_local_paths, write_json, write_text
 from .card import Layout, build_card, build_subnetwork_card
 from .code import add_code, refer_to_code
@@ -158,11 +159,9 @@ class _Staging:
         self._run = run
         self._publication = publication
         self._directory = directory
-        found = read_run(run)
-        self._metrics: dict[str, Any] = without_local_paths(found.metrics)
-        self._recipe: dict[str, Any] = without_local_paths(found.recipe)
+        self._record = read_run(run)
         self._model: PrunNetModel = PrunNetModel.from_pretrained(run / "model")
-        self._capacities = _choose_capacities(self._model, self._metrics, publication.capacities)
+        self._capacities = _choose_capacities(self._model, self._record, publication.capacities)
         # The card's snippet is run in `directory`, where the name of a repository is the path of its folder.
         self._main = StagedFolder(directory / publication.repo_id, publication.repo_id)
 
@@ -191,12 +190,12 @@ class _Staging:
     def _public_run(self) -> Path:
         """What cards are made from, without the folders of this machine."""
         public = self._directory / ".run"
-        write_json(public / METRICS, self._metrics)
-        write_text(public / "config.yaml", yaml.safe_dump(self._recipe, sort_keys=False))
+        write_json(public / METRICS, without_local_paths(asdict(RunRecord.read(self._run / METRICS))))
+        write_text(public / "config.yaml", yaml.safe_dump(self._record.recipe, sort_keys=False))
         for picture in PICTURES:
             if (self._run / picture).is_file():
                 shutil.copyfile(self._run / picture, public / picture)
-        record_indices(public, self._model, [row["capacity"] for row in self._metrics["capacities"]])
+        record_indices(public, self._model, [row.capacity for row in self._record.capacities])
         return public
 
     def _save(self, model: PrunNetModel, folder: Path) -> None:
@@ -249,9 +248,7 @@ def band_edges(config: PrunNetConfig) -> list[float]:
     return list(BAND_EDGES if usual else config.capacities)
 
 
-def _choose_capacities(
-    model: PrunNetModel, metrics: dict[str, Any], capacities: Sequence[float] | None
-) -> list[float]:
+def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Sequence[float] | None) -> list[float]:
     if not model.config.prunable:
         if capacities:
             raise ValueError(
@@ -259,7 +256,7 @@ def _choose_capacities(
                 f"{format_capacity(model.config.capacity)}, from which no other can be cut; got {list(capacities)}."
             )
         return []
-    evaluated = [row["capacity"] for row in metrics["capacities"]]
+    evaluated = [row.capacity for row in record.capacities]
     chosen = check_capacities(model.config.capacities if capacities is None else capacities)
     unknown = [capacity for capacity in chosen if capacity not in evaluated]
     if unknown:

@@ -25,9 +25,9 @@ from ..pruning.masking import kept_count
 from ..storage.forms import WEIGHT_FILES
 from .arguments import ModelArguments, RunArguments
 from .multiply_adds import count_multiply_adds
+from .record import CapacityRecord, ModelRecord, RunDescription
 from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_paths
 
-METRICS_FORMAT = 1
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
 PER_INVOCATION = ("resume", "eval_only")
 """Flags that say how a run is called, not what it is."""
@@ -38,42 +38,39 @@ def recipe_of(arguments: RunArguments) -> dict[str, Any]:
     return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
 
 
-def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: RetrievalSplits) -> dict[str, Any]:
-    """What a reader needs to do the evaluation again: data, command, recipe, commit, versions, processes, device."""
-    return {
-        "format": METRICS_FORMAT,
-        "dataset": dataset_name(arguments),
-        "split": "test",
-        "protocol": splits.protocol,
-        "num_queries": num_images(splits.query),
-        "num_gallery": num_images(splits.gallery),
-        "command": command_line(),
-        "recipe": without_local_paths(recipe_of(arguments)),
-        "commit": source_commit(),
-        "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
-        "device": describe_device(),
-        "latency_device": describe_cpu(),
-        "num_processes": accelerator.num_processes,
-        "mixed_precision": accelerator.mixed_precision,
-    }
+def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: RetrievalSplits) -> RunDescription:
+    """Describe the data, the command, the recipe, the versions, the processes and the machine of this run."""
+    return RunDescription(
+        dataset=dataset_name(arguments),
+        split="test",
+        protocol=splits.protocol,
+        num_queries=num_images(splits.query),
+        num_gallery=num_images(splits.gallery),
+        num_shared_classes=splits.num_shared_classes,
+        command=command_line(),
+        recipe=without_local_paths(recipe_of(arguments)),
+        commit=source_commit(),
+        versions={"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
+        device=describe_device(),
+        latency_device=describe_cpu(),
+        num_processes=accelerator.num_processes,
+        mixed_precision=accelerator.mixed_precision,
+    )
 
 
-def describe_model(model: PrunNetForImageClassification) -> dict[str, Any]:
-    """The embedding network: backbone, image size, length and space of its embeddings, trained capacities, parameters.
-
-    Parameters are those that embedding needs: scores and classifier are not among them.
-    """
+def describe_model(model: PrunNetForImageClassification) -> ModelRecord:
+    """Describe the embedding network."""
     config, names = model.config, dict(model.prunnet.named_parameters())
-    return {
-        "backbone": config.backbone,
-        "backbone_kwargs": config.backbone_kwargs,
-        "image_size": config.image_size,
-        "embedding_dim": config.embedding_dim,
-        "embedding_space": config.embedding_space,
-        "capacities": config.capacities,
-        "prunable": config.prunable,
-        "parameters": sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
-    }
+    return ModelRecord(
+        backbone=config.backbone,
+        backbone_kwargs=config.backbone_kwargs,
+        image_size=config.image_size,
+        embedding_dim=config.embedding_dim,
+        embedding_space=config.embedding_space,
+        capacities=list(config.capacities),
+        prunable=config.prunable,
+        parameters=sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
+    )
 
 
 def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> bool:
@@ -157,9 +154,16 @@ def source_commit() -> str | None:
 
 
 def describe_subnetworks(
-    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel]
-) -> list[dict[str, Any]]:
-    """Per capacity: kept weights, bytes of the saved file where there is one, multiply-adds, latency of an image."""
+    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel], sampling: str
+) -> list[CapacityRecord]:
+    """Measure what the network of each capacity costs.
+
+    Args:
+        run: The run directory, in which models are saved.
+        model: The trained model.
+        subnetworks: Its networks by capacity.
+        sampling: How training chose capacities; see `is_trained`.
+    """
     latencies = measure_latency(subnetworks, model.config.image_size)
     pruned = next(iter(subnetworks.values()))
     sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
@@ -169,14 +173,15 @@ def describe_subnetworks(
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
         files = [file for pattern in WEIGHT_FILES for file in directory.glob(pattern)]
         rows.append(
-            {
-                "capacity": capacity,
-                "kept_weights": sum(kept_count(capacity, size) for size in sizes),
-                "prunable_weights": sum(sizes),
-                "file_bytes": files[0].stat().st_size if files else None,
-                "multiply_adds": multiply_adds.at(capacity),
-                "latency_ms": latencies[capacity],
-            }
+            CapacityRecord(
+                capacity=capacity,
+                kept_weights=sum(kept_count(capacity, size) for size in sizes),
+                prunable_weights=sum(sizes),
+                file_bytes=files[0].stat().st_size if files else None,
+                multiply_adds=multiply_adds.at(capacity),
+                latency_ms=latencies[capacity],
+                trained=is_trained(capacity, model.config.capacities, sampling),
+            )
         )
     return rows
 

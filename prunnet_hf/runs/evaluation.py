@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -24,7 +22,6 @@ from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from ..pruning.masking import format_capacity
 from ..retrieval.compatibility import (
     SHOWN_METRICS,
-    CompatibilityResult,
     compatibility_matrix,
     format_matrix,
     format_tests,
@@ -34,9 +31,10 @@ from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
 from ..retrieval.protocols import leave_one_out, resolve_protocol
 from .arguments import RunArguments
-from .description import describe_model, describe_run, describe_subnetworks, is_trained, recipe_of
+from .description import describe_model, describe_run, describe_subnetworks, recipe_of
 from .gathering import encode_together
-from .run_directory import TRAINING_FACTS, discard_conclusions, subnetwork_directory, write_json, write_text
+from .record import RECORD, RunRecord, TrainingFacts
+from .run_directory import discard_conclusions, subnetwork_directory, write_text
 
 NetworkKey = float | tuple[str, float]
 """A capacity; or one of `interpolated_subnetworks`."""
@@ -132,8 +130,8 @@ def evaluate_run(
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     arguments: RunArguments,
-    training: Mapping[str, Any],
-) -> dict[str, Any] | None:
+    training: TrainingFacts,
+) -> RunRecord | None:
     """Evaluate a trained model, print its figures, and write the run directory; called by all processes.
 
     A run that is only evaluated again keeps its model, its recipe and what is recorded of its training.
@@ -144,10 +142,10 @@ def evaluate_run(
         processor: Saved beside every model.
         splits: Unseen classes to retrieve among.
         arguments: Recorded as `config.yaml`; `output_dir` is where to write.
-        training: `TRAINING_FACTS` by name; what is left out is recorded as unknown (None).
+        training: What is known of the training.
 
     Returns:
-        What `metrics.json` holds, on the main process; None elsewhere.
+        The run's record, which `metrics.json` holds, on the main process; None on all others.
     """
     options, run = arguments.train, Path(arguments.train.output_dir)
     if options.method == "independent" and model.config.prunable:
@@ -158,9 +156,7 @@ def evaluate_run(
         save_models(run, model, subnetworks, processor, options.capacities)
         write_text(run / "config.yaml", yaml.safe_dump(recipe_of(arguments), sort_keys=False))
     accelerator.wait_for_everyone()
-    interpolated = interpolated_subnetworks(model) if splits.protocol == "leave_one_out" else {}
-    networks: dict[NetworkKey, PrunNetModel] = dict([*subnetworks.items(), *interpolated.items()])
-    sides = encode_splits(accelerator, networks, processor, splits, arguments)
+    sides = encode_splits(accelerator, subnetworks, processor, splits, arguments)
     if sides is None:
         return None
     query, gallery = sides
@@ -170,34 +166,33 @@ def evaluate_run(
         {capacity: gallery.side(capacity) for capacity in subnetworks},
         progress=True,
     )
-    metrics = {
-        **describe_run(accelerator, arguments, splits),
-        **{fact: training.get(fact) for fact in TRAINING_FACTS},
-        "model": describe_model(model),
-        "results": [asdict(result) for result in results],
-        "capacities": [
-            {**row, "trained": is_trained(row["capacity"], model.config.capacities, options.capacity_sampling)}
-            for row in describe_subnetworks(run, model, subnetworks)
-        ],
-        "interpolation": describe_interpolation(query, list(interpolated)),
-    }
-    if splits.protocol == "leave_one_out":
-        labels = query.columns["label"]
-        metrics["chance"] = {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}
-    write_json(run / "metrics.json", metrics)
-    title = ", ".join(filter(None, (metrics["dataset"], f"split {metrics['split']}", metrics["method"])))
-    show_results(results, run, title, trained=[row["capacity"] for row in metrics["capacities"] if row["trained"]])
-    return metrics
+    record = RunRecord(
+        **vars(describe_run(accelerator, arguments, splits)),
+        **vars(training),
+        model=describe_model(model),
+        results=tuple(results),
+        capacities=tuple(describe_subnetworks(run, model, subnetworks, options.capacity_sampling)),
+        chance=chance_level(query.columns["label"]) if splits.protocol == "leave_one_out" else None,
+    )
+    record.write(run / RECORD)
+    show_results(record, run)
+    return record
 
 
-def show_results(results: list[CompatibilityResult], run: Path, title: str, trained: list[float]) -> None:
+def chance_level(labels: Sequence[int]) -> dict[str, float]:
+    """What a random order scores if each image searches all the others."""
+    return {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}
+
+
+def show_results(record: RunRecord, run: Path) -> None:
     """Draw matrix and curve into `run`; print the headline's matrix, and self-test and cross-test by all metrics."""
-    names = list(dict.fromkeys(result.metric for result in results))
-    plot_matrix(results, run / "compatibility.png", metrics=names[:SHOWN_METRICS], title=title)
-    if len({result.query_capacity for result in results}) > 1:
-        plot_curve(results, run / "curve.png", metric=names[0], trained=trained, title=title)
-    print(f"\n{format_matrix(results, names[0])}")
-    print(f"\n{format_tests(results)}")
+    title = ", ".join(filter(None, (record.dataset, f"split {record.split}", record.method)))
+    plot_matrix(record.results, run / "compatibility.png", metrics=record.metric_names[:SHOWN_METRICS], title=title)
+    if len(record.evaluated_capacities) > 1:
+        trained = [row.capacity for row in record.capacities if row.trained]
+        plot_curve(record.results, run / "curve.png", metric=record.headline, trained=trained, title=title)
+    print(f"\n{format_matrix(record.results, record.headline)}")
+    print(f"\n{format_tests(record.results)}")
 
 
 def is_evaluated_again(arguments: RunArguments) -> bool:

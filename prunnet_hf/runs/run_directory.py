@@ -11,18 +11,6 @@ from typing import Any
 
 from ..pruning.masking import format_capacity
 
-TRAINING_FACTS = (
-    "method",
-    "seed",
-    "num_train_classes",
-    "num_train_images",
-    "training_seconds",
-    "waiting_for_data",
-    "skipped_steps",
-    "base_model",
-    "training_device",
-)
-"""Entries of `metrics.json` that only the training itself knows."""
 CONCLUSIONS = (
     "metrics.json",
     "README.md",
@@ -50,28 +38,6 @@ def write_json(path: Path, content: Any) -> None:
 def subnetwork_directory(run: Path, capacity: float) -> Path:
     """Where the subnetwork of a capacity is saved."""
     return run / "subnetworks" / f"capacity-{format_capacity(capacity)}"
-
-
-def recorded_training(run: Path, dataset: str) -> dict[str, Any]:
-    """What `metrics.json` of a run says of its training; nothing where there is none.
-
-    Args:
-        run: A run directory that is evaluated again.
-        dataset: What it is evaluated on.
-
-    Raises:
-        ValueError: If the run was evaluated on another data set, whose results would be lost.
-    """
-    file = run / "metrics.json"
-    if not file.is_file():
-        return {}
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    if metrics["dataset"] != dataset:
-        raise ValueError(
-            f"{file} holds results on dataset {metrics['dataset']!r}, which --eval_only on {dataset!r} would replace. "
-            f"Choose another --output_dir, with --model_name_or_path {run / 'model'}."
-        )
-    return {fact: metrics.get(fact) for fact in TRAINING_FACTS}
 
 
 def discard_conclusions(run: Path) -> None:

@@ -12,8 +12,8 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from ..runs.arguments import RunArguments
 from ..runs.description import dataset_name
 from ..runs.evaluation import evaluate_run, is_evaluated_again
+from ..runs.record import TrainingFacts, recorded_training
 from ..runs.run_data import load_run_data
-from ..runs.run_directory import recorded_training
 from .checkpoints import check_output_dir, check_output_dir_is_shared
 from .networks import load_trained
 from .trainer import Trainer
@@ -54,7 +54,8 @@ def train(arguments: RunArguments) -> FinishedRun:
     set_seed(arguments.train.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if arguments.train.eval_only:
-        training = recorded_training(run, dataset_name(arguments)) if is_evaluated_again(arguments) else {}
+        again = is_evaluated_again(arguments)
+        training = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
         model, processor = load_trained(arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits)

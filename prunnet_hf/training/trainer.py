@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +25,7 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import RunArguments
 from ..runs.description import base_model, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
+from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
 from .batches import create_batches
 from .capacities import pass_capacities
@@ -138,19 +138,19 @@ class Trainer:
         self.seconds = time.perf_counter() - self._begun
         return model
 
-    def facts(self) -> dict[str, Any]:
-        """What `metrics.json` records of the training."""
-        return {
-            "method": self.options.method,
-            "seed": self.options.seed,
-            "num_train_classes": self.model.config.num_labels,
-            "num_train_images": num_images(self.train_images),
-            "training_seconds": self.seconds,
-            "waiting_for_data": self.waiting_share,
-            "skipped_steps": self.step.skipped,
-            "base_model": self.base_model,
-            "training_device": describe_device(),
-        }
+    def facts(self) -> TrainingFacts:
+        """What `metrics.json` records about the training."""
+        return TrainingFacts(
+            method=self.options.method,
+            seed=self.options.seed,
+            num_train_classes=self.model.config.num_labels,
+            num_train_images=num_images(self.train_images),
+            training_seconds=self.seconds,
+            waiting_for_data=self.waiting_share,
+            skipped_steps=self.step.skipped,
+            base_model=self.base_model,
+            training_device=describe_device(),
+        )
 
     def _prepare(self) -> None:
         options = self.options

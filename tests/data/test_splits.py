@@ -61,6 +61,22 @@ def test_shared_class_name_that_no_image_has_does_not_count():
     assert RetrievalSplits(labelled("abx", [0, 1]), test, test, "leave_one_out").query is test
 
 
+def test_shared_classes_are_counted_where_labels_are_known():
+    train, query, gallery = labelled("abz", [0, 1]), labelled("bcxz", [0, 0, 2, 3]), labelled("axc", [0, 1, 2])
+    # b is a query's, a only the gallery's; no training image shows z, and c is no training class.
+    assert RetrievalSplits(train, query, gallery, "in_shop").num_shared_classes == 2
+    assert RetrievalSplits(labelled("d", [0]), query, gallery, "in_shop").num_shared_classes == 0
+    assert RetrievalSplits(None, query, gallery, "in_shop").num_shared_classes is None
+    unlabelled = gallery.remove_columns("label")
+    assert RetrievalSplits(train, query, unlabelled, "gldv2").num_shared_classes is None
+
+
+def test_shared_classes_of_streams_are_known_only_if_they_declare_none():
+    train, test = as_stream(labelled("ab", [0, 1])), as_stream(labelled("xy", [0, 1]))
+    assert RetrievalSplits(train, test, test, "in_shop").num_shared_classes == 0
+    assert RetrievalSplits(train, train, test, "in_shop").num_shared_classes is None
+
+
 @pytest.mark.parametrize("role", ["train", "query", "gallery"])
 def test_empty_split_is_named(role):
     parts = {name: labelled("ab", [0, 0]) for name in ("train", "query", "gallery")}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prunnet_hf.hub.figures import FinishedRun
-from prunnet_hf.retrieval.compatibility import CompatibilityResult
+from prunnet_hf.runs.record import RunRecord
 from prunnet_hf.runs.run_directory import without_local_paths
 
 CAPACITIES = (0.2, 0.5, 1.0)
@@ -55,6 +55,7 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
         "protocol": "leave_one_out",
         "num_queries": 43,
         "num_gallery": 43,
+        "num_shared_classes": 0,
         "command": "train_accelerate.py --config recipe.yaml",
         "commit": "0123456789ab",
         "versions": {"python": "3.11.7", "torch": "2.9.0"},
@@ -79,7 +80,6 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
         },
         "results": results,
         "capacities": rows,
-        "interpolation": [{"capacity": 0.3, "stored": 0.345, "interpolated": 0.3447}] if len(capacities) > 1 else [],
         "chance": {"mAP": 0.026},
     }
 
@@ -91,6 +91,5 @@ def write_run(run: Path, content: dict[str, Any]) -> Path:
     return run
 
 
-def finished(content: dict[str, Any], recipe: dict[str, Any] = RECIPE) -> FinishedRun:
-    results = tuple(CompatibilityResult(**entry) for entry in content["results"])
-    return FinishedRun(content, without_local_paths(recipe), results)
+def finished(content: dict[str, Any], recipe: dict[str, Any] = RECIPE) -> RunRecord:
+    return replace(RunRecord.from_json(content, "metrics.json"), recipe=without_local_paths(recipe))

@@ -116,7 +116,7 @@ def test_cost_of_what_is_published_is_that_of_its_files() -> None:
 
 def test_run_of_an_earlier_version_says_what_it_did_not_measure() -> None:
     old = metrics()
-    for name in ("latency_device", "model", "base_model", "training_device", "interpolation", "chance"):
+    for name in ("latency_device", "model", "base_model", "training_device", "chance"):
         del old[name]
     for row in old["capacities"]:
         del row["multiply_adds"], row["trained"]
@@ -156,16 +156,18 @@ def test_of_many_metrics_only_the_tests_are_told() -> None:
     assert "All metrics (%)" not in body(metrics())
 
 
-@pytest.mark.parametrize(("protocol", "is_said"), [("in_shop", True), ("veri776", True), ("gldv2", False)])
-def test_unseen_classes_are_claimed_only_where_test_classes_are_no_training_classes(
-    protocol: str, is_said: bool
+@pytest.mark.parametrize("protocol", ["leave_one_out", "in_shop", "image_folder"])
+@pytest.mark.parametrize("num_shared_classes", [0, 7, None])
+def test_unseen_classes_are_claimed_only_if_training_saw_none_of_them(
+    protocol: str, num_shared_classes: int | None
 ) -> None:
-    assert ("classes were never seen in training" in body({**metrics(), "protocol": protocol})) == is_said
+    text = body({**metrics(), "protocol": protocol, "num_shared_classes": num_shared_classes})
+    assert ("classes were never seen in training" in text) == (num_shared_classes == 0)
+    assert ("Training saw classes of the same name (7 of them)" in text) == (num_shared_classes == 7)
 
 
-def test_cost_of_interpolation() -> None:
-    section = body(metrics()).split("### Between stored capacities")[1]
-    assert table(section, "capacity | with")[1] == ["0.30", "34.5", "34.5", "+0.0"]
+def test_unseen_classes_are_not_claimed_of_a_model_trained_elsewhere() -> None:
+    assert "never seen" not in body({**metrics(), "num_train_images": None, "num_shared_classes": 0})
 
 
 def test_every_number_of_the_text_is_one_of_the_metrics() -> None:

@@ -180,7 +180,7 @@ def test_unknown_run_is_refused(tmp_path: Path) -> None:
     ("file", "content", "says"),
     [
         ("metrics.json", "{", r"metrics\.json is damaged"),
-        ("metrics.json", "[1]", r"metrics\.json must hold a mapping"),
+        ("metrics.json", "[1]", r"metrics\.json must hold a JSON object"),
         ("metrics.json", "{}", r"metrics\.json lacks dataset, .*capacities"),
         ("config.yaml", "a: [", r"config\.yaml is damaged"),
     ],

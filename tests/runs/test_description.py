@@ -59,17 +59,17 @@ def arguments(**options: object) -> RunArguments:
 
 def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassification, tmp_path: Path) -> None:
     subnetworks = {capacity: model.prunnet.prune(capacity) for capacity in (0.2, 1.0)}
-    rows = describe_subnetworks(tmp_path, model, subnetworks)
+    rows = describe_subnetworks(tmp_path, model, subnetworks, "fixed")
     total = sum(layer.weight.numel() for layer in model.prunable_layers().values())
     assert total > 0
-    assert [row["capacity"] for row in rows] == [0.2, 1.0]
-    assert all(row["prunable_weights"] == total for row in rows)
-    assert rows[1]["kept_weights"] == total
+    assert [row.capacity for row in rows] == [0.2, 1.0]
+    assert all(row.prunable_weights == total for row in rows)
+    assert rows[1].kept_weights == total
     kept = sum(
         int(subnetworks[0.2].get_parameter(name).count_nonzero()) for name in subnetworks[0.2].packable_weights()
     )
-    assert rows[0]["kept_weights"] == kept
-    assert 0 < rows[0]["multiply_adds"] < rows[1]["multiply_adds"]
+    assert rows[0].kept_weights == kept
+    assert 0 < rows[0].multiply_adds < rows[1].multiply_adds
 
 
 def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
@@ -83,11 +83,11 @@ def test_description_of_a_run(accelerator: Accelerator, monkeypatch: pytest.Monk
     images = Dataset.from_dict({"image": [PILImage.new("L", (2, 2))] * 5}, features=Features({"image": Image()}))
     splits = RetrievalSplits(None, images.select(range(2)), images, "gldv2")
     found = describe_run(accelerator, arguments(), splits)
-    assert found["command"] == "train_accelerate.py --data_dir DIR --epochs 3"
-    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert (found["num_queries"], found["num_gallery"], found["protocol"]) == (2, 5, "gldv2")
-    assert (found["num_processes"], found["mixed_precision"]) == (1, "no")
-    assert found["recipe"]["batch_size"] == 4
+    assert found.command == "train_accelerate.py --data_dir DIR --epochs 3"
+    assert found.versions["torch"] == torch.__version__.partition("+")[0]
+    assert (found.num_queries, found.num_gallery, found.protocol) == (2, 5, "gldv2")
+    assert (found.num_processes, found.mixed_precision) == (1, "no")
+    assert found.recipe["batch_size"] == 4
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_model_is_described_without_scores_and_classifier(model: PrunNetForImage
     model.renew_embedding_space()
     found = describe_model(model)
     # Once pruned, nothing is left but what embedding needs.
-    assert found["parameters"] == sum(tensor.numel() for tensor in model.prunnet.prune(0.2).parameters())
-    assert found["embedding_space"] == model.config.embedding_space
-    assert (found["backbone"], found["image_size"], found["embedding_dim"]) == ("resnet10t", SIZE, 6)
-    assert (found["capacities"], found["prunable"]) == (model.config.capacities, True)
+    assert found.parameters == sum(tensor.numel() for tensor in model.prunnet.prune(0.2).parameters())
+    assert found.embedding_space == model.config.embedding_space
+    assert (found.backbone, found.image_size, found.embedding_dim) == ("resnet10t", SIZE, 6)
+    assert (found.capacities, found.prunable) == (model.config.capacities, True)
 
 
 def test_base_model_is_one_on_the_hub(tmp_path: Path) -> None:

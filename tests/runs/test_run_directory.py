@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from prunnet_hf.runs.run_directory import (
     discard_conclusions,
-    recorded_training,
     subnetwork_directory,
     without_local_paths,
     write_json,
@@ -57,23 +56,6 @@ def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> 
     discard_conclusions(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "notes.txt"]
     discard_conclusions(tmp_path)  # nothing there is no error
-
-
-def test_recorded_training_is_what_the_metrics_say(tmp_path: Path) -> None:
-    facts = {"method": "joint", "seed": 3, "num_train_classes": 4, "num_train_images": 24, "training_seconds": 9.5}
-    write_json(tmp_path / "metrics.json", {"dataset": "photos", "split": "test", **facts})
-    # What an earlier version did not record yet is unknown.
-    assert recorded_training(tmp_path, "photos") == {
-        **facts,
-        **dict.fromkeys(("waiting_for_data", "skipped_steps", "base_model", "training_device")),
-    }
-    assert recorded_training(tmp_path / "elsewhere", "photos") == {}
-
-
-def test_results_on_another_data_set_are_not_replaced(tmp_path: Path) -> None:
-    write_json(tmp_path / "metrics.json", {"dataset": "photos"})
-    with pytest.raises(ValueError, match=r"'photos', which --eval_only on 'glyphs' would replace.*--output_dir"):
-        recorded_training(tmp_path, "glyphs")
 
 
 NO_PATHS = st.recursive(

@@ -85,7 +85,7 @@ def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_pat
     assert run.model.config.num_labels == 3
     model = run.run()
     assert 0 < run.progress.best_score <= 1
-    assert run.facts()["num_train_images"] == 3 * TRAIN_IMAGES
+    assert run.facts().num_train_images == 3 * TRAIN_IMAGES
     (kept,) = (tmp_path / "best").iterdir()
     assert kept.name == f"step-{run.progress.best_step}"
     best = PrunNetForImageClassification.from_pretrained(kept)
@@ -279,7 +279,7 @@ def test_nonfinite_steps_are_left_out_and_counted_if_asked(
     run = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True))
     spoil(run, 2, monkeypatch)
     model = run.run()
-    assert run.facts()["skipped_steps"] == 1
+    assert run.facts().skipped_steps == 1
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(buffer.isfinite().all() for buffer in model.buffers())
 
@@ -498,8 +498,8 @@ def test_waiting_for_data_is_part_of_the_time_and_told(
     assert run.batches.loader is loader
     assert 6 * 0.1 <= run.batches.waiting_seconds < 6 * 0.3  # 2 epochs of 3 steps
     assert run.progress.epoch_seconds >= 6 * 0.4
-    assert 0 < run.facts()["waiting_for_data"] < 1
-    assert f"Waiting for data took {run.facts()['waiting_for_data']:.1%} of" in capsys.readouterr().out
+    assert 0 < run.facts().waiting_for_data < 1
+    assert f"Waiting for data took {run.facts().waiting_for_data:.1%} of" in capsys.readouterr().out
 
 
 def test_too_few_images_for_a_step(photos: Path, tmp_path: Path) -> None:
@@ -516,4 +516,4 @@ def test_corrupt_training_image_stops_or_is_left_out(tmp_path: Path, caplog: pyt
     run = trainer(arguments(photos, tmp_path / "run", data={"skip_corrupt_images": True}, epochs=1))
     assert "1 of 30 images can't be decoded" in caplog.text
     run.run()
-    assert run.facts()["num_train_images"] == 29
+    assert run.facts().num_train_images == 29
