@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("prunnet", deadline=None)
 settings.load_profile("prunnet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """Accelerate collects garbage after each run. Leaving out what is imported by now saves 0.3 s each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

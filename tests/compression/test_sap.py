@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,16 @@ from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.step import TrainingStep
 from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
-from tests.training.tiny_run import arguments, train_quietly
+from tests.training.tiny_run import arguments
 from tests.training.tiny_run import weights as saved_weights
 
-ROOT = Path(__file__).parents[2]
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "default": ({}, {}),
+    "neuron": ({"scope": "neuron", "after": "continue"}, {"optimizer": "adamw", "learning_rate": 0.001}),
+    "one_shot": ({"schedule": "one_shot", "kept_shares": [0.5, 0.25], "rounds": None}, {}),
+    "lottery_ticket": ({"schedule": "lottery_ticket", "scope": "layer"}, {"report_to": ["tensorboard"]}),
+}
+"""Runs of three rounds: what the loop and the training are asked for."""
 
 
 def prune(photos: Path, run: Path, sap: dict[str, Any] | None = None, **options: Any) -> Trajectory:
@@ -61,12 +70,42 @@ def untimed(trajectory: Trajectory) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name != "training_seconds"} for entry in rounds]
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that was never interrupted, and the parameters that each round started from. To be left as it is."""
+
+    run: Path
+    starts: list[dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_kind(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    """Finished runs by their kind, each made once."""
+
+    @cache
+    def make(kind: str) -> Finished:
+        run, starts = tmp_path_factory.mktemp("runs") / kind, []
+        backward = TrainingStep.backward
+
+        def note_and_go_back(self: TrainingStep, batch: dict[str, Tensor], step: int, weight: float = 1.0) -> Tensor:
+            if step == 0:
+                starts.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
+            return backward(self, batch, step, weight)
+
+        sap, options = KINDS[kind]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(TrainingStep, "backward", note_and_go_back)
+            prune(photos, run, sap, **options)
+        reset_accelerate()
+        return Finished(run, starts)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(finished_kind: Callable[[str], Finished]) -> Path:
     """A run of the defaults with two prunings, never interrupted. To be left as it is."""
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    prune(photos, run)
-    return run
+    return finished_kind("default").run
 
 
 def test_a_round_leaves_its_network_and_its_figures(whole: Path) -> None:
@@ -109,86 +148,113 @@ def test_each_round_prunes_what_the_one_before_announced(whole: Path) -> None:
             assert torch.equal(weight != 0, masks[name]), name
 
 
-def test_rewinding_starts_where_the_first_training_did(photos: Path, tmp_path: Path, whole: Path) -> None:
-    rewound = tmp_path / "rewound"
-    prune(photos, rewound, {"rounds": 1}, learning_rate=0.0)  # training that changes nothing but statistics
-    initial = saved_weights(rewound / "initial")
-    first = prunable(rewound, 1)
-    assert any((weight == 0).any() for weight in first.values())
-    for name, weight in first.items():
-        assert torch.equal(weight, torch.where(weight != 0, initial[name], 0.0)), name
+def test_rewinding_starts_where_the_first_training_did(finished_kind: Callable[[str], Finished]) -> None:
+    finished = finished_kind("default")
+    initial = saved_weights(finished.run / "initial")
+    assert len(finished.starts) == 3
+    for number, start in enumerate(finished.starts):
+        kept = {name: weight != 0 for name, weight in prunable(finished.run, number).items()}
+        assert number == 0 or not all(mask.all() for mask in kept.values())
+        for name, tensor in start.items():
+            expected = torch.where(kept[name], initial[name], 0.0) if name in kept else initial[name]
+            assert torch.equal(tensor, expected), name
 
 
-def test_continuing_starts_from_the_trained_weights(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[dict[str, Tensor]] = []
-    backward = TrainingStep.backward
-
-    def note_and_go_back(self: TrainingStep, batch: dict[str, Tensor], step: int, weight: float = 1.0) -> Tensor:
-        if step == 0:
-            started.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
-        return backward(self, batch, step, weight)
-
-    monkeypatch.setattr(TrainingStep, "backward", note_and_go_back)
-    prune(photos, tmp_path / "run", {"rounds": 1, "after": "continue"})
-    trained, second = load_weights(tmp_path / "run", 0), prunable(tmp_path / "run", 1)
-    assert len(started) == 2
-    for name, tensor in started[1].items():
-        if name in second:
-            assert torch.equal(tensor, torch.where(second[name] != 0, trained[name], 0.0)), name
-        elif not name.endswith(".scores"):
-            assert torch.equal(tensor, trained[name]), name
+def test_continuing_starts_from_the_trained_weights(finished_kind: Callable[[str], Finished]) -> None:
+    finished = finished_kind("neuron")
+    assert len(finished.starts) == 3
+    for number in (1, 2):
+        trained, pruned = load_weights(finished.run, number - 1), prunable(finished.run, number)
+        for name, tensor in finished.starts[number].items():
+            if name in pruned:
+                assert torch.equal(tensor, torch.where(pruned[name] != 0, trained[name], 0.0)), name
+            elif not name.endswith(".scores"):
+                assert torch.equal(tensor, trained[name]), name
 
 
-@pytest.mark.parametrize(
-    ("sap", "optimizer"),
-    [
-        ({"scope": "neuron"}, "adamw"),
-        ({"scope": "layer", "after": "continue"}, "sgd"),
-        ({"schedule": "lottery_ticket"}, "sgd"),
-    ],
-)
-def test_kept_weights_never_come_back(photos: Path, tmp_path: Path, sap: dict[str, Any], optimizer: str) -> None:
-    rate = {"sgd": 0.1, "adamw": 0.001}[optimizer]
-    trajectory = prune(photos, tmp_path / "run", sap, optimizer=optimizer, learning_rate=rate)
-    kept = [{name: weight != 0 for name, weight in prunable(tmp_path / "run", number).items()} for number in range(3)]
+@pytest.mark.parametrize("kind", ["default", "neuron", "lottery_ticket"])
+def test_pruned_weights_never_come_back(finished_kind: Callable[[str], Finished], kind: str) -> None:
+    run = finished_kind(kind).run
+    kept = [{name: weight != 0 for name, weight in prunable(run, number).items()} for number in range(3)]
     for before, after in pairwise(kept):
         assert all((before[name] | ~mask).all() and mask.any() for name, mask in after.items())
-    if "schedule" in sap:
-        counts = [entry.kept_weights for entry in trajectory.rounds]
-        assert counts[1:] == [count - int(0.2 * count) for count in counts[:-1]]
+        assert sum(int(mask.sum()) for mask in after.values()) < sum(int(mask.sum()) for mask in before.values())
 
 
-def test_one_shot_cuts_the_first_network_to_the_shares_asked_for(photos: Path, tmp_path: Path) -> None:
-    sap = {"schedule": "one_shot", "kept_shares": [0.25, 0.5], "rounds": None}
-    trajectory = prune(photos, tmp_path / "run", sap)
-    total = trajectory.rounds[0].prunable_weights
-    kept = [total, kept_count(0.5, total), kept_count(0.25, total)]
-    assert [entry.kept_weights for entry in trajectory.rounds] == kept
-    # Each cut is one of the first network, so what the next prunes is counted from all weights.
-    assert [entry.prunes_next for entry in trajectory.rounds] == [total - kept[1], total - kept[2], 0]
-    first = torch.cat([weight.abs().flatten() for weight in prunable(tmp_path / "run", 0).values()])
-    for number in (1, 2):
-        mask = torch.cat([weight.flatten() != 0 for weight in prunable(tmp_path / "run", number).values()])
-        layers = len(trajectory.rounds[0].layers)  # of which each keeps its largest, however small
-        assert int((first[mask] < first[~mask].max()).sum()) <= layers
-
-
-def test_a_schedule_that_prunes_nothing_more_ends_the_loop(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_lottery_ticket_prunes_its_share_of_each_layer_and_rounds_have_trackers_of_their_own(
+    finished_kind: Callable[[str], Finished],
 ) -> None:
-    trajectory = prune(photos, tmp_path / "run", {"gamma": 0.0, "rounds": 5})
-    assert [entry.prunes_next for entry in trajectory.rounds] == [0]
-    assert "The schedule prunes nothing more after round 0: the loop ends here." in capsys.readouterr().out
+    run = finished_kind("lottery_ticket").run
+    counts = [[layer.kept for layer in entry.layers] for entry in read_trajectory(run).rounds]
+    for before, after in pairwise(counts):
+        assert after == [count - int(0.2 * count) for count in before]
+    for number in ("00", "01", "02"):
+        assert list((run / "rounds" / number / "logs").rglob("events.out.tfevents.*"))
 
 
-def test_a_run_stopped_between_rounds_goes_on(photos: Path, tmp_path: Path, whole: Path) -> None:
+def test_one_shot_cuts_the_first_network_to_the_shares_asked_for(finished_kind: Callable[[str], Finished]) -> None:
+    run = finished_kind("one_shot").run
+    rounds = read_trajectory(run).rounds
+    total = rounds[0].prunable_weights
+    kept = [total, kept_count(0.5, total), kept_count(0.25, total)]
+    assert [entry.kept_weights for entry in rounds] == kept
+    # Each cut is made from the first network, so its pruned weights are counted from all weights.
+    assert [entry.prunes_next for entry in rounds] == [total - kept[1], total - kept[2], 0]
+    first = torch.cat([weight.abs().flatten() for weight in prunable(run, 0).values()])
+    for number in (1, 2):
+        mask = torch.cat([weight.flatten() != 0 for weight in prunable(run, number).values()])
+        # Each layer keeps its largest weight, however small.
+        assert int((first[mask] < first[~mask].max()).sum()) <= len(rounds[0].layers)
+
+
+def stop_amid_a_round(
+    photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch, number: int, sap: dict[str, Any], **options: Any
+) -> None:
+    """Run the loop until it is asked to stop, after the second of the three steps of round `number`."""
+    update = TrainingStep.update
+
+    def update_and_be_asked(self: TrainingStep, step: int) -> None:
+        update(self, step)
+        if step == 1 and (run / "rounds" / f"{number - 1:02d}" / "round.json").is_file():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingStep, "update", update_and_be_asked)
+        with pytest.raises(SystemExit) as stop:
+            prune(photos, run, sap, **options)
+    assert stop.value.code == 128 + 15
+    assert [path.name for path in list_checkpoints(run / "rounds" / f"{number:02d}")] == ["step-2"]
+
+
+def test_a_run_stopped_amid_a_round_and_between_rounds_goes_on(
+    photos: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    prune(photos, run, {"rounds": 1})
-    trajectory = prune(photos, run, {"rounds": 2}, resume=True)
-    assert untimed(trajectory) == untimed(read_trajectory(whole))
-    same(whole, run, 2)
+    stop_amid_a_round(photos, run, monkeypatch, 1, {"rounds": 1})
+    prune(photos, run, {"rounds": 1}, resume=True)
+    assert not (run / "rounds" / "01" / "checkpoints").exists()
+    assert untimed(read_trajectory(run)) == untimed(read_trajectory(whole))[:2]
+    assert untimed(prune(photos, run, {"rounds": 2}, resume=True)) == untimed(read_trajectory(whole))
+    for number in range(3):
+        same(whole, run, number)
+
+
+@pytest.mark.parametrize("kind", ["neuron", "one_shot"])
+def test_a_run_of_any_kind_goes_on(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished_kind: Callable[[str], Finished],
+    kind: str,
+) -> None:
+    never_stopped, run = finished_kind(kind).run, tmp_path / "run"
+    shutil.copytree(never_stopped, run)
+    shutil.rmtree(run / "rounds" / "02")
+    sap, options = KINDS[kind]
+    stop_amid_a_round(photos, run, monkeypatch, 2, sap, resume=True, **options)
+    found = prune(photos, run, sap, resume=True, **options)
+    assert untimed(found) == untimed(read_trajectory(never_stopped))
+    same(never_stopped, run, 2)
 
 
 def test_a_run_killed_before_it_recorded_a_round_does_it_again(photos: Path, tmp_path: Path, whole: Path) -> None:
@@ -220,78 +286,21 @@ def test_a_run_that_is_done_is_concluded_once_and_not_cut_short(
     assert len(read_trajectory(run).rounds) == 3
 
 
-def stop_amid_the_second_round(
-    photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch, sap: dict[str, Any] | None = None, **options: Any
-) -> None:
-    """A run that is asked to stop after the second of three steps of the second round."""
-    updates: list[int] = []
-    update = TrainingStep.update
-
-    def update_and_be_asked(self: TrainingStep, step: int) -> None:
-        update(self, step)
-        updates.append(step)
-        if updates == [0, 1, 2, 0, 1]:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingStep, "update", update_and_be_asked)
-        with pytest.raises(SystemExit) as stop:
-            prune(photos, run, sap, **options)
-    assert stop.value.code == 128 + 15
-    assert [path.name for path in list_checkpoints(run / "rounds" / "01")] == ["step-2"]
-
-
-def test_a_run_stopped_amid_a_round_goes_on(
-    photos: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    stop_amid_the_second_round(photos, run, monkeypatch)
-    assert untimed(prune(photos, run, resume=True)) == untimed(read_trajectory(whole))
-    for number in range(3):
-        same(whole, run, number)
-    assert not (run / "rounds" / "01" / "checkpoints").exists()
-
-
-@pytest.mark.parametrize(
-    ("sap", "options"),
-    [
-        ({"scope": "neuron", "after": "continue"}, {"optimizer": "adamw", "learning_rate": 0.001}),
-        ({"schedule": "one_shot", "kept_shares": [0.5, 0.25], "rounds": None}, {}),
-    ],
-)
-def test_a_run_of_any_kind_goes_on(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sap: dict[str, Any], options: dict[str, Any]
-) -> None:
-    stop_amid_the_second_round(photos, tmp_path / "stopped", monkeypatch, sap, **options)
-    found = prune(photos, tmp_path / "stopped", sap, resume=True, **options)
-    assert untimed(found) == untimed(prune(photos, tmp_path / "never stopped", sap, **options))
-    for number in range(3):
-        same(tmp_path / "never stopped", tmp_path / "stopped", number)
-
-
 def test_another_recipe_is_not_gone_on_with(photos: Path, whole: Path) -> None:
     with pytest.raises(ValueError, match=r"epochs 1 -> 2, seed 0 -> 1\. .*another output_dir"):
         prune(photos, whole, resume=True, epochs=2, seed=1)
 
 
-def test_checkpoint_to_prune_is_where_training_begins(photos: Path, tmp_path: Path) -> None:
-    source = tmp_path / "dense"
-    train_quietly(arguments(photos, source, epochs=1))
-    reset_accelerate()
-    training = {**SETTLED, "epochs": 1}
-    loop = PruningLoop(
-        arguments(photos, tmp_path / "run", source=source / "model", **training), SapArguments(rounds=1)
-    )
-    begun_with, expected = saved_weights(tmp_path / "run" / "initial"), saved_weights(source / "model")
-    names = [name for name in expected if name.endswith((".weight", ".bias"))]
-    assert all(torch.equal(begun_with[name], expected[name]) for name in names)
-    assert [entry.number for entry in loop.run().rounds] == [0, 1]
-
-
-def test_rounds_have_trackers_of_their_own(photos: Path, tmp_path: Path) -> None:
-    prune(photos, tmp_path / "run", {"rounds": 1}, report_to=["tensorboard"])
-    for number in ("00", "01"):
-        assert list((tmp_path / "run" / "rounds" / number / "logs").rglob("events.out.tfevents.*"))
+def test_training_begins_with_the_checkpoint_to_prune_and_ends_where_nothing_more_is_pruned(
+    photos: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, run = whole / "initial", tmp_path / "run"  # made with seed 0
+    training = {**SETTLED, "epochs": 1, "seed": 1}
+    loop = PruningLoop(arguments(photos, run, source=source, **training), SapArguments(gamma=0.0, rounds=5))
+    begun_with, expected = saved_weights(run / "initial"), saved_weights(source)
+    assert all(torch.equal(begun_with[name], tensor) for name, tensor in expected.items() if "running" not in name)
+    assert [(entry.number, entry.prunes_next) for entry in loop.run().rounds] == [(0, 0)]
+    assert "The schedule prunes nothing more after round 0: the loop ends here." in capsys.readouterr().out
 
 
 def test_a_directory_in_use_is_refused(photos: Path, whole: Path) -> None:
@@ -349,26 +358,17 @@ def test_processes_agree_even_where_they_would_prune_otherwise(photos: Path, tmp
     assert first == second
 
 
-def test_the_command_prints_the_rounds(photos: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_rounds(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--dataset", "image_folder", "--data_dir", str(photos), "--image_size", "32", "--resize", "32"]
     flags += ["--backbone", "resnet10t", "--backbone_kwargs", '{"channels": [4, 4, 8, 8], "stem_width": 4}']
     flags += ["--embedding_dim", "8", "--epochs", "1", "--batch_size", "10", "--num_workers", "0", "--rounds", "1"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet", "-m"]
-    result = subprocess.run(
-        [*command, "prunnet_hf.compression.sap", *flags, "--output_dir", str(tmp_path / "run")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", ["sap.py", *flags, "--output_dir", str(tmp_path / "run")])
+    monkeypatch.delitem(sys.modules, "prunnet_hf.compression.sap")  # or runpy warns that it is there already
+    runpy.run_module("prunnet_hf.compression.sap", run_name="__main__", alter_sys=True)  # as `python -m` does
+    lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines if line.startswith("round ")] == ["round 0", "round 1"]
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| round", "| 0", "| 1"]
-    assert (
-        read_trajectory(tmp_path / "run")
-        .run["command"]
-        .startswith("-m prunnet_hf.compression.sap --dataset image_folder --data_dir DIR")
-    )
+    command = read_trajectory(tmp_path / "run").run["command"]
+    assert command.startswith("-m prunnet_hf.compression.sap --dataset image_folder --data_dir DIR")
