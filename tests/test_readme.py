@@ -1,32 +1,40 @@
-"""The snippets of the README run as they stand, in order, as a reader would type them; the Hub is one on loopback."""
+"""README.md: its snippets run and print what they say, its commands and names are real, and it stays short."""
 
 import re
-from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+from tests import snippets
+from tests.snippets import ROOT
+
+README = ROOT / "README.md"
 
 
-def test_the_snippets_run_in_order(hub, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def beside_the_repository(tmp_path, monkeypatch):
+    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    assert len(snippets) >= 3
-    namespace: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), namespace)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == ["torch.Size([2, 256])", "{'recall@1': 0.5, 'recall@2': 1.0}", "True"]
-    assert namespace["ranks"].shape == (2, 2)
-    assert set(namespace["found"]) <= {"0.png", "1.png"}
-    assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
-    assert namespace["tablet"].config.capacity == 0.4
-    assert len(hub.asked("GET", "/download/")) == len({asked.path for asked in hub.asked("GET", "/download/")})
+    return tmp_path
 
 
-def test_every_file_that_the_readme_names_exists():
-    named = re.findall(r"\b(?:recipes|model_cards|benchmarks)/[\w./-]+\.\w+", README.read_text(encoding="utf-8"))
-    assert named
-    assert [name for name in named if not (README.parent / name).exists()] == []
+def test_the_snippets_run_and_print_what_they_say(beside_the_repository):
+    names = snippets.run_page(README)
+    assert names["phone"].config.capacity == 0.2
+    assert (beside_the_repository / "phone" / "model.packed.safetensors").is_file()
 
 
-def test_no_figure_was_left_to_be_filled_in():
-    assert re.findall(r"\b(?:[A-Z]+_SECONDS|TBD|TODO|XXX)\b|\b[A-Z]{3,} s\b", README.read_text(encoding="utf-8")) == []
+def test_the_commands_are_understood(beside_the_repository):
+    snippets.check_commands(README)
+
+
+def test_every_file_and_object_that_is_named_exists():
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    named = {*links, *snippets.named_files(README)}
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [name for name in snippets.named_objects(README) if not snippets.exists(name)] == []
+
+
+def test_it_is_read_in_two_screens():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
