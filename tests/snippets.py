@@ -146,8 +146,8 @@ def flags(page: Path) -> set[str]:
 def named_files(page: Path) -> set[str]:
     """The files and folders of the repository that a page names."""
     text = page.read_text(encoding="utf-8")
-    folders = "|".join(["recipes", "model_cards", "benchmarks", "tests", "examples", "prunnet_hf"])
-    return {name.rstrip(".") for name in re.findall(rf"\b(?:{folders})/[\w./-]+(?![\w./*-])", text)}
+    folders = "|".join(["recipes", "model_cards", "benchmarks", "tests", "examples", "docs", "prunnet_hf"])
+    return {name.rstrip(".") for name in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]+(?![\w./*-])", text)}
 
 
 def named_objects(page: Path) -> set[str]:

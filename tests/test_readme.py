@@ -1,4 +1,4 @@
-"""README.md: its snippets run and print what they say, its commands and names are real, and it stays short."""
+"""README.md and CONTRIBUTING.md: snippets print what they say, commands and names are real, and README stays short."""
 
 import re
 
@@ -34,6 +34,13 @@ def test_every_file_and_object_that_is_named_exists():
     named = {*links, *snippets.named_files(README)}
     assert [name for name in named if not (ROOT / name).exists()] == []
     assert [name for name in snippets.named_objects(README) if not snippets.exists(name)] == []
+
+
+def test_contributing_names_what_exists(beside_the_repository):
+    guide = ROOT / "CONTRIBUTING.md"
+    snippets.check_commands(guide)
+    named = {name for name in snippets.named_files(guide) if "NAME" not in name}
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_it_is_read_in_two_screens():
