@@ -1,4 +1,4 @@
-"""What the processes of a run embedded, put together on the main one."""
+"""Embedding by all processes of a run, with the results collected on the main process."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def encode_together(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Encoded[Key] | None:
-    """Embed a data set by all processes, each image once; called by all of them.
+    """Embed a data set by all processes, each image once. All of them must call this.
 
     Args:
-        accelerator: Knows the processes.
+        accelerator: The accelerator of the run.
         models: The same on all processes.
         images: The same on all processes.
         processor: Turns images into pixel values.
-        batch_size: Images a forward pass and process.
+        batch_size: Images in a forward pass, for each process.
         num_workers: Processes that read images, for each process.
-        progress: Whether the main process shows a bar.
+        progress: Whether the main process shows a progress bar.
 
     Returns:
-        On the main process everything in the data set's order, whatever the number of processes; None elsewhere.
+        On the main process all embeddings, in the data set's order; None on all others.
 
     Raises:
         ValueError: If images are missing or came twice, or can't be read.
@@ -57,10 +57,10 @@ def encode_together(
         num_workers=num_workers,
         progress=progress and accelerator.is_main_process,
     )
-    if accelerator.num_processes == 1:  # nothing to gather, which would copy everything
+    if accelerator.num_processes == 1:  # gathering would copy everything
         return share.in_order(num_images(images))
     rows = _gathered(accelerator, share.rows, _NO_ROW)
-    # One network at a time: together they may be larger than a device's memory.
+    # One network at a time: all together may be larger than a device's memory.
     embeddings = {key: _gathered(accelerator, array, 0)[rows != _NO_ROW] for key, array in share.embeddings.items()}
     shares: list[dict[str, list[Any]]] = gather_object([share.columns])
     if not accelerator.is_main_process:
@@ -70,7 +70,7 @@ def encode_together(
 
 
 def _gathered(accelerator: Accelerator, share: NDArray[Any], filler: int) -> NDArray[Any]:
-    """All processes' arrays one after another, each filled up to the longest; an empty array but on the main one."""
+    """The arrays of all processes, joined and each filled up to the longest; empty except on the main process."""
     tensor = torch.from_numpy(share).to(accelerator.device)
     padded = accelerator.pad_across_processes(tensor, dim=0, pad_index=filler)
     gathered: Tensor = accelerator.gather(padded)

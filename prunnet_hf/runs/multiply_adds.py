@@ -1,8 +1,8 @@
-"""Multiply-adds of embedding one image: of the dense network by torch's count, of a subnetwork by its kept weights.
+"""Multiply-adds of embedding one image: torch's count for the dense network, and what a subnetwork saves.
 
 A prunable weight is used once at every output position of its layer, so leaving it out saves as many multiply-adds as
-the layer has positions. That is a count on paper: dense kernels multiply by the zeros all the same. Only convolutions
-and matrix products are counted, as is usual; norms, activations and pooling are not.
+the layer has positions. This is a count on paper: dense kernels still multiply by the zeros. As is usual, only
+convolutions and matrix products are counted; norms, activations and pooling are not.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import kept_count
 
 FLOPS_OF_A_MULTIPLY_ADD = 2
-"""As `FlopCounterMode` counts them."""
+"""`FlopCounterMode` counts a multiply-add as two."""
 _USES = (torch.conv2d, torch.nn.functional.linear)
 
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """What embedding one image takes.
+    """The multiply-adds of embedding one image.
 
     Attributes:
-        dense: Multiply-adds of the whole dense network, layers that aren't prunable included.
-        positions: Of each prunable weight by its name: output positions at which each of its elements is used.
-        sizes: Elements of each prunable weight, by the same names.
+        dense: The count of the whole dense network, with layers that aren't prunable.
+        positions: The number of output positions at which each element of a prunable weight is used, by its name.
+        sizes: The number of elements of each prunable weight, by its name.
     """
 
     dense: int
@@ -43,7 +43,7 @@ class MultiplyAdds:
         return self.keeping({name: kept_count(capacity, size) for name, size in self.sizes.items()})
 
     def keeping(self, kept: Mapping[str, int]) -> int:
-        """Multiply-adds of the subnetwork that keeps so many elements of each prunable weight, by the same names."""
+        """Multiply-adds of the subnetwork that keeps this many elements of each prunable weight, by its name."""
         return self.dense - sum((size - kept[name]) * self.positions[name] for name, size in self.sizes.items())
 
 
@@ -52,7 +52,7 @@ def count_multiply_adds(model: PrunNetModel, image_size: int) -> MultiplyAdds:
     """Count the multiply-adds of embedding one image of `image_size` by `image_size` pixels.
 
     Args:
-        model: A network or a subnetwork of any capacity: dense kernels do the same work at all of them.
+        model: A network or a subnetwork. Its capacity doesn't matter, as dense kernels do the same work at all.
         image_size: Side of the image in pixels.
     """
     weights = {name: model.get_parameter(name) for name in model.packable_weights()}
@@ -64,7 +64,7 @@ def count_multiply_adds(model: PrunNetModel, image_size: int) -> MultiplyAdds:
 
 
 class _Positions(TorchFunctionMode):
-    """Sees every call of a convolution or linear map, also of backbones that read a layer's weight themselves."""
+    """Sees every call of a convolution or linear map, also in backbones that read a layer's weight themselves."""
 
     def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The images of a run: loaded, looked at before training where that is cheap, and validation classes set apart."""
+"""The images of a run: loading them, checking them before training, and holding out validation classes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..data.streams import ImageDataset, num_images
 from .arguments import RunArguments
 
 CHECKED_BEFOREHAND = 100_000
-"""Sets of up to so many images are decoded once before training; larger ones, and streams, only as they are read."""
+"""Data sets of up to this many images are decoded once before training; larger ones and streams are not."""
 
 
 def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> RetrievalSplits:
-    """The images of a run: listed, and the test images decoded once, before hours of training and not after.
+    """Load the images of a run, and decode the test images once: before hours of training, not after.
 
     Args:
         arguments: See `parse_arguments`.
-        is_main_process: Whether this process is the one that decodes them.
+        is_main_process: Whether this is the process that decodes them.
 
     Raises:
-        ValueError: If a test image can't be decoded, or there is nothing to train on.
+        ValueError: If a test image can't be decoded, or there are no training images.
     """
     data = arguments.data
     splits = load_splits(
@@ -37,7 +37,7 @@ def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> R
     )
     if splits.train is None and not arguments.train.eval_only:
         raise ValueError(
-            f"--dataset {data.dataset} has no training images: evaluate a trained model on it, with --eval_only "
+            f"--dataset {data.dataset} has no training images. Evaluate a trained model on it, with --eval_only "
             "--model_name_or_path DIR."
         )
     if is_main_process:
@@ -47,17 +47,17 @@ def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> R
 
 
 def check_beforehand(images: ImageDataset, *, skip_corrupt: bool) -> ImageDataset:
-    """Decode all images once where that takes minutes at most, and leave unreadable ones out if asked to.
+    """Decode all images once if that takes only minutes, and leave out unreadable ones if `skip_corrupt`.
 
     Raises:
-        ValueError: If an image can't be decoded, or unreadable ones should be left out of a set too large to look.
+        ValueError: If an image can't be decoded, or `skip_corrupt` is given for a stream or too large a data set.
     """
     if isinstance(images, Dataset) and len(images) <= CHECKED_BEFOREHAND:
         return check_images(images, skip_corrupt=skip_corrupt)
     if skip_corrupt:
         raise ValueError(
-            f"--skip_corrupt_images decodes every image before training, which is for data sets (no streams) of up to "
-            f"{CHECKED_BEFOREHAND} images; there are {num_images(images)}. Take the corrupt ones out of the lists."
+            f"--skip_corrupt_images decodes every image before training, which works with data sets (not streams) of "
+            f"up to {CHECKED_BEFOREHAND} images; there are {num_images(images)}. Remove the corrupt ones yourself."
         )
     return images
 
@@ -65,19 +65,21 @@ def check_beforehand(images: ImageDataset, *, skip_corrupt: bool) -> ImageDatase
 def set_apart(
     splits: RetrievalSplits, arguments: RunArguments, *, is_main_process: bool = True
 ) -> tuple[ImageDataset, RetrievalSplits]:
-    """Training images, and what `eval_every` looks at: training classes held out, else the test classes.
+    """The training images, and those for `eval_every`: held-out training classes, or else the test classes.
 
     Raises:
-        ValueError: If there is nothing to train on, or classes can't be held out.
+        ValueError: If there are no training images, or classes can't be held out.
     """
     if splits.train is None:
-        raise ValueError("splits.train is None: this data set is for evaluation only.")
+        raise ValueError("splits.train is None: this data set can only be evaluated.")
     train, skip_corrupt = splits.train, arguments.data.skip_corrupt_images
-    if is_main_process or skip_corrupt:  # what is left out, all processes must know
+    if is_main_process or skip_corrupt:  # all processes must know what is left out
         train = check_beforehand(train, skip_corrupt=skip_corrupt)
     if arguments.data.validation_share == 0:
         return train, splits
     if not isinstance(train, Dataset):
-        raise ValueError("--validation_share needs to look at all labels, which streams can't: leave it out.")
+        raise ValueError(
+            "--validation_share needs all labels, which streams can't give: leave out one of it and --streaming."
+        )
     train, held_out = hold_out_classes(train, arguments.data.validation_share, arguments.train.seed)
     return train, RetrievalSplits(None, held_out, held_out, "leave_one_out")

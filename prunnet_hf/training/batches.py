@@ -1,8 +1,9 @@
-"""The batches of an epoch on every process, in step with each other and in groups that make one update.
+"""The batches of an epoch on each process. All processes have the same number, in groups that make one update.
 
-Data sets are dealt out evenly, and what doesn't fill a batch on every process is left out of this epoch. Streams are
-read to the end: processes may then have different numbers of batches, and of images in them. So they agree before each
-update on how many images each has, weigh every image alike, and whoever has run out goes along with weight 0.
+Data sets are divided evenly, and images that don't fill a batch on every process are left out of the epoch. Streams
+are read to the end: processes may have different numbers of batches, and different numbers of images in a batch. So
+before each update they tell each other how many images they have. Every image gets the same weight, and a process that
+has no images left takes part with weight 0.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class MicroBatch:
 
     Attributes:
         tensors: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`, on the device.
-        weight: Of this batch's mean loss: 1 where all batches of an update have as many images.
-        is_update: Whether the optimiser steps after it.
+        weight: Weight of this batch's mean loss: 1 if all batches of an update have the same number of images.
+        is_update: Whether the optimiser steps after this batch.
     """
 
     tensors: dict[str, Tensor]
@@ -45,24 +46,24 @@ class MicroBatch:
 
 
 class Batches(Protocol):
-    """What the training loop asks of its data."""
+    """What the training loop needs of its data."""
 
     updates_per_epoch: int
-    """Of a stream the fewest there can be: uneven shards may add a few."""
+    """For a stream, the fewest possible: uneven shards may add a few."""
     waiting_seconds: float
-    """Spent in waiting for images so far."""
+    """Seconds spent waiting for images so far."""
 
     def epoch(self, epoch: int, start: Any = None) -> Iterator[MicroBatch]:
-        """The batches of an epoch, from its beginning or from a `position`; alike in number on all processes."""
+        """The batches of an epoch, from its beginning or from a `position`. All processes have the same number."""
 
     def position(self) -> Any:
-        """Where in the epoch all processes stand, to be saved; called by all of them, after an update."""
+        """Where all processes are in the epoch, to be saved. All of them must call this, after an update."""
 
 
 def create_batches(
     images: ImageDataset, collate: TrainingCollator, arguments: RunArguments, accelerator: Accelerator
 ) -> Batches:
-    """The batches of training images, as the arguments say.
+    """The batches of the training images.
 
     Raises:
         ValueError: If there are too few images for one update.
@@ -73,7 +74,7 @@ def create_batches(
         raise ValueError(
             f"batch_size={options.batch_size} x {processes} processes x "
             f"gradient_accumulation_steps={options.gradient_accumulation_steps} is more than the "
-            f"{num_images(images)} training images: choose smaller ones."
+            f"{num_images(images)} training images: choose smaller values."
         )
     if isinstance(images, IterableDataset):
         return StreamedBatches(images, collate, arguments, accelerator)
@@ -81,10 +82,10 @@ def create_batches(
 
 
 class DealtBatches:
-    """Batches of a data set, dealt out evenly.
+    """Batches of a data set, divided evenly.
 
-    Seed and epoch decide the order of the images, and an update takes the next ones in it, however many processes
-    share them: two processes with batches of 32 see what one sees with batches of 64.
+    Seed and epoch decide the order of the images. An update takes the next ones, whatever the number of processes: two
+    processes with batches of 32 take the same images as one with batches of 64.
     """
 
     def __init__(
@@ -104,10 +105,10 @@ class DealtBatches:
             persistent_workers=num_workers > 0,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # an epoch begun again must not draw from the one that dropout draws from
+            generator=torch.Generator(),  # not the one of dropout, which a resumed epoch would disturb
         )
         self.updates_per_epoch = self.sampler.num_batches // self.accumulation
-        # Processes may change in number as long as an update takes the same images.
+        # The number of processes may change as long as an update takes the same images.
         images_a_batch = options.batch_size * accelerator.num_processes
         self.settings = {**_settings(images, arguments), "num_processes x batch_size": images_a_batch}
         self.waiting_seconds = 0.0
@@ -132,12 +133,12 @@ class DealtBatches:
 
 
 class _Dealer(Sampler[list[int]]):
-    """The places of the images in each batch of one process.
+    """The indices of the images in each batch of one process.
 
     Attributes:
-        num_batches: How many each process can have in an epoch.
-        epoch: The one to deal.
-        batches: Those of its batches that are wanted.
+        num_batches: Number of batches of each process in an epoch.
+        epoch: The epoch to go through.
+        batches: Which of its batches to give.
     """
 
     def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
@@ -157,7 +158,7 @@ class _Dealer(Sampler[list[int]]):
 
 
 class StreamedBatches:
-    """Batches of a stream: each image once an epoch."""
+    """Batches of a stream, with each image once in an epoch."""
 
     def __init__(
         self, images: IterableDataset, collate: TrainingCollator, arguments: RunArguments, accelerator: Accelerator
@@ -167,7 +168,7 @@ class StreamedBatches:
         self.accelerator = accelerator
         self.accumulation = options.gradient_accumulation_steps
         self.num_images = num_images(images)
-        # Each worker has shards of its own; how many read a data set makes no difference.
+        # Each worker reads its own shards. (With a data set the number of workers makes no difference.)
         self.settings = {
             **_settings(images, arguments),
             "num_processes": accelerator.num_processes,
@@ -189,7 +190,7 @@ class StreamedBatches:
             options.batch_size * accelerator.num_processes * self.accumulation
         )
         side = arguments.data.image_size
-        # Goes through the network with weight 0 where a process has run out; two images, for batch norms.
+        # For a process without images, with weight 0. It has two images because batch norms need more than one.
         self.filler = {"pixel_values": torch.zeros(2, 3, side, side), "labels": torch.zeros(2, dtype=torch.int64)}
         self._times_seen = np.zeros(self.num_images, dtype=np.uint8)
 
@@ -197,7 +198,7 @@ class StreamedBatches:
         """See `Batches`.
 
         Raises:
-            ValueError: If images of the stream were missing or came twice, or `start` is of other settings.
+            ValueError: If images were missing or came twice, or `start` comes from a run with other settings.
         """
         self.collate.set_epoch(epoch)
         _check_same_settings(start, self.settings)
@@ -242,19 +243,19 @@ class StreamedBatches:
         return self._agreement.gather(counts)
 
     def _weighed(self, group: list[dict[str, Tensor]], counts: Tensor) -> Iterator[MicroBatch]:
-        # Losses are averaged over each batch, over the processes and over `accumulation` batches: undo all three.
+        # Losses are averaged over each batch, the processes and `accumulation` batches; these weights undo all three.
         shares = counts[self.accelerator.process_index] * (counts.numel() / counts.sum())
         num_batches = int(counts.any(dim=0).sum())
         for index in range(num_batches):
             batch = group[index] if index < len(group) else self.filler
-            if len(batch["labels"]) == 1:  # all that this process has: batch norms want company, the loss stays
+            if len(batch["labels"]) == 1:  # batch norms need a second image; the mean loss stays
                 batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
             tensors = send_to_device(batch, self.accelerator.device)
             yield MicroBatch(tensors, float(shares[index]), index == num_batches - 1)
 
 
 def _noting_waits(batches: Batches, loaded: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The same items; the time until each is there is added to `batches.waiting_seconds`."""
+    """The same items. The time spent waiting for each is added to `batches.waiting_seconds`."""
     start = time.perf_counter()
     for batch in loaded:
         batches.waiting_seconds += time.perf_counter() - start
@@ -263,7 +264,7 @@ def _noting_waits(batches: Batches, loaded: Iterable[dict[str, Tensor]]) -> Iter
 
 
 def _settings(images: ImageDataset, arguments: RunArguments) -> dict[str, Any]:
-    """What decides which images come when, whatever the kind of batches."""
+    """The settings that decide the order of images with both kinds of batches."""
     return {
         "num_images": num_images(images),
         "gradient_accumulation_steps": arguments.train.gradient_accumulation_steps,
@@ -272,7 +273,7 @@ def _settings(images: ImageDataset, arguments: RunArguments) -> dict[str, Any]:
 
 
 def _check_same_settings(start: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on amid an epoch where images would be lost and repeated."""
+    """Refuse to resume within an epoch if images would be lost or repeated."""
     if start is None:
         return
     was = start["settings"]
@@ -281,7 +282,7 @@ def _check_same_settings(start: Mapping[str, Any] | None, settings: Mapping[str,
     ]
     if changed:
         raise ValueError(
-            f"The checkpoint lies amid an epoch, and since then {', '.join(changed)}: images of this epoch would be "
-            "lost and repeated. Resume with what it was, or remove checkpoints until the newest lies between two "
-            "epochs."
+            f"The checkpoint was saved within an epoch, and since then {', '.join(changed)}: images of this "
+            "epoch would be lost or repeated. Resume with the value from before, or remove checkpoints until the "
+            "newest lies between two epochs."
         )

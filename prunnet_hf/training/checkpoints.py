@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: written beside their place, then renamed into it, so that each is whole or absent."""
+"""Checkpoints to resume from. They are written under another name, then renamed: each is whole or absent."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 REPLACED = ".replaced"
-"""Ends the name of a checkpoint while another of the same step takes its place."""
+"""Ends the name of a checkpoint while another of the same step replaces it."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with every checkpoint.
+    """How far a run has come; saved with every checkpoint.
 
     Attributes:
-        epoch: Epochs done.
-        step: Optimiser steps done.
-        best_score: Of the best model kept so far; negative where there is none.
-        best_step: After which it was kept (see `best`).
-        position: Of the data in the epoch that was begun (see `batches`); None between two epochs.
-        seconds: Spent in training so far.
-        epoch_seconds: Spent in the steps of epochs so far.
-        waiting_seconds: Of these in waiting for batches, by the main process.
-        skipped: Steps left out so far, as their loss or gradient wasn't finite.
+        epoch: Number of finished epochs.
+        step: Number of optimiser steps so far.
+        best_score: Score of the best model so far; negative if there is none.
+        best_step: The step after which it was saved.
+        position: Position in the data of the current epoch (see `batches`); None between two epochs.
+        seconds: Seconds of training so far.
+        epoch_seconds: Seconds spent on the steps of epochs.
+        waiting_seconds: The part of these that the main process waited for batches.
+        skipped: Number of steps left out because their loss or gradient wasn't finite.
         recipe: The arguments of the run.
-        num_processes: That the run had last; None in checkpoints of versions that didn't record it.
-        steps_per_epoch: That the run had last; None likewise.
+        num_processes: Number of processes; None in checkpoints of versions that didn't record it.
+        steps_per_epoch: Number of steps in an epoch; None in checkpoints of versions that didn't record it.
     """
 
     epoch: int = 0
@@ -57,22 +57,22 @@ class Progress:
     steps_per_epoch: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint stores."""
         return dict(self.__dict__)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what a checkpoint kept."""
+        """Restore what a checkpoint stored."""
         self.__dict__.update(state)
 
 
 def check_output_dir(run: Path, *, resume: bool) -> None:
-    """Make sure before any work that a run can start, or go on, in its directory.
+    """Make sure, before any work, that a run can start or continue in its directory.
 
     Raises:
         NotADirectoryError: If `run` is a file.
-        FileNotFoundError: If there is no checkpoint to go on from.
-        FileExistsError: If there is a README.md of somebody else's, or checkpoints of an earlier run, which would be
-            mixed up with those of a new one.
+        FileNotFoundError: If there is no checkpoint to resume from.
+        FileExistsError: If there is a README.md that no run wrote, or checkpoints of an earlier run, which would be
+            mixed up with new ones.
     """
     if run.is_file():
         raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
@@ -89,18 +89,19 @@ def check_output_dir(run: Path, *, resume: bool) -> None:
         )
     if checkpoints and not resume:
         raise FileExistsError(
-            f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. Go on "
-            f"from it with --resume, choose another output_dir, or remove {run / 'checkpoints'}."
+            f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. "
+            f"Continue from it with --resume, choose another output_dir, or remove {run / 'checkpoints'}."
         )
 
 
 def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
-    """Make sure that all processes see the same `run`, which several machines need not; called by all of them.
+    """Make sure that all processes see the same directory `run`. All of them must call this.
 
     Raises:
-        ValueError: If one sees another directory. It would lose its part of every checkpoint.
+        ValueError: If a process on another machine sees another directory, where its part of every checkpoint would
+            be lost.
     """
-    if accelerator.num_processes == 1 or run.is_file():  # which `check_output_dir` refuses
+    if accelerator.num_processes == 1 or run.is_file():  # `check_output_dir` refuses a file
         return
     run.mkdir(parents=True, exist_ok=True)
     mark = run / (broadcast_object_list([f".seen-by-all-{uuid.uuid4().hex}"])[0])
@@ -119,16 +120,16 @@ def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
 
 
 def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int) -> Path:
-    """Save the state of all that `accelerator` prepared as `checkpoints/step-N`; called by all processes.
+    """Save the state of everything that `accelerator` prepared as `checkpoints/step-N`. All processes must call this.
 
     Args:
-        accelerator: Holds model, optimiser, random states and whatever was registered with it.
+        accelerator: Holds model, optimiser, random states and all that was registered with it.
         run: The run directory.
-        step: Optimiser steps done.
-        keep: Older checkpoints beyond this number are removed, after the new one is in place.
+        step: Number of optimiser steps so far.
+        keep: How many checkpoints to keep. Older ones are removed once the new one is in place.
 
     Raises:
-        OSError: If it can't be written, for want of space, say; those before it stay.
+        OSError: If it can't be written, for example because the disk is full. Earlier checkpoints stay.
     """
     final = run / "checkpoints" / f"step-{step}"
     partial = final.with_name(final.name + PARTIAL)
@@ -138,10 +139,10 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
-    except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors raise on full disks
+    except (OSError, RuntimeError, SafetensorError) as error:  # Python, torch and safetensors, if the disk is full
         raise OSError(
-            f"The checkpoint {final} could not be written ({error}). The ones before it are whole: make room, and go "
-            "on with --resume."
+            f"The checkpoint {final} could not be written ({error}). Earlier ones are whole: make room on the "
+            "disk, and continue with --resume."
         ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -153,7 +154,7 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename; a checkpoint of the same step, as at the end of an epoch, counts until the new one does."""
+    """Rename. A checkpoint of the same step, which the end of an epoch can have, counts until the new one does."""
     replaced = final.with_name(final.name + REPLACED)
     if replaced.exists():
         _remove(replaced)
@@ -165,14 +166,14 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, which is none any more from the start, so that half of one is never resumed from."""
+    """Remove a checkpoint. It is renamed first, so that no run resumes from half of one."""
     doomed = checkpoint.with_name(checkpoint.name + PARTIAL)
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def load_checkpoint(accelerator: Accelerator, run: Path) -> None:
-    """Restore the newest checkpoint of a run; `check_output_dir` sees to it that there is one."""
+    """Restore the newest checkpoint of a run; `check_output_dir` has made sure that there is one."""
     accelerator.load_state(str(list_checkpoints(run)[-1]))
 
 
@@ -186,44 +187,41 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Say which arguments of a resumed run are others than those it was begun with."""
+    """Log which arguments of a resumed run have changed."""
     changes = [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]]
     if changes:
-        logger.warning("The run goes on with other arguments than it was begun with: %s.", ", ".join(changes))
+        logger.warning("The run continues with changed arguments: %s.", ", ".join(changes))
 
 
 def warn_of_other_processes(before: int | None, now: int, *, is_stream: bool) -> None:
-    """Say what is no longer bit-exact where a run goes on with another number of processes."""
+    """Log what is no longer bit-exact if a run continues with another number of processes."""
     if before in (None, now):
         return
     seen = (
-        "Streams are shared out otherwise, so steps take other images."
+        "Streams are divided differently, so steps take other images."
         if is_stream
-        else "With processes x --batch_size and --gradient_accumulation_steps as before it sees the same images in "
-        "each step, and what differs is the order of sums, the images that a batch norm sees, and random layers. "
-        "Otherwise steps take more or fewer images."
+        else "If processes x --batch_size and --gradient_accumulation_steps are as before, steps see the same images: "
+        "only the order of sums, the images of each batch norm, and random layers differ. If not, steps take more or "
+        "fewer images."
     )
     logger.warning(
-        "The run goes on with %d processes and had %d before: its weights will not be, bit for bit, those of a run "
-        "never interrupted. %s The learning rate goes on from the same place.",
+        "The run continues with %d processes and had %d before: its weights will not be, bit for bit, those of an "
+        "uninterrupted run. %s The learning rate continues from the same place.",
         now,
         before,
         seen,
     )
 
 
-_PARTIAL = ".partial"
-
-
 def best_directory(run: Path, step: int) -> Path:
-    """Where the model is that was the best after `step`."""
+    """The directory of the model that was the best after `step`."""
     return run / "best" / f"step-{step}"
 
 
 def keep_best(run: Path, step: int, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
-    """Save `model` as the best after `step`, whole or not at all; earlier ones stay, for checkpoints may name them."""
+    """Save `model`, whole or not at all, as the best after `step`. Earlier ones stay, as checkpoints may name them."""
     final = best_directory(run, step)
-    partial = final.with_name(final.name + _PARTIAL)
+    partial = final.with_name(final.name + PARTIAL)
     for leftover in (partial, final):
         shutil.rmtree(leftover, ignore_errors=True)
     model.renew_embedding_space()
@@ -233,7 +231,7 @@ def keep_best(run: Path, step: int, model: PrunNetForImageClassification, proces
 
 
 def forget_others(run: Path, step: int) -> None:
-    """Remove all but the best after `step`, once the newest checkpoint names it."""
+    """Remove all other best models, once the newest checkpoint names the one after `step`."""
     for path in (run / "best").glob("step-*"):
         if path != best_directory(run, step):
             shutil.rmtree(path)

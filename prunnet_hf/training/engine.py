@@ -1,4 +1,4 @@
-"""A run from arguments to a finished run directory, under accelerate."""
+"""A run, from arguments to a finished run directory, with accelerate."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .networks import load_trained
 from .trainer import Trainer
 
 EVALUATION_TIMEOUT = timedelta(hours=12)
-"""How long the other processes wait while the main one evaluates and writes the run directory."""
+"""How long the other processes wait while the main process evaluates and writes the run directory."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What is left of a run.
+    """The result of a run.
 
     Attributes:
         directory: Holds `model/`, `subnetworks/`, `metrics.json`, `compatibility.png` and `config.yaml`.
@@ -36,18 +36,18 @@ class FinishedRun:
 
 
 def train(arguments: RunArguments) -> FinishedRun:
-    """Train (or with `eval_only` only evaluate) as told, and write the run directory.
+    """Train a network, or with `eval_only` only evaluate one, and write the run directory.
 
     Args:
         arguments: See `parse_arguments`.
 
     Raises:
-        ValueError, OSError: If an argument, the data, a checkpoint or the output directory is not usable; the message
-            says why and what to do.
+        ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used. The message
+            says why, and what to do.
     """
     run = Path(arguments.train.output_dir)
     accelerator = create_accelerator(arguments)
-    # First of all, and by all: where one process gives up alone, the others wait for it.
+    # First, and by all processes: if one stopped alone, the others would wait for it.
     check_output_dir_is_shared(accelerator, run)
     if not arguments.train.eval_only:
         check_output_dir(run, resume=arguments.train.resume)
@@ -67,7 +67,7 @@ def train(arguments: RunArguments) -> FinishedRun:
 
 
 def create_accelerator(arguments: RunArguments) -> Accelerator:
-    """Accelerate set up for this run; processes, and where it isn't said here precision, are the launcher's."""
+    """Set up accelerate for this run. The launcher decides on processes, and on precision if `arguments` don't."""
     return Accelerator(
         mixed_precision=arguments.train.mixed_precision,
         gradient_accumulation_steps=arguments.train.gradient_accumulation_steps,

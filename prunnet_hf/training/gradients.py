@@ -1,11 +1,11 @@
-"""Conflict-aware gradient integration (PrunNet, arXiv 2504.11879), from Gram matrices.
+"""Conflict-aware gradient integration (PrunNet, arXiv 2504.11879), computed from Gram matrices.
 
-A PrunNet step yields N+1 gradients `g_0..g_N` of every tensor: the dense network's and N subnetworks'. They are merged
-into one: each is projected off those it conflicts with, then weighted by how much of its direction it has kept.
-Whatever the projections do, the result is a linear combination of the `g_i` whose coefficients depend on dot products
-alone. So the long vectors are read twice, by batched matmuls: once for their `(N+1, N+1)` Gram matrices, once to be
-combined; what lies between is arithmetic on tiny matrices. Nothing here waits for a device or draws a random number
-outside `projection_orders`. `gradients_reference.py` states the same with plain loops over vectors.
+A PrunNet step has N+1 gradients `g_0..g_N` of every tensor: the dense network's and those of N subnetworks. They are
+merged into one: each is projected off those it conflicts with, then weighted by how much of its direction is left.
+Whatever the projections do, the result is a linear combination of the `g_i`, and its coefficients depend on dot
+products only. So the long vectors are read twice, by batched matmuls: once for their `(N+1, N+1)` Gram matrices, once
+to combine them. The rest is arithmetic on tiny matrices. Nothing here waits for a device, and only `projection_orders`
+draws random numbers. `gradients_reference.py` computes the same with plain loops over vectors.
 
 "Row" means an output channel: convolutions are projected channel by channel (`per_row=True`), all other tensors as one
 vector. The weights `a_i` are taken over the whole tensor in both cases.
@@ -22,32 +22,32 @@ from torch import Tensor
 
 from ..runs.arguments import Projection
 
-# A projected gradient whose squared norm falls below this share of the original's is what rounding left of a complete
-# cancellation: its direction is noise, so it counts as a zero vector.
+# If the squared norm of a projected gradient is below this share of the original's, the projection has cancelled it
+# and only rounding errors are left. Their direction is noise, so it counts as a zero vector.
 CANCELLED = 1e-6
 
-# On a CPU, scaled copies of this many numbers stay in the cache between the operations that read them.
+# On a CPU, this many numbers stay in the cache between two operations.
 _CPU_BLOCK_NUMEL = 2**18
 
-# A float32 norm is exact within these powers of two and saturates outside; either way the scaled vector's squares, and
-# so its dot products, neither overflow nor underflow.
+# A float32 norm is exact within these powers of two and is clamped outside. In both cases the squares and dot products
+# of the scaled vector neither overflow nor underflow.
 _SMALLEST_NORM, _LARGEST_NORM = 2.0**-96, 2.0**96
 
 
 def projection_orders(num_gradients: int, *, per_row: bool, generator: torch.Generator) -> Tensor:
     """Draw the random order in which each gradient meets the others.
 
-    Drawn on the CPU, so processes that seed `generator` alike draw alike, whatever their devices.
+    It is drawn on the CPU, so that processes with the same seed draw the same on any device.
 
     Args:
-        num_gradients: number of gradients, N+1, the dense network's included.
-        per_row: whether the tensor is handled per row, as convolutions are. All its gradients then share one order;
-            otherwise each gradient gets its own.
+        num_gradients: number of gradients, N+1, with the dense network's.
+        per_row: whether rows are projected one by one, as in convolutions. All gradients then share one order; if not,
+            each has its own.
         generator: a seeded CPU generator.
 
     Returns:
-        `(N+1, N+1)` int64: row i is a permutation of `0..N`, the order in which gradient i meets the others (itself
-        included, where it has no effect).
+        `(N+1, N+1)` int64: row i is a permutation of `0..N`, the order in which gradient i meets the others. It
+        also meets itself, without effect.
 
     Raises:
         ValueError: if `num_gradients` is below 1 or `generator` is not on the CPU.
@@ -55,7 +55,9 @@ def projection_orders(num_gradients: int, *, per_row: bool, generator: torch.Gen
     if num_gradients < 1:
         raise ValueError(f"num_gradients is {num_gradients}; it must be at least 1 (the dense network's gradient).")
     if generator.device.type != "cpu":
-        raise ValueError(f"generator is on {generator.device}; pass a CPU generator so that all processes draw alike.")
+        raise ValueError(
+            f"generator is on {generator.device}; pass a CPU generator, so that all processes draw the same."
+        )
     num_orders = 1 if per_row else num_gradients
     draws = torch.rand(num_orders, num_gradients, generator=generator, dtype=torch.float64)
     return draws.argsort(dim=1).expand(num_gradients, num_gradients).contiguous()
@@ -70,18 +72,18 @@ def integration_coefficients(
         gram: `(rows, N+1, N+1)`, dot products of the gradients within each row.
         orders: `(N+1, N+1)`, from `projection_orders`.
         alpha: exponent, at least 0, of `a_i = ((cos(g'_i, g_i) + 1) / 2) ** alpha`, normalised to sum 1. The cosine is
-            over all rows together, and 0 where either vector is zero. With 0 all gradients weigh the same.
-        projection: `"last"`, the form of the authors' released code: each projection starts from the original `g_i`,
-            so of several conflicts the last one in the order wins. `"sequential"`, PCGrad's (arXiv 2001.06782): the
-            running vector is projected, and decides what conflicts.
+            over all rows together, and 0 if one of the vectors is zero. With alpha 0 all gradients weigh the same.
+        projection: `"last"`, as in the authors' released code: each projection starts from the original `g_i`, so of
+            several conflicts the last one in the order counts. `"sequential"`, as in PCGrad (arXiv 2001.06782):
+            each projection starts from the result of the one before, which also decides on conflicts.
         eps: added to the `|g_j|^2` that a projection divides by. The released code has 1e-8, which switches projection
-            off for small gradients; 0 keeps the result homogeneous.
+            off for small gradients; with 0, scaling all gradients scales the result.
 
     Returns:
         `(rows, N+1)` float64.
 
     Raises:
-        ValueError: for a shape, `alpha`, `projection` or `eps` other than described.
+        ValueError: if a shape, `alpha`, `projection` or `eps` isn't as described.
     """
     _check_arguments(gram, orders, alpha, projection, eps)
     gram = gram.double()
@@ -105,13 +107,13 @@ def integrate(
 ) -> Tensor:
     """Merge the N+1 gradients of one tensor.
 
-    Homogeneous (for `eps=0`), and computed in float32 whatever the dtype of the gradients or a surrounding autocast.
-    A non-finite gradient gives a non-finite result.
+    With `eps=0`, scaling all gradients scales the result. It is computed in float32, also within an autocast and with
+    gradients of another dtype. A non-finite gradient gives a non-finite result.
 
     Args:
         gradients: N+1 tensors `(*shape)` of any floating dtype, or one `(N+1, *shape)`.
         orders: `(N+1, N+1)`, from `projection_orders`.
-        per_row: whether each slice along the first dimension of `shape` is projected by itself.
+        per_row: whether each row, a slice along the first dimension of `shape`, is projected by itself.
         alpha: see `integration_coefficients`.
         projection: see `integration_coefficients`.
         eps: see `integration_coefficients`.
@@ -147,18 +149,18 @@ def integrate_weight_and_scores(
 ) -> tuple[Tensor, Tensor]:
     """Merge the N+1 gradients of a prunable weight and those of its scores.
 
-    The scores' gradients are the weight's times `weight * sign(scores)`, element by element, so they are never held:
-    a block of them exists while its Gram matrices are computed, and their combination is the combination of the
+    The scores' gradients are the weight's times `weight * sign(scores)`, element by element. They are never stored as
+    a whole: a block of them exists while its Gram matrices are computed, and their combination is a combination of the
     weight's gradients times the same factor. A score of exactly 0 gets a gradient of exactly 0.
 
     Args:
         gradients: `mask_c * dL/dV` for each capacity, V being the effective weight: N+1 tensors `(*shape)`, or one
             `(N+1, *shape)`.
         weight: `(*shape)`.
-        scores: `(*shape)`. Scores of another shape have gradients of their own: see `integrate`.
+        scores: `(*shape)`. For scores of another shape see `integrate`.
         weight_orders: `(N+1, N+1)`, from `projection_orders`.
         score_orders: `(N+1, N+1)`, from `projection_orders`, drawn separately.
-        per_row: whether each slice along the first dimension of `shape` is projected by itself.
+        per_row: whether each row, a slice along the first dimension of `shape`, is projected by itself.
         alpha: see `integration_coefficients`.
         projection: see `integration_coefficients`.
         eps: see `integration_coefficients`.
@@ -167,7 +169,7 @@ def integrate_weight_and_scores(
         The gradients of `weight` and of `scores`, each `(*shape)`, in the dtypes of `gradients` and of `scores`.
 
     Raises:
-        ValueError: if the shapes disagree; otherwise see `integration_coefficients`.
+        ValueError: if the shapes differ, or as in `integration_coefficients`.
     """
     _check_same_shape(gradients, weight, scores)
     rows = [_as_rows(gradient, weight) for gradient in gradients]
@@ -196,7 +198,7 @@ def _project_last(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
 
 
 def _project_sequentially(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
-    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, the running vector being projected."""
+    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, each projection starting from the result of the one before."""
     identity = _identity(gram)
     squared_norms = gram.diagonal(dim1=1, dim2=2)
     itself = torch.arange(len(orders), device=orders.device)
@@ -211,7 +213,7 @@ def _project_sequentially(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
 
 
 def _kept_cosines(gram: Tensor, projected: Tensor) -> Tensor:
-    """`cos(g'_i, g_i)` over all rows together, `(N+1,)`; 0 where either vector is zero."""
+    """`cos(g'_i, g_i)` over all rows together, `(N+1,)`; 0 if one of the vectors is zero."""
     dots_with_originals = projected @ gram
     inner = dots_with_originals.diagonal(dim1=1, dim2=2).sum(dim=0)
     projected_squared = (dots_with_originals * projected).sum(dim=(0, 2))
@@ -226,9 +228,9 @@ def _identity(gram: Tensor) -> Tensor:
 
 
 def _as_rows(tensor: Tensor, like: Tensor) -> Tensor:
-    """View `(*shape)` as `(rows, k)` float32, a vector as one row; within rows in the order of `like` in memory.
+    """View `(*shape)` as `(rows, k)` float32. A vector is one row. Rows have the order that `like` has in memory.
 
-    Dot products don't care for that order, but copying into another would cost as much as all the rest.
+    Dot products don't depend on that order, and copying into another would take as long as all the rest.
     """
     if tensor.ndim < 2:
         return tensor.reshape(1, -1).float()
@@ -250,10 +252,10 @@ def _row_order(like: Tensor) -> list[int]:
 
 
 def _blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Yield where a block of rows lies, and a copy of it, `(block, N+1, k)`.
+    """Yield the position of a block of rows, and a copy of it, `(block, N+1, k)`.
 
-    So all N+1 vectors never stand in memory once more. Other devices than the CPU get everything as one block: there a
-    small kernel costs more than a pass over memory.
+    Blocks avoid a second copy of all N+1 vectors in memory. On other devices than the CPU everything is one block: a
+    small kernel takes longer there than a pass over memory.
     """
     num_rows, length = rows[0].shape
     on_cpu = rows[0].device.type == "cpu"
@@ -271,7 +273,7 @@ def _scaled_blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tens
 
 
 def _scale(vectors: Tensor) -> Tensor:
-    """The power of two, so that scaling rounds nothing, that brings each vector `(..., k)` near norm 1: `(..., 1)`."""
+    """The power of two that brings the norm of each vector `(..., k)` near 1, without rounding: `(..., 1)`."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(_SMALLEST_NORM, _LARGEST_NORM)
     return torch.ldexp(torch.ones_like(norm), -torch.frexp(norm).exponent)
 
@@ -294,13 +296,13 @@ def _weight_and_score_grams(rows: Sequence[Tensor], factor: Tensor) -> tuple[Ten
 
 
 def _of_unit(gram: Tensor, per_row: bool) -> Tensor:
-    """Gram matrices of what is projected by itself: each row, or the tensor as one vector, `(1, N+1, N+1)`."""
+    """Gram matrices of each row, or of the tensor as one vector, `(1, N+1, N+1)`."""
     return gram if per_row else gram.sum(dim=0, keepdim=True)
 
 
 def _combine(rows: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
-    """Combine N+1 tensors `(rows, k)` by each of some coefficients `(rows or 1, N+1)`: `(combinations, rows, k)`."""
-    # A coefficient beyond float32 belongs to a vanishingly small vector; infinity times its zeros would be NaN.
+    """Combine N+1 tensors `(rows, k)`, once for each of the coefficients `(rows or 1, N+1)`: `(times, rows, k)`."""
+    # A coefficient beyond float32 belongs to a vector so small that its zeros times infinity would give NaN.
     largest = torch.finfo(torch.float32).max
     num_rows, length = rows[0].shape
     expanded = [each.clamp(-largest, largest).float().expand(num_rows, -1) for each in coefficients]

@@ -1,6 +1,6 @@
 """Conflict-aware gradient integration in its most readable form: plain loops over rows and gradients, in float64.
 
-For tests and readers. Training uses `gradients.py`, which computes the same from Gram matrices.
+It is for tests and readers. Training uses `gradients.py`, which computes the same from Gram matrices.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def integrate_reference(
     projection: Projection = "last",
     eps: float = 0.0,
 ) -> Tensor:
-    """What `gradients.integrate` computes, for the same arguments.
+    """Compute what `gradients.integrate` computes, from the same arguments.
 
     Args:
         gradients: `(N+1, *shape)`.
@@ -64,7 +64,7 @@ def integrate_weight_and_scores_reference(
     projection: Projection = "last",
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """What `gradients.integrate_weight_and_scores` computes, for the same arguments.
+    """Compute what `gradients.integrate_weight_and_scores` computes, from the same arguments.
 
     Args:
         gradients: `(N+1, *shape)`, the gradients of the weight.
@@ -109,7 +109,7 @@ def project_sequentially(i: int, vectors: Tensor, order: list[int], eps: float) 
 
 
 def kept_cosine(projected: Tensor, original: Tensor) -> float:
-    """Cosine between a gradient before and after its projections; 0 where either is zero, up to rounding."""
+    """Cosine between a gradient before and after its projections; 0 if one of them is zero, up to rounding."""
     if projected @ projected <= CANCELLED * (original @ original):
         return 0.0
     return float((projected @ original / (projected.norm() * original.norm())).clamp(-1, 1))

@@ -1,4 +1,4 @@
-"""The networks of a run: new ones, ones to fine-tune, ones to evaluate, and the processing of their images."""
+"""The networks of a run: new, to fine-tune or to evaluate; and the processing of their images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..runs.arguments import DataArguments, RunArguments
 
 
 def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
-    """The processing of images outside training: shorter side to `resize`, then the central `image_size`."""
+    """The processing of images outside training: resize the shorter side, then cut out the centre."""
     crop = {"height": arguments.image_size, "width": arguments.image_size}
     return PrunNetImageProcessor(size={"shortest_edge": arguments.shorter_side}, crop_size=crop)
 
 
 def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForImageClassification:
-    """A new network, or with `model_name_or_path` an existing one with a classifier for the classes of this run."""
+    """A new network, or that of `model_name_or_path`, with a classifier for the classes of this run."""
     model = arguments.model
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(class_names)),
@@ -49,7 +49,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
 
 
 def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
-    """A checkpoint with these settings, and room for the statistics of the capacities that are now trained."""
+    """A checkpoint with these settings and with room for the statistics of the capacities of this run."""
     config = PrunNetConfig.from_pretrained(source, **settings)
     if not config.prunable:
         raise ValueError(
@@ -64,7 +64,7 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
 
 
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
-    """The model that `eval_only` asks for: the run's own, or where it has none the one `model_name_or_path` names."""
+    """The model to evaluate with `eval_only`: the run's own, or if it has none that of `model_name_or_path`."""
     own = Path(arguments.train.output_dir) / "model"
     source = str(own) if own.is_dir() else arguments.model.model_name_or_path
     if source is None:
@@ -76,19 +76,19 @@ def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification
 
 
 def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay out the weights of convolutions; they run faster as images do, the channels of a pixel side by side."""
+    """Store the weights of convolutions in this format, which should be that of the images."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 class SyncedBatchNorms:
-    """Puts torch's SyncBatchNorm in the place of every batch norm of a network, and can put these back.
+    """Replaces every batch norm of a network by torch's SyncBatchNorm, and can undo this.
 
-    Both share their parameters and buffers, so names, optimiser and checkpoints don't notice.
+    Both share parameters and buffers: names, optimiser and checkpoints stay the same.
 
     Args:
-        network: On its device already, as moving it would part the buffers.
+        network: It must be on its device already, because moving it would separate the buffers.
 
     Raises:
         ValueError: If `network` is on a CPU, where SyncBatchNorm doesn't run.
@@ -99,7 +99,7 @@ class SyncedBatchNorms:
         if device.type == "cpu":
             raise ValueError(
                 "sync_batchnorm=True needs GPUs: torch's SyncBatchNorm doesn't run on a CPU, which this process "
-                "uses. Leave --sync_batchnorm out; batch norms then see the --batch_size images of their own process."
+                "uses. Leave --sync_batchnorm out; batch norms then use the --batch_size images of their own process."
             )
         self.network = network
         self.plain: dict[str, nn.Module] = dict(batch_norms(network))
@@ -112,7 +112,7 @@ class SyncedBatchNorms:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Plain batch norms while the block runs, for work that processes don't do in step, such as calibration."""
+        """Use plain batch norms in this context, for work that processes do independently, such as calibration."""
         self.undo()
         try:
             yield
@@ -126,7 +126,9 @@ class SyncedBatchNorms:
 
 
 def _synced(norm: nn.Module) -> nn.Module:
-    synced: nn.Module = convert_sync_batchnorm(norm)  # timm's knows norms with activations, torch's would lose these
+    synced: nn.Module = convert_sync_batchnorm(
+        norm
+    )  # timm's keeps the activations of norms that have them; torch's loses them
     for name in (MEAN, VARIANCE):
         buffer: torch.Tensor = norm.get_buffer(name)
         synced.register_buffer(name, buffer)

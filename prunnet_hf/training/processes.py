@@ -1,4 +1,4 @@
-"""What processes tell each other between steps, on the CPU, so that no GPU has to be waited for."""
+"""What processes tell each other between steps. They do so on the CPU, so that nobody waits for a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 
 class Agreement:
-    """Lets processes exchange a few numbers; made and used by all of them alike.
+    """Lets processes exchange a few numbers. All of them must make one and use it in the same places.
 
     Args:
         accelerator: Knows the processes.
@@ -21,11 +21,11 @@ class Agreement:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.num_processes = accelerator.num_processes
-        # The group that gradients use may be one of GPUs, whose answers are behind everything they were told before.
+        # The group that gradients use may be one of GPUs, which answer only after all the work they were given before.
         self._group: Any = distributed.new_group(backend="gloo") if self.num_processes > 1 else None
 
     def gather(self, numbers: Sequence[int]) -> Tensor:
-        """The numbers of all processes, `(num_processes, len(numbers))`, by rank; each gives as many."""
+        """The numbers of all processes, by rank: `(num_processes, len(numbers))`. Each must give as many."""
         own = torch.tensor([numbers], dtype=torch.int64)
         if self._group is None:
             return own
@@ -38,7 +38,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Interruption:
-    """While entered, SIGTERM is only noted, for the training loop to ask about after each step and epoch.
+    """A context in which SIGTERM is only remembered, for the training loop to ask about after each step and epoch.
 
     Args:
         accelerator: Knows the processes; all must stop after the same step.
@@ -47,20 +47,21 @@ class Interruption:
     def __init__(self, accelerator: Accelerator) -> None:
         self._agreement = Agreement(accelerator)
         self._was_asked = False
+        self._handler_before: Any = None
 
     def __enter__(self) -> Self:
-        """Take over the signal."""
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        """Handle the signal."""
+        self._handler_before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._before)
+        """Restore the handler from before."""
+        signal.signal(signal.SIGTERM, self._handler_before)
 
     def is_due(self) -> bool:
-        """Whether to save and stop now; alike on all processes, which must all ask."""
+        """Whether to save and stop now. All processes must ask, and get the same answer."""
         return bool(self._agreement.gather([self._was_asked]).any())
 
     def _note(self, number: int, frame: FrameType | None) -> None:

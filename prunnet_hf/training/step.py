@@ -17,34 +17,34 @@ from .capacities import PassCapacities
 from .objectives import Gradients, Objective
 
 MOST_OVERFLOWS = 50
-"""Steps on end that loss scaling may leave out: each halves the scale, which begins at 2**16."""
+"""How many steps in a row loss scaling may leave out. Each halves the scale, which begins at 2**16."""
 
 
 class TrainingStep:
     """Runs the network at several capacities on batches, and steps the optimiser on the merged gradients.
 
-    The wrapped module's forward is what runs, so data parallelism, mixed precision and compilation work as accelerate
-    sets them up, and each pass's gradients are averaged over the processes before they are merged. Scores never enter
+    It calls the wrapped module's forward, so data parallelism, mixed precision and compilation work as accelerate sets
+    them up, and the gradients of each pass are averaged over the processes before they are merged. Scores never enter
     the graph.
 
     Args:
         model: The network itself.
         wrapped: What `accelerator.prepare` made of it.
         objective: Merges the gradients.
-        capacities: Of the passes.
+        capacities: The capacities of the passes.
         optimizer: Prepared by `accelerator`.
-        accelerator: Whose mixed precision, accumulation and processes are used.
+        accelerator: Decides on mixed precision, accumulation and processes.
         max_grad_norm: Largest norm of the merged gradient of all parameters.
-        seed: Together with the step's number it decides the random orders of projection, alike on all processes.
-        skip_nonfinite: Leave out steps whose loss or gradient isn't finite; a GPU waits in each step to know.
-        memory_format: Of images; that of the weights, see `networks.lay_out`.
+        seed: With the step's number it decides the random orders of projection, which are the same on all processes.
+        skip_nonfinite: Leave out steps whose loss or gradient isn't finite. A GPU then waits in each step.
+        memory_format: The memory format of images, which should be that of the weights (see `networks.lay_out`).
 
     Attributes:
-        watch: Knows whether losses and gradients have been finite so far.
-        skipped: How many steps were left out.
+        watch: Notes whether losses and gradients have been finite so far.
+        skipped: Number of steps that were left out.
 
     Raises:
-        ValueError: If `wrapped` is anything but the network, compiled or data-parallel or neither.
+        ValueError: If `wrapped` isn't the network itself, compiled, or in DistributedDataParallel.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class TrainingStep:
         self._gradients: list[Gradients] = [{} for _ in range(len(capacities))]
 
     def backward(self, batch: dict[str, Tensor], step: int, weight: float = 1.0) -> Tensor:
-        """Run all passes on a batch and keep their gradients, added to those of earlier batches of the same step.
+        """Run all passes on a batch, and add their gradients to those of earlier batches of the same step.
 
         Args:
             batch: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`.
-            step: Number of the step, as `update` will be told.
-            weight: Of the mean loss of this batch; gradients are averaged over processes and accumulated batches.
+            step: Number of the step.
+            weight: Weight of this batch's mean loss. Gradients are averaged over processes and accumulated batches.
 
         Returns:
             The loss of each pass, `(num_passes,)`, detached.
@@ -108,14 +108,14 @@ class TrainingStep:
         return stacked
 
     def update(self, step: int) -> None:
-        """Merge the gradients, clip them and step the optimiser; the next batch starts afresh."""
+        """Merge the gradients, clip them, step the optimiser, and forget them."""
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         self.objective.merge(self._gradients, generator)
-        # Now, as optimisers need memory for copies of their own.
+        # Free them now: optimisers need memory for their own copies.
         self._gradients = [{} for _ in range(len(self.capacities))]
         self._masks = None
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        # Loss scaling makes gradients overflow at times; it then leaves the step out itself, and lowers the scale.
+        # With loss scaling, gradients overflow at times. The scaler then leaves the step out and lowers the scale.
         scaler = self.accelerator.scaler
         is_left_out = self.skip_nonfinite and not bool(torch.isfinite(norm))
         self.skipped += is_left_out
@@ -132,13 +132,13 @@ class TrainingStep:
         self._overflows = self._overflows + 1 if self.accelerator.optimizer_step_was_skipped else 0
         if self._overflows > MOST_OVERFLOWS:
             raise FloatingPointError(
-                f"Gradients were no finite numbers in {self._overflows} steps on end, the last of them step {step}, "
+                f"Gradients were not finite in {self._overflows} steps in a row, the last of them step {step}, "
                 "however small losses were scaled: the run has diverged. Lower --learning_rate, or train with "
-                "--mixed_precision bf16; --resume goes on from the last checkpoint."
+                "--mixed_precision bf16; --resume continues from the last checkpoint."
             )
 
     def _find_masks(self, capacities: list[float]) -> dict[float, dict[str, Tensor]]:
-        # Scores don't change within a step: the masks of a layer serve all passes and accumulated batches.
+        # Scores don't change within a step, so all passes and accumulated batches have the same masks.
         below = [capacity for capacity in capacities if capacity < 1.0]
         masks: dict[float, dict[str, Tensor]] = {capacity: {} for capacity in below}
         for name, layer in self.model.prunable_layers().items():
@@ -147,7 +147,7 @@ class TrainingStep:
         return masks
 
     def _subnetwork(self, capacity: float) -> dict[str, Tensor]:
-        """Tensors for one pass: masked weights, and statistics to update in place of the dense network's."""
+        """The tensors of one pass: masked weights, and statistics to update instead of the dense network's."""
         if capacity == 1.0 or self._masks is None:
             return {}
         tensors = {**masked_weights(self.model, self._masks[capacity]), **scratch_statistics(self.model)}
@@ -155,7 +155,7 @@ class TrainingStep:
 
 
 def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
-    """What stands before the names of the network's tensors in the wrapped module."""
+    """The prefix of the names of the network's tensors in the wrapped module."""
     prefix, inner = "", wrapped
     while inner is not model:
         if isinstance(inner, DistributedDataParallel):
@@ -164,7 +164,7 @@ def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
             prefix, inner = f"{prefix}_orig_mod.", inner._orig_mod
         else:
             raise ValueError(
-                "A training step needs the network as it is, compiled, or in DistributedDataParallel; accelerate "
+                "A training step needs the network itself, compiled, or in DistributedDataParallel; accelerate "
                 f"wrapped it in {type(inner).__name__}. Launch without FSDP, DeepSpeed and regional compilation."
             )
     return prefix
@@ -173,7 +173,7 @@ def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
 def _taken(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     parameter.grad = None
-    # A parameter outside the graph of this pass contributes nothing. (DDP, which waits for it, says so and stops.)
+    # A parameter outside the graph of this pass contributes nothing. (DDP waits for it, says so and stops.)
     return torch.zeros_like(parameter) if gradient is None else gradient
 
 
@@ -183,11 +183,11 @@ _NEVER = -1
 class FiniteWatch:
     """Remembers the first step with a loss or gradient that isn't finite.
 
-    What it remembers stays on the device until somebody asks, so that a GPU never waits for it.
+    It stays on the device until somebody asks for it, so that no GPU waits.
 
     Args:
-        capacities: Of the passes of each step.
-        device: Where losses are.
+        capacities: The capacities of the passes.
+        device: The device of the losses.
     """
 
     def __init__(self, capacities: PassCapacities, device: torch.device) -> None:
@@ -196,12 +196,12 @@ class FiniteWatch:
         self._is_bad = torch.zeros(len(self.capacities) + 1, dtype=torch.bool, device=device)
 
     def note(self, step: int, losses: Tensor, norm: Tensor) -> None:
-        """Look at one step.
+        """Record one step.
 
         Args:
             step: Its number.
-            losses: Of each pass, `(num_passes,)`.
-            norm: Of the merged gradient, `()`.
+            losses: The loss of each pass, `(num_passes,)`.
+            norm: The norm of the merged gradient, `()`.
         """
         is_bad = ~torch.isfinite(torch.cat([losses, norm.reshape(1)]))
         is_first = (self._step == _NEVER) & is_bad.any()
@@ -209,19 +209,21 @@ class FiniteWatch:
         self._is_bad = torch.where(is_first, is_bad, self._is_bad)
 
     def check(self) -> None:
-        """Stop a run that has diverged; a GPU waits here.
+        """Stop a run that has diverged. A GPU waits here.
 
         Raises:
-            FloatingPointError: If any step so far was not finite; the message names it and the capacities.
+            FloatingPointError: If a step so far was not finite. The message names it and the capacities.
         """
         step = int(self._step)
         if step == _NEVER:
             return
-        passes = zip(self.capacities.at(step), self._is_bad.tolist(), strict=False)  # the last is the gradient's
+        passes = zip(
+            self.capacities.at(step), self._is_bad.tolist(), strict=False
+        )  # the last entry of _is_bad is the gradient's
         bad = [format_capacity(round(capacity, 4)) for capacity, is_bad in passes if is_bad]
         what = f"The loss of capacity {', '.join(bad)}" if bad else "The merged gradient"
         raise FloatingPointError(
-            f"{what} is no finite number in step {step}: the run has diverged, and nothing was saved since. Lower "
-            "--learning_rate, add --warmup_epochs, or look for damaged images or labels; --resume goes on from the "
-            "last checkpoint, --skip_nonfinite_steps leaves such steps out."
+            f"{what} is not finite in step {step}: the run has diverged, and nothing was saved since. Lower "
+            "--learning_rate, add --warmup_epochs, or look for damaged images or labels. --resume continues from the "
+            "last checkpoint; --skip_nonfinite_steps leaves such steps out."
         )

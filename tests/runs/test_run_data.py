@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_test_images_are_decoded_before_training_and_not_after(photos: Path) -> None:
     (photos / "test/bee/1.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"1 of 2 images can't be decoded: .*bee/1\.png"):
+    with pytest.raises(ValueError, match=r"1 of 2 images .*bee/1\.png"):
         load_run_data(arguments(dataset="image_folder", data_dir=str(photos)))
 
 
@@ -53,7 +53,7 @@ def test_flags_reach_the_reader(photos: Path) -> None:
 
 
 def test_unreadable_images_are_left_out_only_if_asked_to() -> None:
-    with pytest.raises(ValueError, match=r"1 of 10 images can't be decoded: cut short\.png"):
+    with pytest.raises(ValueError, match=r"1 of 10 images .*cut short\.png"):
         check_beforehand(images(broken=True), skip_corrupt=False)
     assert len(check_beforehand(images(broken=True), skip_corrupt=True)) == 9
 
@@ -61,12 +61,12 @@ def test_unreadable_images_are_left_out_only_if_asked_to() -> None:
 def test_streams_and_large_sets_are_not_decoded_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = as_stream(images(broken=True))
     assert check_beforehand(stream, skip_corrupt=False) is stream
-    with pytest.raises(ValueError, match=r"--skip_corrupt_images .* \(no streams\) .* there are 10"):
+    with pytest.raises(ValueError, match=r"--skip_corrupt_images .*streams.* 10\b"):
         check_beforehand(stream, skip_corrupt=True)
     large = images(broken=True)
     monkeypatch.setattr(run_data, "CHECKED_BEFOREHAND", 9)
     assert check_beforehand(large, skip_corrupt=False) is large
-    with pytest.raises(ValueError, match=r"of up to 9 images; there are 10"):
+    with pytest.raises(ValueError, match=r"up to 9 images.* 10\b"):
         check_beforehand(large, skip_corrupt=True)
 
 
@@ -88,5 +88,5 @@ def test_classes_are_held_out_to_be_looked_at() -> None:
 def test_streams_can_not_hold_classes_out() -> None:
     test = as_stream(images(2))
     splits = RetrievalSplits(as_stream(images()), test, test, "leave_one_out")
-    with pytest.raises(ValueError, match="--validation_share needs to look at all labels, which streams can't"):
+    with pytest.raises(ValueError, match=r"--validation_share .*--streaming"):
         set_apart(splits, arguments(validation_share=0.4))

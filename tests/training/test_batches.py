@@ -145,9 +145,7 @@ def test_whole_batches_weigh_one_and_the_last_weigh_what_they_hold() -> None:
 
 
 def test_a_stream_with_other_images_than_its_list_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"Of 36 images 1 were missing in an epoch and 0 came more than once \(first: row 35"
-    ):
+    with pytest.raises(ValueError, match=r"36 images 1 were missing .*0 came more than once .*row 35"):
         told(batches_of(stream(claimed=36)))
 
 
@@ -183,7 +181,7 @@ def swapped(sizes: list[tuple[int, int]]):
 def test_a_stream_with_one_image_twice_in_place_of_another_is_refused() -> None:
     features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
     images = stream_of(swapped, {"sizes": [(0, 20), (20, 15)]}, features, TOTAL)
-    with pytest.raises(ValueError, match=r"Of 35 images 1 were missing in an epoch and 1 came more than once"):
+    with pytest.raises(ValueError, match=r"35 images 1 were missing .*1 came more than once"):
         told(batches_of(images))
 
 
@@ -198,7 +196,7 @@ def test_resuming_amid_an_epoch_with_other_settings_is_refused(
     begun = batches_of(images)
     told(begun, most=2)
     position = begun.position()
-    with pytest.raises(ValueError, match=f"lies amid an epoch, and since then .*{message}"):
+    with pytest.raises(ValueError, match=f"within an epoch.*{message}.*Resume"):
         told(batches_of(images, **change), 0, position)
 
 
@@ -229,7 +227,7 @@ def test_a_single_image_is_given_company_and_no_more_weight(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("images", [dataset(7), stream()])
 def test_too_few_images_for_an_update(images: Dataset | IterableDataset) -> None:
-    with pytest.raises(ValueError, match=r"batch_size=4 x 1 processes x gradient_accumulation_steps=9 is more than"):
+    with pytest.raises(ValueError, match=r"batch_size=4 .*gradient_accumulation_steps=9"):
         batches_of(images, accumulation=9)
 
 

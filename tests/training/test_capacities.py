@@ -89,14 +89,14 @@ def test_shrinking_goes_on_from_the_same_place_where_epochs_have_become_longer()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampling": "random"}, r"capacity_sampling must be one of fixed, sandwich; got 'random'"),
-        ({"sampling": "sandwich", "shrink_steps": -1}, r"shrink_steps must be at least 0; got -1"),
+        ({"sampling": "random"}, r"capacity_sampling .*fixed, sandwich.*'random'"),
+        ({"sampling": "sandwich", "shrink_steps": -1}, r"shrink_steps .*-1"),
         (
             {"sampling": "sandwich", "capacities": [1.0]},
-            r"capacities must name a subnetwork, such as 0\.2; got \[1\.0\]",
+            r"capacities .*subnetwork.*\[1\.0\]",
         ),
-        ({"capacities": []}, r"capacities must name a subnetwork"),
-        ({"sampling": "sandwich", "num_draws": 0}, r"capacity_draws must be at least 1; got 0"),
+        ({"capacities": []}, r"capacities .*subnetwork.*\[\]"),
+        ({"sampling": "sandwich", "num_draws": 0}, r"capacity_draws .*1.*0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:

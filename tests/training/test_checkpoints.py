@@ -81,20 +81,18 @@ def test_fresh_run_needs_a_place_without_checkpoints(tmp_path: Path) -> None:
     check_output_dir(tmp_path / "new", resume=False)
     (tmp_path / "checkpoints" / "step-7").mkdir(parents=True)
     check_output_dir(tmp_path, resume=True)
-    with pytest.raises(
-        FileExistsError, match=r"output_dir=.*checkpoints of an earlier run, the newest step-7.*--resume"
-    ):
+    with pytest.raises(FileExistsError, match=r"output_dir=.*step-7.*--resume"):
         check_output_dir(tmp_path, resume=False)
 
 
 def test_resuming_needs_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--resume found no checkpoint under .*--checkpoint_every"):
+    with pytest.raises(FileNotFoundError, match=r"--resume .*--checkpoint_every"):
         check_output_dir(tmp_path, resume=True)
 
 
 def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="output_dir must be a directory"):
+    with pytest.raises(NotADirectoryError, match=r"output_dir.*file"):
         check_output_dir(tmp_path / "file", resume=False)
 
 
@@ -110,7 +108,8 @@ def look_for_a_shared_directory(folder: Path, is_shared: bool) -> str:
 def test_processes_that_see_another_directory_are_named(tmp_path: Path) -> None:
     assert run_processes(2, look_for_a_shared_directory, tmp_path / "one", True, folder=tmp_path) == ["", ""]
     for message in run_processes(2, look_for_a_shared_directory, tmp_path / "two", False, folder=tmp_path):
-        assert "must be on a file system that all machines share: processes [1] don't see" in message
+        assert "output_dir=" in message
+        assert "processes [1] don't see" in message
     left = [path.name for run in ("one", "two") for path in (tmp_path / run).rglob("*")]
     assert sorted(left) == ["0", "1"]
 

@@ -100,13 +100,13 @@ class TestFinishedRun:
 
     def test_another_data_set_does_not_replace_the_results(self, finished: Path, tmp_path: Path) -> None:
         others = make_photos(tmp_path / "others")
-        with pytest.raises(ValueError, match=r"'photos', which --eval_only on 'others' would replace"):
+        with pytest.raises(ValueError, match=r"'photos'.*'others'.*--output_dir"):
             train(arguments(others, finished, eval_only=True))
 
     def test_new_run_does_not_mix_its_checkpoints_with_those_of_an_earlier_one(
         self, photos: Path, finished: Path
     ) -> None:
-        with pytest.raises(FileExistsError, match="the newest step-6"):
+        with pytest.raises(FileExistsError, match=r"step-6.*--resume"):
             train(arguments(photos, finished))
 
     def test_fine_tuning_on_other_classes_at_other_capacities(self, finished: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ class TestFinishedRun:
 
     def test_subnetworks_are_not_trained_further(self, photos: Path, finished: Path, tmp_path: Path) -> None:
         source = finished / "subnetworks/capacity-0.20"
-        with pytest.raises(ValueError, match=r"must name a prunable checkpoint; .* is a subnetwork of capacity 0\.2"):
+        with pytest.raises(ValueError, match=r"--model_name_or_path .*prunable.*capacity 0\.2"):
             trainer(arguments(photos, tmp_path, source=source))
 
 
@@ -159,7 +159,7 @@ def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tm
 
 
 def test_sync_batchnorm_is_refused_on_a_cpu(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sync_batchnorm=True needs GPUs"):
+    with pytest.raises(ValueError, match="sync_batchnorm=True"):
         train(arguments(photos, tmp_path, sync_batchnorm=True))
 
 
@@ -181,12 +181,12 @@ def test_missing_data_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_resuming_without_a_checkpoint(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--resume found no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="--resume"):
         train(arguments(photos, tmp_path, resume=True))
 
 
 def test_evaluating_without_a_model(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--eval_only found no model in .*--model_name_or_path"):
+    with pytest.raises(FileNotFoundError, match=r"--eval_only .*--model_name_or_path"):
         train(arguments(photos, tmp_path, eval_only=True))
 
 

@@ -411,7 +411,7 @@ class TestWeightAndScores:
         assert torch.equal(gradients, before)
 
     def test_scores_of_another_shape_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"scores has shape \(4, 1\).*\(4, 6\)"):
+        with pytest.raises(ValueError, match=r"scores.*\(4, 1\).*\(4, 6\)"):
             integrate_weight_and_scores(
                 random_gradients(2, (4, 6)),
                 torch.ones(4, 6),
@@ -467,8 +467,8 @@ class TestExecution:
     [
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"eps": float("nan")}, "eps is nan"),
-        ({"projection": "first"}, "projection is 'first'; it must be one of"),
-        ({"orders": torch.zeros(2, 2, dtype=torch.int64)}, r"orders has shape \(2, 2\); 3 gradients need \(3, 3\)"),
+        ({"projection": "first"}, "projection.*'first'.*last.*sequential"),
+        ({"orders": torch.zeros(2, 2, dtype=torch.int64)}, r"orders.*\(2, 2\).*\(3, 3\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:

@@ -256,9 +256,9 @@ def test_what_is_left_out_is_zero_and_the_rest_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({"a": torch.ones(2, 3, dtype=torch.bool)}, r"these differ: \['b'\]"),
-        ({**WEIGHTS, "c": torch.ones(1)}, r"these differ: \['c'\]"),
-        ({**WEIGHTS, "a": torch.ones(3, 2)}, r"kept\['a'\] must have shape \(2, 3\); got \(3, 2\)"),
+        ({"a": torch.ones(2, 3, dtype=torch.bool)}, r"kept .*\['b'\]"),
+        ({**WEIGHTS, "c": torch.ones(1)}, r"kept .*\['c'\]"),
+        ({**WEIGHTS, "a": torch.ones(3, 2)}, r"kept\['a'\] .*\(2, 3\).*\(3, 2\)"),
     ],
 )
 def test_masks_of_another_network_are_refused(kept: dict[str, torch.Tensor], message: str) -> None:

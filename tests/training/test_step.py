@@ -189,7 +189,7 @@ def test_steps_that_always_overflow_end_the_run() -> None:
     step.backward(bad, 1)
     step.update(1)
     step.backward(bad, 2)
-    with pytest.raises(FloatingPointError, match=r"no finite numbers in 51 steps on end, the last of them step 2"):
+    with pytest.raises(FloatingPointError, match=r"51 steps.*step 2,.*--learning_rate"):
         step.update(2)
 
 
@@ -213,7 +213,7 @@ def test_gradients_of_one_step_do_not_reach_the_next() -> None:
 
 def test_label_beyond_the_classes_is_named() -> None:
     step = training_step(tiny_model(), Accelerator(cpu=True))
-    with pytest.raises(ValueError, match=r"labels must be from 0 to 3 \(num_labels=4\); got 1 to 4"):
+    with pytest.raises(ValueError, match=r"labels.*num_labels=4.*1 to 4"):
         step.backward({**batch(4), "labels": torch.tensor([1, 2, 3, 4])}, 0)
 
 
@@ -221,7 +221,7 @@ def test_other_wrappers_are_refused() -> None:
     model, accelerator = tiny_model(), Accelerator(cpu=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2])
-    with pytest.raises(ValueError, match=r"wrapped it in Sequential.*Launch without FSDP"):
+    with pytest.raises(ValueError, match=r"Sequential.*without FSDP"):
         TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
 
@@ -409,7 +409,7 @@ def test_loss_is_named_with_its_step_and_capacity(value: float) -> None:
     found = watch()
     found.note(6, torch.ones(3), ONE)
     found.note(7, torch.tensor([1.0, value, 1.0]), torch.tensor(value))
-    with pytest.raises(FloatingPointError, match=r"The loss of capacity 0\.20 is no finite number in step 7"):
+    with pytest.raises(FloatingPointError, match=r"loss of capacity 0\.20 .*step 7"):
         found.check()
 
 
@@ -418,14 +418,12 @@ def test_first_bad_step_is_the_one_remembered() -> None:
     found.note(0, torch.tensor([math.nan, math.nan, 1.0]), ONE)
     found.note(1, torch.tensor([1.0, 1.0, math.nan]), ONE)
     found.note(2, torch.ones(3), ONE)
-    with pytest.raises(FloatingPointError, match=r"capacity 1\.00, 0\.20 is no finite number in step 0"):
+    with pytest.raises(FloatingPointError, match=r"capacity 1\.00, 0\.20 .*step 0"):
         found.check()
 
 
 def test_gradient_alone() -> None:
     found = watch()
     found.note(4, torch.ones(3), torch.tensor(math.inf))
-    with pytest.raises(
-        FloatingPointError, match=r"The merged gradient is no finite number in step 4.*--learning_rate"
-    ):
+    with pytest.raises(FloatingPointError, match=r"merged gradient .*step 4.*--learning_rate"):
         found.check()
