@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import pytest
@@ -46,12 +46,18 @@ def batches(*arguments, epoch: int = 0, **options) -> list[list[int]]:
     return [batch["labels"].tolist() for batch in loader(*arguments, **options).epoch(epoch)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("sizes", [(9, 2, 7, 1, 5, 3, 8), (13, 6), (30,)])
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "workers"),
+    [
+        *product([(9, 2, 7, 1, 5, 3, 8), (13, 6), (30,)], [1, 2, 3], [0]),
+        ((9, 2, 7, 1, 5, 3, 8), 1, 2),
+        ((9, 2, 7, 1, 5, 3, 8), 3, 2),
+        ((30,), 2, 2),
+    ],
+)
 def test_every_image_once_an_epoch(sizes, world_size, workers):
     stream = stream_with(*sizes)
-    for epoch in (0, 1):
+    for epoch in (1,) if workers else (0, 1):
         parts = [batches(stream, rank, world_size, workers, epoch=epoch) for rank in range(world_size)]
         rows = [row for part in parts for batch in part for row in batch]
         assert sorted(rows) == list(range(sum(sizes)))
@@ -101,21 +107,33 @@ def test_order_differs_by_epoch_and_seed_only():
     assert first != batches(stream, seed=4)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_resumed_anywhere_an_epoch_goes_on_as_if_never_interrupted(world_size, workers):
+@pytest.mark.parametrize(
+    ("world_size", "workers", "stops"),
+    # The last stops are among the batches made of what two workers had left over.
+    [(1, 0, None), (2, 0, None), (1, 2, (0, 4, 8, 9)), (2, 2, (2, 3))],
+)
+def test_resumed_anywhere_an_epoch_goes_on_as_if_never_interrupted(world_size, workers, stops):
     stream = stream_with(9, 2, 7, 1, 5, 3, 8)
     for rank in range(world_size):
-        whole = batches(stream, rank, world_size, workers, epoch=2)
-        for done in range(len(whole) + 1):
-            interrupted = loader(stream, rank, world_size, workers)
-            epoch = interrupted.epoch(2)
-            before = [batch["labels"].tolist() for batch in islice(epoch, done)]
-            position = deepcopy(interrupted.position)
-            epoch.close()
-            resumed = loader(stream, rank, world_size, workers)
-            after = [batch["labels"].tolist() for batch in resumed.epoch(2, position)]
-            assert before + after == whole
+        running, whole = loader(stream, rank, world_size, workers), []
+        positions = [deepcopy(running.position)]
+        for batch in running.epoch(2):
+            whole.append(batch["labels"].tolist())
+            positions.append(deepcopy(running.position))
+        for done in stops or range(len(positions)):
+            resumed = loader(stream, rank, world_size, workers).epoch(2, positions[done])
+            assert [batch["labels"].tolist() for batch in resumed] == whole[done:]
+
+
+def test_an_epoch_can_be_left_amid_its_batches():
+    stream = stream_with(9, 2, 7, 1, 5, 3, 8)
+    whole = batches(stream, workers=2, epoch=2)
+    interrupted = loader(stream, workers=2)
+    epoch = interrupted.epoch(2)
+    before = [batch["labels"].tolist() for batch in islice(epoch, 5)]
+    epoch.close()
+    resumed = loader(stream, workers=2).epoch(2, interrupted.position)
+    assert before + [batch["labels"].tolist() for batch in resumed] == whole
 
 
 def test_skipped_images_are_not_collated():
