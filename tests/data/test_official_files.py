@@ -27,7 +27,7 @@ def test_root_becomes_absolute(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["nowhere", "file"])
 def test_root_that_is_no_folder_is_shown(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match=rf"root='.*{name}' is no folder; it must hold the set\. Ask"):
+    with pytest.raises(FileNotFoundError, match=rf"root='.*{name}'.*folder.*set\."):
         require_root(tmp_path / name, "the set", SOURCE)
 
 
@@ -38,9 +38,9 @@ def test_first_place_that_exists_is_taken(tmp_path):
 
 
 def test_missing_file_is_named_with_all_its_places(tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/a is missing \(nor as b/a, c\)\. Ask the owners"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/a.*missing.*b/a, c\).*owners"):
         find_file(tmp_path, "a", "b/a", "c", source=SOURCE)
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/a is missing\. Ask the owners"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/a.*missing.*owners"):
         find_file(tmp_path, "a", source=SOURCE)
 
 
@@ -53,7 +53,7 @@ def test_lines_are_numbered_from_one_and_empty_ones_passed_over(tmp_path, line_e
 def test_lines_in_another_encoding_are_read_by_its_name_or_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes("车 1".encode("gb2312"))
     assert list(numbered_lines(tmp_path / "list.txt", encoding="gb2312")) == [(1, "车 1")]
-    with pytest.raises(ValueError, match=r"list\.txt is no text in utf-8"):
+    with pytest.raises(ValueError, match=r"list\.txt.*text.*utf-8"):
         list(numbered_lines(tmp_path / "list.txt"))
 
 
@@ -71,13 +71,13 @@ def test_paths_inside_are_joined(relative):
     "relative", ["../a.jpg", "img/../../a.jpg", "img/..", "/etc/passwd", "", ".", "img\\..\\a.jpg", "a\0.jpg"]
 )
 def test_paths_that_lead_elsewhere_are_refused(relative):
-    with pytest.raises(ValueError, match=r"list\.txt, line 1: .* is no path inside /set.*may be hostile"):
+    with pytest.raises(ValueError, match=r"list\.txt, line 1.*path inside /set.*may.*hostile"):
         join_inside(Path("/set"), relative, where="list.txt, line 1")
 
 
 def test_repeated_names_are_counted_and_shown():
     refuse_repeats(["a", "b"], Path("list.txt"))
-    with pytest.raises(ValueError, match=r"list\.txt names 2 images more than once: a, b\."):
+    with pytest.raises(ValueError, match=r"list\.txt.*2 images.*b\."):
         refuse_repeats(["a", "b", "c", "a", "b", "b"], Path("list.txt"))
 
 
@@ -100,10 +100,10 @@ def test_identities_of_a_sound_test_pass():
 
 @pytest.mark.parametrize(("query", "gallery"), [(["2", "1"], ["1", "2"]), (["2"], ["2", "1"])])
 def test_identities_that_are_trained_and_tested_on_are_shown(query, gallery):
-    with pytest.raises(ValueError, match=r"list\.txt: 1 cats are both trained and tested on: 1\."):
+    with pytest.raises(ValueError, match=r"list\.txt: 1 cats.*trained.*tested.*1\."):
         check_identities(["0", "1", "1"], query, gallery, what="cats", where=Path("list.txt"))
 
 
 def test_queries_with_nothing_to_find_are_shown():
-    with pytest.raises(ValueError, match=r"list\.txt: 2 cats of queries are missing from the gallery: 3, 4\."):
+    with pytest.raises(ValueError, match=r"list\.txt: 2 cats.*queries.*missing.*gallery: 3, 4\."):
         check_identities(["0"], ["4", "2", "3", "3"], ["2"], what="cats", where=Path("list.txt"))

@@ -102,7 +102,7 @@ def test_code_is_named_and_not_executed(tmp_path, protocol, function, arguments,
     filled = tuple(part.format(str(victim)) if isinstance(part, str) else part for part in arguments)
     filled = tuple("os" if part is os else part for part in filled)
     exploit = pickle.dumps({"imlist": [], "gnd": Exploit(function, *filled)}, protocol=protocol)
-    with pytest.raises(ValueError, match=rf"gnd\.pkl asks for the global {named}, .*Nothing was executed"):
+    with pytest.raises(ValueError, match=rf"gnd\.pkl.*global {named},.*Nothing.*executed"):
         load(tmp_path, exploit)
     assert not victim.exists()
 
@@ -115,41 +115,41 @@ INT8 = b"cnumpy\ndtype\n(U\x02i8K\x00K\x01tR"
 @pytest.mark.parametrize(
     ("content", "asked"),
     [
-        (b"cposix\nsystem\n(U\x04truetR.", r"the global posix\.system"),
-        (b"(U\x04trueiposix\nsystem\n.", r"the global posix\.system"),
-        (b"(cposix\nsystem\nU\x04trueo.", r"the global posix\.system"),
-        (b"\x80\x02cbuiltins\nobject\n)\x81.", r"the global builtins\.object"),
+        (b"cposix\nsystem\n(U\x04truetR.", r"global posix\.system"),
+        (b"(U\x04trueiposix\nsystem\n.", r"global posix\.system"),
+        (b"(cposix\nsystem\nU\x04trueo.", r"global posix\.system"),
+        (b"\x80\x02cbuiltins\nobject\n)\x81.", r"global builtins\.object"),
         (b"\x80\x04\x8c\x15numpy.core.multiarray\x94\x8c\x18_reconstruct.__globals__\x93.", r".*__globals__"),
-        (b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.", r"the global numpy\.ndarray\.__init__"),
-        (b"cnumpy\nload\n.", r"the global numpy\.load"),
-        (b"cos\n__builtins__\n.", r"the global os\.__builtins__"),
-        (b"Pfile\n.", "an object outside of it"),
-        (b"K\x01Q.", "an object outside of it"),
-        (b"\x80\x02\x82\x01.", "the registered extension 1"),
-        (b"\x80\x02\x83\x01\x01.", "the registered extension 257"),
-        (b"\x80\x02\x84\x01\x00\x00\x01.", "the registered extension 16777217"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.", r"global numpy\.ndarray\.__init__"),
+        (b"cnumpy\nload\n.", r"global numpy\.load"),
+        (b"cos\n__builtins__\n.", r"global os\.__builtins__"),
+        (b"Pfile\n.", "object outside"),
+        (b"K\x01Q.", "object outside"),
+        (b"\x80\x02\x82\x01.", "registered extension 1"),
+        (b"\x80\x02\x83\x01\x01.", "registered extension 257"),
+        (b"\x80\x02\x84\x01\x00\x00\x01.", "registered extension 16777217"),
         # A state for what stands for NumPy's functions, by which a class or a function would be altered.
-        (NDARRAY + b"}U\x01aK\x01sb.", "a change of this package"),
-        (RECONSTRUCT + b"N}U\x0c__defaults__)s\x86b.", "a change of this package"),
-        (RECONSTRUCT + b"(" + RECONSTRUCT + b"(K\x00tU\x01btR.", "an array of another class"),
-        (b"c_codecs\nencode\n(U\x01aU\x05rot13tR.", "an encoding of bytes"),
-        (b"cnumpy\ndtype\n(U\x01OK\x00K\x01tR.", "an array of dates, Python objects or records"),
-        (b"cnumpy\ndtype\n(U\x0aO,i8,(9)i8K\x00K\x01tR.", "an array of dates, Python objects or records"),
-        (b"cnumpy\ndtype\n(U\x03V16K\x00K\x01tR.", "an array of dates, Python objects or records"),
-        (INT8 + b"(K\x03U\x01<NU\x01a}K\x08K\x01K\x00tb.", "an array of records"),
-        (EMPTY + b"(K\x01(K\x02t" + INT8 + b"\x89U\x08aaaaaaaatb.", "an array of another size than the 8 bytes"),
-        (EMPTY + b"(K\x01(J\xff\xff\xff\xfft" + INT8 + b"\x89U\x00tb.", "an array of no shape"),
-        (EMPTY + b"(K\x01(K\x01t" + INT8 + b"\x89]tb.", "an array of something else than bytes"),
-        (EMPTY + b"(K\x01(K\x01tU\x02i8\x89U\x08aaaaaaaatb.", "an array of something else than bytes"),
+        (NDARRAY + b"}U\x01aK\x01sb.", r"change.*package"),
+        (RECONSTRUCT + b"N}U\x0c__defaults__)s\x86b.", r"change.*package"),
+        (RECONSTRUCT + b"(" + RECONSTRUCT + b"(K\x00tU\x01btR.", r"array.*class"),
+        (b"c_codecs\nencode\n(U\x01aU\x05rot13tR.", r"encoding.*bytes"),
+        (b"cnumpy\ndtype\n(U\x01OK\x00K\x01tR.", r"array.*dates, Python objects.*records"),
+        (b"cnumpy\ndtype\n(U\x0aO,i8,(9)i8K\x00K\x01tR.", r"array.*dates, Python objects.*records"),
+        (b"cnumpy\ndtype\n(U\x03V16K\x00K\x01tR.", r"array.*dates, Python objects.*records"),
+        (INT8 + b"(K\x03U\x01<NU\x01a}K\x08K\x01K\x00tb.", r"array.*records"),
+        (EMPTY + b"(K\x01(K\x02t" + INT8 + b"\x89U\x08aaaaaaaatb.", r"array.*size.*8 bytes"),
+        (EMPTY + b"(K\x01(J\xff\xff\xff\xfft" + INT8 + b"\x89U\x00tb.", r"array.*shape"),
+        (EMPTY + b"(K\x01(K\x01t" + INT8 + b"\x89]tb.", r"array.*something else.*bytes"),
+        (EMPTY + b"(K\x01(K\x01tU\x02i8\x89U\x08aaaaaaaatb.", r"array.*something else.*bytes"),
         (
             b"cnumpy._core.numeric\n_frombuffer\n(J\xff\xff\xff\x7f" + INT8 + b"(K\x01tU\x01CtR.",
-            "an array of something else than bytes",
+            r"array.*something else.*bytes",
         ),
-        (b"cnumpy.core.multiarray\nscalar\n(" + INT8 + b"U\x04aaaatR.", "an array of another size than the 4 bytes"),
+        (b"cnumpy.core.multiarray\nscalar\n(" + INT8 + b"U\x04aaaatR.", r"array.*size.*4 bytes"),
     ],
 )
 def test_what_no_plain_data_asks_for_is_refused(tmp_path, content, asked):
-    with pytest.raises(ValueError, match=rf"gnd\.pkl asks for {asked}"):
+    with pytest.raises(ValueError, match=rf"gnd\.pkl.*{asked}"):
         load(tmp_path, content)
 
 
@@ -173,7 +173,7 @@ def test_registered_extension_is_refused_even_if_it_was_used_before(tmp_path):
     try:
         content = pickle.dumps(os.getpid, protocol=2)
         assert pickle.loads(content) is os.getpid
-        with pytest.raises(ValueError, match="the registered extension 240"):
+        with pytest.raises(ValueError, match="registered extension 240"):
             load(tmp_path, content)
     finally:
         copyreg.remove_extension("posix", "getpid", 240)
@@ -181,7 +181,7 @@ def test_registered_extension_is_refused_even_if_it_was_used_before(tmp_path):
 
 def test_arrays_of_objects_are_refused(tmp_path):
     for content in (np.array([{}, []], dtype=object), np.zeros(2, dtype="i4,f8"), np.zeros(2, dtype="M8[s]")):
-        with pytest.raises(ValueError, match="asks for an array of dates, Python objects or records"):
+        with pytest.raises(ValueError, match=r"array.*dates, Python objects.*records"):
             load(tmp_path, pickle.dumps(content))
 
 
@@ -209,14 +209,14 @@ def test_refused_files_leave_the_reader_as_it_was(tmp_path):
     ],
 )
 def test_what_is_no_pickle_is_named(tmp_path, content):
-    with pytest.raises(ValueError, match=r"gnd\.pkl is no sound pickle of plain data"):
+    with pytest.raises(ValueError, match=r"gnd\.pkl.*sound pickle.*plain data"):
         load(tmp_path, content)
 
 
 def test_every_truncated_pickle_is_named(tmp_path):
     content = pickle.dumps({"a": [1, "x"], "b": np.arange(3)}, protocol=2)
     for length in range(len(content)):
-        with pytest.raises(ValueError, match=r"gnd\.pkl is no sound pickle of plain data .* Download it again"):
+        with pytest.raises(ValueError, match=r"gnd\.pkl.*sound pickle.*plain data.*Download.*again"):
             load(tmp_path, content[:length])
 
 

@@ -42,7 +42,7 @@ def test_a_box_is_cut_out_its_lower_right_corner_left_out():
     ],
 )
 def test_an_unreadable_image_is_named(stored, named):
-    with pytest.raises(ValueError, match=f"The image {named} can't be decoded"):
+    with pytest.raises(ValueError, match=rf"image {named}.*decoded"):
         read_image({"image": stored})
 
 
@@ -51,10 +51,10 @@ def test_a_box_that_holds_nothing_of_its_image_is_refused(tmp_path):
     image = {"path": str(tmp_path / "a.png"), "bytes": None}
     assert read_image({"image": image, "bbox": [15, 5, 25, 15]}).size == (10, 10)
     for box in ([20, 0, 30, 10], [0, 10, 10, 20], [-5, 0, 0, 10]):
-        with pytest.raises(ValueError, match=r"holds nothing of the image .*a\.png, which is of size \(20, 10\)"):
+        with pytest.raises(ValueError, match=r"image.*a\.png.*size \(20, 10\)"):
             read_image({"image": image, "bbox": box})
 
 
 def test_a_row_without_an_image_is_shown():
-    with pytest.raises(ValueError, match=r"has no image: .*'label': 3"):
+    with pytest.raises(ValueError, match=r"image:.*'label': 3"):
         read_image({"image": None, "label": 3})

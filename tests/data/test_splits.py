@@ -33,7 +33,7 @@ def test_splits_know_their_classes():
 
 def test_class_with_one_test_image_is_named():
     test = labelled("xyz", [0, 0, 1, 2, 2])
-    with pytest.raises(ValueError, match=r"1 classes to search among have one image only.*: y\. Add images"):
+    with pytest.raises(ValueError, match=r"1 classes.*among.*image only.*: y\. Add images"):
         RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
 
 
@@ -81,7 +81,7 @@ def test_shared_classes_of_streams_are_known_only_if_they_declare_none():
 def test_empty_split_is_named(role):
     parts = {name: labelled("ab", [0, 0]) for name in ("train", "query", "gallery")}
     parts[role] = labelled("ab", [])
-    with pytest.raises(ValueError, match=f"{role} has no images"):
+    with pytest.raises(ValueError, match=rf"{role}.*images"):
         RetrievalSplits(**parts, protocol="query_gallery")
 
 
@@ -90,7 +90,7 @@ def test_images_of_another_type_are_refused(role):
     parts = {name: labelled("a", [0, 0]) for name in ("train", "query", "gallery")}
     features = Features({"image": Value("string"), "label": ClassLabel(names=["a"])})
     parts[role] = Dataset.from_dict({"image": ["0.png"], "label": [0]}, features=features)
-    with pytest.raises(ValueError, match=rf"{role} must have the columns image \(datasets.Image\)"):
+    with pytest.raises(ValueError, match=rf"{role}.*columns image \(datasets.Image\)"):
         RetrievalSplits(**parts, protocol="gldv2")
 
 
@@ -98,9 +98,9 @@ def test_labels_of_another_type_are_refused_where_the_rule_needs_them():
     features = Features({"image": Image(), "label": Value("int64")})
     numbered = Dataset.from_dict({"image": ["0.png", "1.png"], "label": [0, 0]}, features=features)
     right = labelled("a", [0, 0])
-    with pytest.raises(ValueError, match=r"train must have the columns .* label \(datasets.ClassLabel\)"):
+    with pytest.raises(ValueError, match=r"train.*columns.*label \(datasets.ClassLabel\)"):
         RetrievalSplits(numbered, right, right, "gldv2")
-    with pytest.raises(ValueError, match=r"query must have the columns .* label \(datasets.ClassLabel\)"):
+    with pytest.raises(ValueError, match=r"query.*columns.*label \(datasets.ClassLabel\)"):
         RetrievalSplits(right, numbered, numbered, "leave_one_out")
     assert RetrievalSplits(right, numbered, numbered, "gldv2").num_classes == 1
 
@@ -154,13 +154,13 @@ def test_only_classes_with_two_images_are_held_out():
     assert held_out.features["label"].names == ["c"]
     assert Counter(held_out["label"]) == {0: 2}
     assert remaining.features["label"].names == ["a", "b", "d"]
-    with pytest.raises(ValueError, match=r"validation_share=0.5 holds out 2 training classes, but only 1 have"):
+    with pytest.raises(ValueError, match=r"validation_share=0.5.*out 2 training classes.*1"):
         hold_out_classes(train, 0.5, seed=0)
 
 
 @pytest.mark.parametrize(("share", "num_held_out"), [(0.1, 0), (0.8, 3), (-1.0, -4)])
 def test_share_that_leaves_too_few_classes_is_refused(share, num_held_out):
-    with pytest.raises(ValueError, match=f"validation_share={share} holds out {num_held_out} of 4 training classes"):
+    with pytest.raises(ValueError, match=rf"validation_share={share}.*out {num_held_out}.*4 training classes"):
         hold_out_classes(labelled("abcd", [0, 1, 2, 3] * 2), share, seed=0)
 
 

@@ -61,7 +61,7 @@ def test_shuffling_keeps_the_number_of_images():
 
 
 def test_a_stream_from_elsewhere_does_not_say_how_many_images_it_has():
-    with pytest.raises(TypeError, match="as_stream or stream_of"):
+    with pytest.raises(TypeError, match=r"as_stream.*stream_of"):
         num_images(IterableDataset.from_generator(shards, gen_kwargs={"numbers": [1], "tenfold": 1}))
 
 

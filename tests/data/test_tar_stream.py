@@ -88,7 +88,7 @@ def test_tar_cut_in_any_block_is_refused(tmp_path, whole, block, wanted):
     path = tmp_path / "images_000.tar"
     for cut in (0, 1, 3, BLOCK // 2, BLOCK - 1):
         path.write_bytes(whole[: block * BLOCK + cut])
-        with pytest.raises(ValueError, match=r"images_000\.tar is no whole, uncompressed tar"):
+        with pytest.raises(ValueError, match=r"images_000\.tar.*uncompressed tar"):
             list(read_members(path, wanted))
 
 
@@ -102,7 +102,7 @@ def test_what_is_whole_comes_before_the_error(tmp_path, whole, blocks, complete)
     path = tmp_path / "images_000.tar"
     path.write_bytes(whole[: blocks * BLOCK])
     read = []
-    with pytest.raises(ValueError, match="cut short: compare its checksum, and download it again"):  # noqa: PT012
+    with pytest.raises(ValueError, match=r"cut short: compare.*checksum.*download.*again"):  # noqa: PT012
         for found in read_members(path, everything):
             read.append(found)
     assert read == list(FILES.items())[:complete]
@@ -121,21 +121,21 @@ def test_header_with_a_wrong_byte_is_refused(tmp_path_factory, whole, place, hea
     damaged[header * BLOCK + place] = byte
     path.write_bytes(damaged)
     is_harmless = byte == whole[header * BLOCK + place]
-    with nullcontext() if is_harmless else pytest.raises(ValueError, match=r"damaged\.tar is no whole"):
+    with nullcontext() if is_harmless else pytest.raises(ValueError, match=r"damaged\.tar"):
         assert list(read_members(path, everything)) == list(FILES.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b" + bytes(2 * BLOCK)])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "images_000.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=r"images_000\.tar is no whole, uncompressed tar"):
+    with pytest.raises(ValueError, match=r"images_000\.tar.*uncompressed tar"):
         list(read_members(tmp_path / "images_000.tar", everything))
 
 
 def test_compressed_tar_is_refused(tmp_path):
     with tarfile.open(tmp_path / "some.tar", "w:gz") as archive:
         archive.addfile(member("a.jpg", size=2), io.BytesIO(b"xx"))
-    with pytest.raises(ValueError, match="no whole, uncompressed tar"):
+    with pytest.raises(ValueError, match="uncompressed tar"):
         list(read_members(tmp_path / "some.tar", everything))
 
 
@@ -143,14 +143,14 @@ def test_compressed_tar_is_refused(tmp_path):
 @pytest.mark.parametrize("wanted", [everything, nothing])
 def test_name_that_leaves_the_folder_is_refused_even_unread(tmp_path, name, wanted):
     path = write_members(tmp_path / "some.tar", member(name, size=2))
-    with pytest.raises(ValueError, match=r"some\.tar: .* is no path inside .*it may be hostile"):
+    with pytest.raises(ValueError, match=r"some\.tar.*path inside.*it may.*hostile"):
         list(read_members(path, wanted))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_link_or_device_is_refused_where_a_file_is_wanted(tmp_path, kind):
     path = write_members(tmp_path / "some.tar", member("0/1/2/a.jpg", kind), member("b.jpg", size=2))
-    with pytest.raises(ValueError, match=r"some\.tar: '0/1/2/a\.jpg' is a link or a device, not a file"):
+    with pytest.raises(ValueError, match=r"some\.tar: '0/1/2/a\.jpg'.*link.*device.*file"):
         list(read_members(path, everything))
     assert list(read_members(path, lambda name: name == "b.jpg")) == [("b.jpg", b"xx")]
 

@@ -221,10 +221,10 @@ def test_one_bit_is_black_or_white(bits):
 
 
 def test_unknown_augmentation_is_shown_with_the_choices():
-    with pytest.raises(ValueError, match="augmentation must be one of crop_flip, crop, affine; got 'mirror'"):
+    with pytest.raises(ValueError, match=r"augmentation.*crop_flip, crop, affine.*'mirror'"):
         transform_of("mirror")
 
 
 def test_resize_below_image_size_is_refused():
-    with pytest.raises(ValueError, match=r"resize must be at least image_size \(12\).*got 8"):
+    with pytest.raises(ValueError, match=r"resize.*image_size \(12\).*got 8"):
         transform_of("crop", image_size=12, resize=8)

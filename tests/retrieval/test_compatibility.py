@@ -55,7 +55,7 @@ def test_matrix_passes_queries_and_gallery_apart():
 
 
 def test_matrix_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"queries and gallery .* at least one"):
+    with pytest.raises(ValueError, match=r"queries.*gallery"):
         compatibility_matrix(leave_one_out, {}, {})
 
 
@@ -68,9 +68,9 @@ def test_result_is_an_entry_of_metrics_json():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"value": 62.8}, r"value of 'mAP' must lie in \[0, 1\], not in percent, got 62.8"),
-        ({"value": float("nan")}, "value of 'mAP'"),
-        ({"query_capacity": 0}, r"query_capacity must lie in \(0, 1\], got 0"),
+        ({"value": 62.8}, r"value.*'mAP'.*\[0, 1\].*percent.*62.8"),
+        ({"value": float("nan")}, r"value.*'mAP'"),
+        ({"query_capacity": 0}, r"query_capacity.*\(0, 1\].*0"),
         ({"gallery_capacity": 1.5}, "gallery_capacity"),
     ],
 )
@@ -130,15 +130,15 @@ def test_markdown_tests_mark_what_is_missing():
 
 @pytest.mark.parametrize("lay_out", [format_tests, markdown_tests])
 def test_tests_of_nothing_are_refused(lay_out):
-    with pytest.raises(ValueError, match="results must hold at least one value"):
+    with pytest.raises(ValueError, match=r"results.*value"):
         lay_out([])
 
 
 def test_unknown_metric_names_the_known_ones():
-    with pytest.raises(ValueError, match="no metric 'mINP': they hold mAP, recall@1"):
+    with pytest.raises(ValueError, match=r"metric 'mINP'.*mAP, recall@1"):
         format_matrix(RESULTS, "mINP")
 
 
 def test_two_runs_mixed_are_refused():
-    with pytest.raises(ValueError, match=r"hold 'mAP' twice for query capacity 0\.20 and gallery capacity 0\.20"):
+    with pytest.raises(ValueError, match=r"'mAP' twice.*query capacity 0\.20.*gallery capacity 0\.20"):
         markdown_matrix([*RESULTS, RESULTS[0]], "mAP")

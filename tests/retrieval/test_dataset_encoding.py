@@ -128,10 +128,10 @@ def test_rows_are_put_in_order() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([0, 2], r"Of 3 images 1 were not read and 0 more than once \(first: row 1"),
-        ([0, 1, 2, 2], r"0 were not read and 1 more than once \(first: row 2"),
-        ([0, 0, 1], r"1 were not read and 1 more than once \(first: row 0"),
-        ([0, 1], r"1 were not read .*first: row 2"),
+        ([0, 2], r"3 images 1.*read.*0.*row 1"),
+        ([0, 1, 2, 2], r"0.*read.*1.*row 2"),
+        ([0, 0, 1], r"1.*read.*1.*row 0"),
+        ([0, 1], r"1.*read.*first: row 2"),
     ],
 )
 def test_lost_and_repeated_images_are_refused(rows: list[int], message: str) -> None:
@@ -144,7 +144,7 @@ def test_models_of_two_spaces_are_refused(
 ) -> None:
     other = copy.deepcopy(model)
     other.config.embedding_space = "0" * 16
-    with pytest.raises(ValueError, match="models are of 2 embedding spaces"):
+    with pytest.raises(ValueError, match=r"models.*2 embedding spaces"):
         encode({"a": model, "b": other}, images, processor)
 
 
@@ -163,14 +163,14 @@ def test_boxes_are_cut_out_before_the_network_sees_anything(
 def test_unreadable_image_is_named(model: PrunNetModel, processor: PrunNetImageProcessor, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     images = Dataset.from_dict({"image": [str(tmp_path / "broken.jpg")]}, features=Features({"image": Image()}))
-    with pytest.raises(ValueError, match=r"image .*broken\.jpg can't be decoded"):
+    with pytest.raises(ValueError, match=r"image.*broken\.jpg.*decoded"):
         encode({1.0: model}, images, processor, progress=False)
 
 
 def test_nothing_to_encode(model: PrunNetModel, processor: PrunNetImageProcessor, images: Dataset) -> None:
-    with pytest.raises(ValueError, match="1 models and 0 images"):
+    with pytest.raises(ValueError, match=r"1 models.*0 images"):
         encode({1.0: model}, images.select([]), processor)
-    with pytest.raises(ValueError, match="0 models and 7 images"):
+    with pytest.raises(ValueError, match=r"0 models.*7 images"):
         encode({}, images, processor)
 
 

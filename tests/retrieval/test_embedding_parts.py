@@ -56,10 +56,10 @@ def test_half_written_parts_do_not_count(tmp_path: Path) -> None:
     [
         (
             {"weights": "bb"},
-            r"begun with another weights \('aa' then, 'bb' now\)\. To begin anew, remove .*f.parquet.partial",
+            r"begun.*weights \('aa'.*'bb' now\).*begin anew, remove.*f.parquet.partial",
         ),
-        ({"capacity": 0.2, "weights": "bb"}, r"weights \('aa' .*, capacity \(1\.0 then, 0\.2 now\)"),
-        ({"dtype": "bfloat16"}, r"dtype \(None then, 'bfloat16' now\)"),
+        ({"capacity": 0.2, "weights": "bb"}, r"weights \('aa'.*, capacity \(1\.0.*0\.2 now\)"),
+        ({"dtype": "bfloat16"}, r"dtype \(None.*'bfloat16' now\)"),
     ],
 )
 def test_another_plan_is_refused_and_nothing_is_lost(tmp_path: Path, plan: dict[str, object], message: str) -> None:
@@ -72,15 +72,15 @@ def test_another_plan_is_refused_and_nothing_is_lost(tmp_path: Path, plan: dict[
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["0.png", "0.jpg"], "their sizes or times of change differ"),
-        (["0.png", "0.jpg", "new.png"], "new.png is only in one of the two"),
-        ([], "0.jpg is only in one of the two"),
+        (["0.png", "0.jpg"], r"their sizes.*times.*change differ"),
+        (["0.png", "0.jpg", "new.png"], r"new.png.*two"),
+        ([], r"0.jpg.*two"),
     ],
 )
 def test_part_of_other_images_is_refused(tmp_path: Path, paths: list[str], message: str) -> None:
     parts = begin(tmp_path)
     write(parts, 0)
-    with pytest.raises(ValueError, match=rf"part-000000.parquet was made of other images .*: {message}"):
+    with pytest.raises(ValueError, match=rf"part-000000.parquet.*images.*: {message}"):
         parts.check(0, "another digest", paths)
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_part_is_named_and_can_be_made_again(tmp_path: Path) -> None:
     write(parts, 1)
     (parts.folder / "part-000001.parquet").write_bytes(b"nothing")
     for action in (lambda: parts.check(1, "digest", []), lambda: parts.finish(2)):
-        with pytest.raises(ValueError, match=r"part-000001\.parquet can't be read .*Remove it"):
+        with pytest.raises(ValueError, match=r"part-000001\.parquet.*read.*Remove"):
             action()
     assert not parts.output.exists()
     write(parts, 1)
@@ -101,20 +101,20 @@ def test_a_damaged_part_is_named_and_can_be_made_again(tmp_path: Path) -> None:
 def test_missing_parts_are_no_file(tmp_path: Path) -> None:
     parts = begin(tmp_path)
     write(parts, 1)
-    with pytest.raises(ValueError, match=r"must hold the parts 0 to 1; it has \[1\]"):
+    with pytest.raises(ValueError, match=r"parts 0.*1.*\[1\]"):
         parts.finish(2)
     assert not parts.output.exists()
 
 
 def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"f\.parquet' exists\. Remove it"):
+    with pytest.raises(FileExistsError, match=r"f\.parquet' exists\. Remove"):
         begin(tmp_path)
     assert (tmp_path / "f.parquet").read_text() == "precious"
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="its folder doesn't exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder.*exist"):
         begin(tmp_path / "none")
 
 
@@ -129,5 +129,5 @@ def test_a_copy_that_somebody_made_is_no_part(tmp_path: Path) -> None:
 def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
     parts = begin(tmp_path)
     (parts.folder / "plan.json").write_text(text)
-    with pytest.raises(ValueError, match=r"plan\.json is damaged .*To begin anew, remove"):
+    with pytest.raises(ValueError, match=r"plan\.json.*damaged.*To begin anew, remove"):
         begin(tmp_path)

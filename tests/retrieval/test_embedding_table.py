@@ -54,7 +54,7 @@ def test_a_write_cut_half_way_leaves_the_previous_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))  # as a full disk would
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=r"File.*large"):
             write_embeddings(path, EMBEDDINGS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -65,13 +65,13 @@ def test_a_write_cut_half_way_leaves_the_previous_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"embeddings": ARRAY.astype(np.float64)}, TypeError, "array of float32, got float64"),
-        ({"embeddings": [[1.0]]}, TypeError, "array of float32, got list"),
+        ({"embeddings": ARRAY.astype(np.float64)}, TypeError, r"array.*float32.*float64"),
+        ({"embeddings": [[1.0]]}, TypeError, r"array.*float32.*list"),
         ({"embeddings": ARRAY[0]}, ValueError, r"shape \(n, dim\).*got \(2,\)"),
-        ({"embedding_space": None}, ValueError, "id of a trained model's space, got None"),
-        ({"capacity": 20}, ValueError, r"capacity must lie in \(0, 1\], got 20"),
-        ({"paths": ["a"]}, ValueError, "paths must have one entry for each of the 3 embeddings.*it has 1"),
-        ({"labels": ["a"] * 4}, ValueError, "labels must have one entry.*it has 4"),
+        ({"embedding_space": None}, ValueError, r"id.*trained model's space.*None"),
+        ({"capacity": 20}, ValueError, r"capacity.*\(0, 1\].*20"),
+        ({"paths": ["a"]}, ValueError, r"paths.*entry.*3 embeddings.*it.*1"),
+        ({"labels": ["a"] * 4}, ValueError, r"labels.*entry.*it.*4"),
     ],
 )
 def test_what_no_embeddings_can_be(changed: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -80,7 +80,7 @@ def test_what_no_embeddings_can_be(changed: dict[str, Any], error: type[Exceptio
 
 
 def test_nameless_images_are_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="embeddings of 3 images have no paths"):
+    with pytest.raises(ValueError, match=r"embeddings.*3 images.*paths"):
         write_embeddings(tmp_path / "f.parquet", replace(EMBEDDINGS, paths=[]))
 
 
@@ -96,17 +96,17 @@ def forged(path: Path, metadata: dict[str, str | None], space: str = "3f9a") -> 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"format": None}, "'format' is None; embedding tables have 'prunnet-embeddings'"),
-        ({"version": "2"}, "format version is '2'; this prunnet_hf reads 1. Upgrade prunnet_hf"),
-        ({"version": "one"}, "format version is 'one'.*Embed the images again"),
+        ({"format": None}, r"'format'.*None; embedding tables.*'prunnet-embeddings'"),
+        ({"version": "2"}, r"format version.*'2'.*prunnet_hf reads 1. Upgrade prunnet_hf"),
+        ({"version": "one"}, r"format version.*'one'.*Embed.*images again"),
         ({"capacity": None, "model": None}, "metadata lacks capacity, model"),
-        ({"capacity": "7"}, r"capacity must lie in \(0, 1\], got 7"),
-        ({"capacity": "much"}, "could not convert string to float: 'much'"),
-        ({"embedding_dim": "3"}, "its columns are .*not those of format version 1"),
-        ({"embedding_dim": "9" * 11}, "can't be read as a table of embeddings"),
-        ({"embedding_dim": "-3"}, "can't be read as a table of embeddings"),
-        ({"embedding_space": "77aa"}, "rows from 0 on are of other spaces than '77aa'"),
-        ({"embedding_space": ""}, "can't be read as a table of embeddings"),
+        ({"capacity": "7"}, r"capacity.*\(0, 1\].*7"),
+        ({"capacity": "much"}, r"could.*convert string.*float: 'much'"),
+        ({"embedding_dim": "3"}, r"columns.*not.*format version 1"),
+        ({"embedding_dim": "9" * 11}, r"read.*table.*embeddings"),
+        ({"embedding_dim": "-3"}, r"read.*table.*embeddings"),
+        ({"embedding_space": "77aa"}, r"rows.*0.*spaces.*'77aa'"),
+        ({"embedding_space": ""}, r"read.*table.*embeddings"),
     ],
 )
 def test_metadata_that_is_wrong(tmp_path: Path, metadata: dict[str, str | None], message: str) -> None:
@@ -116,12 +116,12 @@ def test_metadata_that_is_wrong(tmp_path: Path, metadata: dict[str, str | None],
 
 
 def test_other_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.parquet' is no file\. `python -m prunnet_hf"):
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet'.*file\. `python -m prunnet_hf"):
         read_embeddings(tmp_path / "none.parquet")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     (tmp_path / "text.parquet").write_text(json.dumps({}))
     blob = write_embeddings(tmp_path / "f.parquet", EMBEDDINGS).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(blob[: len(blob) // 2])
     for name in ("other", "text", "cut"):
-        with pytest.raises(ValueError, match=rf"{name}\.parquet can't be read as a table of embeddings"):
+        with pytest.raises(ValueError, match=rf"{name}\.parquet.*read.*table.*embeddings"):
             read_embeddings(tmp_path / f"{name}.parquet")

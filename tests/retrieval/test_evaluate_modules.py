@@ -129,24 +129,24 @@ VERI = {
 @pytest.mark.parametrize(
     ("name", "inputs", "error", "message"),
     [
-        ("gldv2_map", {"predictions": [["x"]], "references": [[]]}, ValueError, "must name at least one image"),
+        ("gldv2_map", {"predictions": [["x"]], "references": [[]]}, ValueError, r"solution.*image"),
         ("gldv2_map", {"predictions": [["x"]], "references": [["x"], ["y"]]}, ValueError, "Mismatch"),
         ("in_shop", {"predictions": [[0, 1]], "references": [7]}, TypeError, "'gallery_labels'"),
         (
             "in_shop",
             {"predictions": [[0, 1]], "references": [7], "gallery_labels": [7, 8]},
             ValueError,
-            "ks must lie between 1 and the 2 ranks of each query, got 4",
+            r"^ks.*1.*2 ranks.*query.*4",
         ),
         (
             "revisited",
             {"predictions": [[0]], "references": [{"easy": [0], "hard": [1], "junk": []}]},
             ValueError,
-            r"gnd\[0\] names image 1, but the rankings hold 1 images",
+            r"gnd\[0\].*image 1.*rankings.*1 images",
         ),
-        ("veri776", {**VERI, "predictions": [[0]]}, ValueError, "ranks must order the whole gallery"),
-        ("veri776", {**VERI, "predictions": [[0, 0]]}, ValueError, "ranks of query 0 hold gallery image 0 more than"),
-        ("veri776", {**VERI, "gallery_ids": [6, 6]}, ValueError, "the gallery has no image of vehicle 5"),
+        ("veri776", {**VERI, "predictions": [[0]]}, ValueError, r"ranks.*gallery.*k=None"),
+        ("veri776", {**VERI, "predictions": [[0, 0]]}, ValueError, r"ranks.*query 0.*gallery image 0"),
+        ("veri776", {**VERI, "gallery_ids": [6, 6]}, ValueError, r"gallery.*image.*vehicle 5"),
     ],
 )
 def test_bad_input_is_refused(load, name, inputs, error, message):

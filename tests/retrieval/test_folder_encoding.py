@@ -104,7 +104,7 @@ def stopped_half_way(model: PrunNetModel, processor: PrunNetImageProcessor, phot
     """Leave parts of the first images: the last one can't be decoded."""
     good = (photos / "top.png").read_bytes()
     (photos / "top.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"top\.png can't be decoded .*Or pass --skip_corrupt_images"):
+    with pytest.raises(ValueError, match=r"top\.png.*decoded.*Or pass --skip_corrupt_images"):
         encode_folder(model, photos, output, processor, images_per_part=2, progress=False)
     (photos / "top.png").write_bytes(good)
     assert not output.exists()
@@ -123,12 +123,10 @@ def test_other_images_are_refused(
 ) -> None:
     stopped_half_way(model, processor, photos, tmp_path / "f.parquet")
     os.utime(photos / "a/2.png", ns=(0, 0))
-    with pytest.raises(
-        ValueError, match="other images than data_dir holds now: their sizes or times of change differ"
-    ):
+    with pytest.raises(ValueError, match=r"images.*data_dir.*now: their sizes.*times.*change differ"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=2, progress=False)
     (photos / "a/2.png").unlink()
-    with pytest.raises(ValueError, match=r"a/2\.png is only in one of the two\. To begin anew, remove"):
+    with pytest.raises(ValueError, match=r"a/2\.png.*two.*begin anew, remove"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=2, progress=False)
 
 
@@ -149,7 +147,7 @@ def test_an_image_that_changed_after_it_was_read_is_refused(
     with pytest.raises(KeyboardInterrupt):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
     hook.remove()
-    with pytest.raises(ValueError, match=r"made of other images.*sizes or times of change differ"):
+    with pytest.raises(ValueError, match=r"images.*sizes.*times.*change differ"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
 
 
@@ -201,7 +199,7 @@ def test_what_was_left_out_is_not_forgotten(
     with pytest.raises(KeyboardInterrupt):
         encode_folder(model, photos, output, processor, skip_corrupt_images=True, **settings)
     hook.remove()
-    with pytest.raises(ValueError, match=r"left out images that can't be decoded: a/2\.png"):
+    with pytest.raises(ValueError, match=r"left out images.*decoded: a/2\.png"):
         encode_folder(model, photos, output, processor, **settings)
     assert encode_folder(model, photos, output, processor, skip_corrupt_images=True, **settings) == ["a/2.png"]
 
@@ -209,29 +207,29 @@ def test_what_was_left_out_is_not_forgotten(
 def test_nothing_left(model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path) -> None:
     for name in NAMES:
         (photos / name).write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"none of the 7 images can be decoded: a/2\.png, .* and 2 more"):
+    with pytest.raises(ValueError, match=r"none.*7 images can.*decoded: a/2\.png.*2"):
         encode_folder(model, photos, tmp_path / "f", processor, skip_corrupt_images=True, progress=False)
 
 
 def test_embeddings_that_are_no_numbers(processor: PrunNetImageProcessor, photos: Path, tmp_path: Path, model) -> None:
     broken = model.prune(1.0)
     broken.projector[0].bias.data[2] = float("nan")
-    with pytest.raises(ValueError, match=r"embedding of 'a/2\.png' is not finite"):
+    with pytest.raises(ValueError, match=r"embedding.*'a/2\.png'.*finite"):
         encode_folder(broken, photos, tmp_path / "f.parquet", processor, progress=False)
 
 
 def test_bad_arguments(model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "f.parquet"
-    with pytest.raises(FileNotFoundError, match="none' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"none'.*folder"):
         encode_folder(model, tmp_path / "none", output, processor)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty' holds no images"):
+    with pytest.raises(ValueError, match=r"empty'.*images"):
         encode_folder(model, tmp_path / "empty", output, processor)
     for wrong in ({"batch_size": 0}, {"num_workers": -1}, {"images_per_part": 0}):
-        with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be at least"):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}.*at least"):
             encode_folder(model, photos, output, processor, **wrong)
     untrained = PrunNetModel(model.config.__class__(**{**model.config.to_dict(), "embedding_space": None}))
-    with pytest.raises(ValueError, match="id of a trained model's space, got None"):
+    with pytest.raises(ValueError, match=r"id.*trained model's space.*None"):
         encode_folder(untrained, photos, output, processor)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "photos"]
 
@@ -240,5 +238,5 @@ def test_a_name_that_is_no_text(
     model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
 ) -> None:
     (photos / os.fsdecode(b"\xff.png")).write_bytes((photos / "top.png").read_bytes())
-    with pytest.raises(ValueError, match=r"the name of '\\udcff\.png' is no valid UTF-8"):
+    with pytest.raises(ValueError, match=r"'\\udcff\.png'.*valid UTF-8"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor)

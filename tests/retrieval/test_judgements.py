@@ -70,7 +70,7 @@ def test_a_judgement_that_is_neither_positive_nor_junk_keeps_its_rank():
 
 def test_nothing_to_find_is_refused():
     judged = Judged(np.array([0]), np.array([0]), np.array([JUNK]))
-    with pytest.raises(ValueError, match="there is nothing to find: no query has an easy image in the gallery"):
+    with pytest.raises(ValueError, match=r"find.*query.*easy image.*gallery"):
         find_positives(judged, [EASY], [JUNK], what="an easy image")
 
 
@@ -87,13 +87,13 @@ def test_predictions_are_judged_in_the_order_of_the_solution():
     [
         (
             {"query_ids": [5, 7, 8]},
-            "the gallery has no image of vehicle 7, which query 1 shows .2 such queries.: pass the whole gallery",
+            r"gallery.*image.*vehicle 7.*query 1.*.2 such queries.: pass.*gallery",
         ),
-        ({"query_cameras": [1, 1]}, "query_ids name 3 images, but query_cameras 2"),
-        ({"gallery_cameras": [1, 1, 1]}, "gallery_ids name 2 images, but gallery_cameras 3"),
-        ({"ranks": [[0, 1], [1, 0]]}, r"ranks must be \(3, k\)"),
-        ({"ranks": [[0, 1], [1, 0], [1, 1]]}, "ranks of query 2 hold gallery image 1 more than once"),
-        ({"ranks": [[0], [1], [1]]}, "ranks must order the whole gallery"),
+        ({"query_cameras": [1, 1]}, r"query_ids.*3 images.*query_cameras 2"),
+        ({"gallery_cameras": [1, 1, 1]}, r"gallery_ids.*2 images.*gallery_cameras 3"),
+        ({"ranks": [[0, 1], [1, 0]]}, r"ranks.*\(3, k\)"),
+        ({"ranks": [[0, 1], [1, 0], [1, 1]]}, r"ranks.*query 2.*gallery image 1"),
+        ({"ranks": [[0], [1], [1]]}, r"ranks.*gallery.*k=None"),
     ],
 )
 def test_bad_input_by_camera_is_refused(changed, message):
@@ -110,26 +110,26 @@ def test_bad_input_by_camera_is_refused(changed, message):
 
 
 def test_cameras_must_be_exact():
-    with pytest.raises(TypeError, match=r"query_cameras are float64 .*: integers or strings"):
+    with pytest.raises(TypeError, match=r"query_cameras.*float64.*: integers.*strings"):
         judge_by_camera([[0]], [1], [0.5], [1], [2])
 
 
 @pytest.mark.parametrize(
     ("gnd", "error", "message"),
     [
-        ([], ValueError, "gnd is empty"),
-        ([{"easy": [0], "junk": []}], ValueError, r"gnd\[0\] lacks \['hard'\]: it must hold the lists"),
-        ([{"easy": [0.0], "hard": [], "junk": []}], TypeError, r"gnd\[0\]\['easy'\] must hold .* got dtype float64"),
-        ([{"easy": [], "hard": 1, "junk": []}], ValueError, r"gnd\[0\]\['hard'\] must be a list .* got 1"),
-        ([{"easy": [], "hard": [], "junk": [-1]}], ValueError, r"gnd\[0\]\['junk'\] must be .* from 0, got \[-1\]"),
-        ([{"easy": [0, 0], "hard": [], "junk": []}], ValueError, r"gnd\[0\] names image 0 twice"),
-        ([{"easy": [0], "hard": [1], "junk": [1]}], ValueError, r"gnd\[0\] names image 1 twice: .* either easy, hard"),
+        ([], ValueError, r"gnd.*empty"),
+        ([{"easy": [0], "junk": []}], ValueError, r"gnd\[0\] lacks \['hard'\]:"),
+        ([{"easy": [0.0], "hard": [], "junk": []}], TypeError, r"gnd\[0\]\['easy'\].*dtype float64"),
+        ([{"easy": [], "hard": 1, "junk": []}], ValueError, r"gnd\[0\]\['hard'\].*list.*1"),
+        ([{"easy": [], "hard": [], "junk": [-1]}], ValueError, r"gnd\[0\]\['junk'\].*0.*\[-1\]"),
+        ([{"easy": [0, 0], "hard": [], "junk": []}], ValueError, r"gnd\[0\].*image 0 twice"),
+        ([{"easy": [0], "hard": [1], "junk": [1]}], ValueError, r"gnd\[0\].*image 1 twice.*either easy, hard"),
         (
             [{"easy": [0], "hard": [], "junk": [2]}],
             ValueError,
-            r"gnd\[0\] names image 2, but .* hold 2 images, 0 to 1",
+            r"gnd\[0\].*image 2.*2 images, 0.*1",
         ),
-        ([{"easy": [0], "hard": [], "junk": []}] * 2, ValueError, r"ranks must be \(2, k\)"),
+        ([{"easy": [0], "hard": [], "junk": []}] * 2, ValueError, r"ranks.*\(2, k\)"),
     ],
 )
 def test_bad_ground_truth_is_refused(gnd, error, message):
@@ -140,23 +140,23 @@ def test_bad_ground_truth_is_refused(gnd, error, message):
 def test_ground_truth_of_a_later_block_is_named_by_its_query():
     gnd = [{"easy": [0], "hard": [], "junk": []}, {"easy": [2], "hard": [], "junk": []}]
     blocks = [(slice(0, 1), np.array([[0, 1]])), (slice(1, 2), np.array([[0, 1]]))]
-    with pytest.raises(ValueError, match=r"gnd\[1\] names image 2"):
+    with pytest.raises(ValueError, match=r"gnd\[1\].*image 2"):
         judge_by_difficulty(iter(blocks), gnd)
 
 
 @pytest.mark.parametrize(
     ("predictions", "solution", "error", "message"),
     [
-        ({}, {}, ValueError, "solution is empty"),
-        ({"z": ["x"], "y": []}, {"q": ["x"]}, ValueError, "predictions hold 2 queries that solution lacks, 'z'"),
-        ({}, {"q": []}, ValueError, r"solution of query 'q' must name at least one image, and none twice, got \[\]"),
-        ({}, {"q": ["x", "x"]}, ValueError, r"solution of query 'q' must .* none twice, got \['x', 'x'\]"),
-        ({"q": "xyz"}, {"q": ["x"]}, TypeError, "predictions of query 'q' must be a list of image ids, got 'xyz'"),
-        ({"q": {"x"}}, {"q": ["x"]}, TypeError, "predictions of query 'q' must be a list of image ids, got {'x'}"),
-        ({"q": [1]}, {"q": ["x"]}, TypeError, r"predictions of query 'q' must hold image ids \(strings\), got 1"),
-        ({1: ["x"]}, {"q": ["x"]}, TypeError, r"predictions must have query ids \(strings\) for keys, got 1"),
-        ({}, {"q": [1]}, TypeError, "solution of query 'q' must hold image ids"),
-        ({}, {"q": "x"}, TypeError, "solution of query 'q' must be a list of image ids, got 'x'"),
+        ({}, {}, ValueError, r"solution.*empty"),
+        ({"z": ["x"], "y": []}, {"q": ["x"]}, ValueError, r"predictions.*2 queries.*solution lacks, 'z'"),
+        ({}, {"q": []}, ValueError, r"solution.*query 'q'.*image.*none twice.*\[\]"),
+        ({}, {"q": ["x", "x"]}, ValueError, r"solution.*query 'q'.*none twice.*\['x', 'x'\]"),
+        ({"q": "xyz"}, {"q": ["x"]}, TypeError, r"predictions.*query 'q'.*list.*image ids.*'xyz'"),
+        ({"q": {"x"}}, {"q": ["x"]}, TypeError, r"predictions.*query 'q'.*list.*image ids.*{'x'}"),
+        ({"q": [1]}, {"q": ["x"]}, TypeError, r"predictions.*query 'q'.*image ids \(strings\).*1"),
+        ({1: ["x"]}, {"q": ["x"]}, TypeError, r"predictions.*query ids \(strings\).*keys.*1"),
+        ({}, {"q": [1]}, TypeError, r"solution.*query 'q'.*image ids"),
+        ({}, {"q": "x"}, TypeError, r"solution.*query 'q'.*list.*image ids.*'x'"),
     ],
 )
 def test_bad_predictions_are_refused(predictions, solution, error, message):

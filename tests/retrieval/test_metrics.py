@@ -121,12 +121,12 @@ def test_ranks_may_end_after_the_last_relevant_image():
 
 
 def test_ranks_too_short_to_hold_all_relevant_images():
-    with pytest.raises(ValueError, match=r"too short for mAP: query 1 has 2 relevant .* its 2 ranks hold 1"):
+    with pytest.raises(ValueError, match=r"short.*mAP: query 1.*2 relevant.*2 ranks.*1"):
         mean_average_precision([[0, 1], [0, 1]], [1, 2], [1, 2, 2])
 
 
 def test_self_forgotten_in_exclude_is_noticed():
-    with pytest.raises(ValueError, match="too short for mAP: query 0"):
+    with pytest.raises(ValueError, match=r"short.*mAP: query 0"):
         mean_average_precision([[1], [0]], ["a", "a"], ["a", "a"])
 
 
@@ -153,23 +153,23 @@ def test_recall_by_hand():
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_recall_beyond_the_ranks_is_refused(k):
-    with pytest.raises(ValueError, match=f"ks must lie between 1 and the 2 ranks of each query, got {k}"):
+    with pytest.raises(ValueError, match=rf"ks.*1.*2 ranks.*query.*{k}"):
         recall_at_k([[0, 1]], ["a"], ["a", "b"], ks=(1, k))
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"ranks": [[0, 1, 1], [0, 1, 2]]}, ValueError, "ranks of query 0 hold gallery image 1 more than once"),
-        ({"ranks": [[0, 1, 2], [0, 1, 3]]}, ValueError, "ranks of query 1 leave the gallery, .* 0 to 2"),
-        ({"ranks": [[0.0, 1.0], [1.0, 0.0]]}, TypeError, "ranks must hold gallery indices .* float64"),
-        ({"ranks": [[0, 1, 2]]}, ValueError, r"ranks must be \(2, k\), one row a query, got shape \(1, 3\)"),
-        ({"query_labels": [[1], [2]]}, ValueError, "query_labels must hold one label an image"),
-        ({"query_labels": ["1", "2"]}, TypeError, "query_labels are .* use one kind"),
-        ({"exclude": [0, 1]}, ValueError, "ranks of query 0 hold gallery image 0, which exclude leaves out"),
-        ({"exclude": [0]}, ValueError, "exclude must name one gallery index a query"),
-        ({"exclude": [0, 9]}, ValueError, r"exclude\[1\] is 9"),
-        ({"exclude": [0.0, 1.0]}, TypeError, "exclude must hold gallery indices"),
+        ({"ranks": [[0, 1, 1], [0, 1, 2]]}, ValueError, r"ranks.*query 0.*gallery image 1"),
+        ({"ranks": [[0, 1, 2], [0, 1, 3]]}, ValueError, r"ranks.*query 1.*gallery.*0.*2"),
+        ({"ranks": [[0.0, 1.0], [1.0, 0.0]]}, TypeError, r"ranks.*gallery.*float64"),
+        ({"ranks": [[0, 1, 2]]}, ValueError, r"ranks.*\(2, k\).*row.*query.*shape \(1, 3\)"),
+        ({"query_labels": [[1], [2]]}, ValueError, r"query_labels.*label.*image"),
+        ({"query_labels": ["1", "2"]}, TypeError, r"query_labels.*kind"),
+        ({"exclude": [0, 1]}, ValueError, r"ranks.*query 0.*gallery image 0.*exclude.*out"),
+        ({"exclude": [0]}, ValueError, r"exclude.*gallery index.*query"),
+        ({"exclude": [0, 9]}, ValueError, r"exclude\[1\].*9"),
+        ({"exclude": [0.0, 1.0]}, TypeError, r"exclude.*gallery"),
     ],
 )
 @pytest.mark.parametrize("metric", [mean_average_precision, recall_at_k])
@@ -227,10 +227,10 @@ def test_in_shop_equals_the_slow_one(data):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"query_labels": [7, 3]}, r"query 1 \(label 3\) has no relevant image in the gallery"),
-        ({"ks": (1, 3)}, "ks must lie between 1 and the 2 ranks of each query, got 3"),
-        ({"ranks": [[0, 1], [1, 1]]}, "ranks of query 1 hold gallery image 1 more than once"),
-        ({"ranks": [[0, 1], [1, 3]]}, "ranks of query 1 leave the gallery, whose indices are 0 to 2"),
+        ({"query_labels": [7, 3]}, r"query 1 \(label 3\).*relevant image.*gallery"),
+        ({"ks": (1, 3)}, r"^ks.*1.*2 ranks.*query.*3"),
+        ({"ranks": [[0, 1], [1, 1]]}, r"ranks.*query 1.*gallery image 1"),
+        ({"ranks": [[0, 1], [1, 3]]}, r"ranks.*query 1.*gallery.*0.*2"),
     ],
 )
 def test_bad_input_of_in_shop_is_refused(changed, message):
@@ -274,11 +274,11 @@ def test_gldv2_equals_the_slow_one(predictions, solution, k):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
-        ({"k": 1.5}, TypeError, r"k must hold integers, got 1\.5"),
-        ({"predictions": {"z": ["a"]}}, ValueError, "predictions hold 1 queries that solution lacks, 'z' the first"),
-        ({"solution": {}}, ValueError, "solution is empty"),
-        ({"solution": {"q": []}}, ValueError, "solution of query 'q' must name at least one image"),
+        ({"k": 0}, ValueError, r"^k.*1.*0"),
+        ({"k": 1.5}, TypeError, r"^k.*integers.*1\.5"),
+        ({"predictions": {"z": ["a"]}}, ValueError, r"predictions.*1 queries.*solution lacks, 'z'"),
+        ({"solution": {}}, ValueError, r"solution.*empty"),
+        ({"solution": {"q": []}}, ValueError, r"solution.*query 'q'.*image"),
     ],
 )
 def test_bad_input_of_gldv2_is_refused(changed, error, message):
@@ -334,18 +334,18 @@ def test_veri_equals_the_slow_one(data):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"ranks": [[0, 1]]}, ValueError, "ranks must order the whole gallery, its images 0 to 2, but hold 2 a query"),
-        ({"ranks": [[0, 1, 1]]}, ValueError, "ranks of query 0 hold gallery image 1 more than once"),
-        ({"ranks": [[0, 1, 3]]}, ValueError, "ranks of query 0 leave the gallery, whose indices are 0 to 2"),
-        ({"ranks": [[0.0, 1.0, 2.0]]}, TypeError, "ranks must hold gallery indices"),
-        ({"query_ids": [9]}, ValueError, "the gallery has no image of vehicle 9, which query 0 shows"),
-        ({"query_cameras": [1, 2]}, ValueError, "query_ids name 1 images, but query_cameras 2"),
+        ({"ranks": [[0, 1]]}, ValueError, r"ranks.*gallery.*images 0.*2.*2.*query"),
+        ({"ranks": [[0, 1, 1]]}, ValueError, r"ranks.*query 0.*gallery image 1"),
+        ({"ranks": [[0, 1, 3]]}, ValueError, r"ranks.*query 0.*gallery.*0.*2"),
+        ({"ranks": [[0.0, 1.0, 2.0]]}, TypeError, r"ranks.*gallery.*indices"),
+        ({"query_ids": [9]}, ValueError, r"gallery.*image.*vehicle 9.*query 0"),
+        ({"query_cameras": [1, 2]}, ValueError, r"query_ids.*1 images.*query_cameras 2"),
         (
             {"gallery_cameras": [1, 1, 1]},
             ValueError,
-            "nothing to find: no query has an image of its vehicle by another",
+            r"find.*query.*image.*vehicle",
         ),
-        ({"ks": (0,)}, ValueError, "ks must be at least 1, got 0"),
+        ({"ks": (0,)}, ValueError, r"^ks.*1.*0"),
     ],
 )
 def test_bad_input_of_veri_is_refused(changed, error, message):
@@ -411,14 +411,14 @@ NOTHING_HARD = {"easy": [0], "hard": [], "junk": []}
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"ranks": [[0, 2]]}, ValueError, "ranks must order the whole gallery, its images 0 to 2, but hold 2 a query"),
-        ({"ranks": [[0, 0, 1]]}, ValueError, "ranks of query 0 hold gallery image 0 more than once"),
-        ({"ranks": [[0, 1, -2]]}, ValueError, "ranks of query 0 leave the gallery"),
-        ({"ranks": [[0, 1, 2]] * 2}, ValueError, r"ranks must be \(1, k\), one row a query, got shape \(2, 3\)"),
-        ({"gnd": [NOTHING_HARD]}, ValueError, "nothing to find: no query has a positive at difficulty hard"),
-        ({"gnd": []}, ValueError, "gnd is empty"),
-        ({"kappas": ()}, ValueError, "kappas must hold at least one cut-off"),
-        ({"kappas": (1.0,)}, TypeError, "kappas must hold integers"),
+        ({"ranks": [[0, 2]]}, ValueError, r"ranks.*gallery.*images 0.*2.*2.*query"),
+        ({"ranks": [[0, 0, 1]]}, ValueError, r"ranks.*query 0.*gallery image 0"),
+        ({"ranks": [[0, 1, -2]]}, ValueError, r"ranks.*query 0.*gallery"),
+        ({"ranks": [[0, 1, 2]] * 2}, ValueError, r"ranks.*\(1, k\).*row.*query.*shape \(2, 3\)"),
+        ({"gnd": [NOTHING_HARD]}, ValueError, r"find.*query.*positive.*difficulty hard"),
+        ({"gnd": []}, ValueError, r"gnd.*empty"),
+        ({"kappas": ()}, ValueError, r"^kappas.*cut-off"),
+        ({"kappas": (1.0,)}, TypeError, r"^kappas.*integers"),
     ],
 )
 def test_bad_input_of_revisited_is_refused(changed, error, message):

@@ -32,9 +32,9 @@ def test_plot_is_a_png_that_replaces_the_old_one(tmp_path):
 
 
 def test_plot_refuses_before_it_writes(tmp_path):
-    with pytest.raises(ValueError, match="no metric 'mINP'"):
+    with pytest.raises(ValueError, match="metric 'mINP'"):
         plot_matrix(RESULTS, tmp_path / "a.png", metrics=("mINP",))
-    with pytest.raises(ValueError, match="metrics must name at least one"):
+    with pytest.raises(ValueError, match=r"metrics.*one"):
         plot_matrix(RESULTS, tmp_path / "a.png", metrics=())
     assert not list(tmp_path.iterdir())
 
@@ -85,6 +85,6 @@ def test_curve_fills_the_marks_of_trained_capacities(tmp_path, monkeypatch):
 
 
 def test_curve_of_an_unknown_metric_is_refused_before_it_writes(tmp_path):
-    with pytest.raises(ValueError, match="no metric 'mINP'"):
+    with pytest.raises(ValueError, match="metric 'mINP'"):
         plot_curve(RESULTS, tmp_path / "curve.png", metric="mINP", trained=(0.2,))
     assert not list(tmp_path.iterdir())

@@ -68,8 +68,8 @@ def test_leave_one_out_equals_search_then_metrics():
     ("query_columns", "gallery_columns", "message"),
     [
         ({"label": [0, 0, 1, 1]}, {"label": [0, 1, 0, 1]}, "leave_one_out.* labels.* same data set"),
-        ({"label": [0, 0, 0, 1]}, {"label": [0, 0, 0, 1]}, "query 3 .* no relevant image"),
-        ({"camera": [0, 0, 1, 1]}, {"label": [0, 0, 1, 1]}, r"query .*'label'.*\['camera'\]"),
+        ({"label": [0, 0, 0, 1]}, {"label": [0, 0, 0, 1]}, r"query 3.*relevant image"),
+        ({"camera": [0, 0, 1, 1]}, {"label": [0, 0, 1, 1]}, r"query.*'label'.*\['camera'\]"),
     ],
 )
 def test_bad_columns_are_refused(query_columns, gallery_columns, message):
@@ -82,8 +82,8 @@ def test_bad_columns_are_refused(query_columns, gallery_columns, message):
     ("embeddings", "columns", "error", "message"),
     [
         (np.ones((4, 2), np.float32), {"label": [0, 0, 1]}, ValueError, r"'label'.* 3 rows.* 4 embeddings"),
-        (np.ones(4, np.float32), {}, ValueError, r"embeddings .*\(4,\)"),
-        (np.ones((0, 4), np.float32), {}, ValueError, r"embeddings .*\(0, 4\)"),
+        (np.ones(4, np.float32), {}, ValueError, r"embeddings.*\(4,\)"),
+        (np.ones((0, 4), np.float32), {}, ValueError, r"embeddings.*\(0, 4\)"),
         (np.ones((4, 2), np.int64), {}, TypeError, "embeddings .*int64"),
         (np.float32([[1, 2], [3, np.nan]]), {}, ValueError, "embeddings row 1 .*nan"),
         (np.float32([[1, 2], [3, 4], [-np.inf, 1]]), {}, ValueError, "embeddings row 2 .*inf"),
@@ -230,7 +230,7 @@ def test_embeddings_without_a_direction_are_refused(protocol, role):
     query, images = map(Side, (queries, gallery), SMALL[protocol])
     assert all(0 <= value <= 1 for value in protocol(query, images).values())
     (queries if role == "queries" else gallery)[2] = 0
-    with pytest.raises(ValueError, match=f"{role} row 2 .* 0"):
+    with pytest.raises(ValueError, match=rf"{role} row 2.*0"):
         protocol(query, images)
 
 
@@ -241,7 +241,7 @@ def test_a_missing_column_is_named(protocol):
         for name in SMALL[protocol][place]:
             columns = [dict(of_side) for of_side in SMALL[protocol]]
             del columns[place][name]
-            with pytest.raises(ValueError, match=f"{role} .*'{name}'"):
+            with pytest.raises(ValueError, match=f"{role}.*'{name}'"):
                 protocol(*(Side(embeddings, of_side) for of_side in columns))
 
 
@@ -249,16 +249,16 @@ def test_a_missing_column_is_named(protocol):
     ("protocol", "query_columns", "gallery_columns", "message"),
     [
         (in_shop, {"label": [0, 0, 1, 2]}, {}, r"query 3 \(label 2\)"),
-        (in_shop, {"label": [[0], [0], [1], [1]]}, {}, r"'label' of the query .*\(4, 1\)"),
-        (veri776, {"label": [0, 0, 1, 7]}, {}, "gallery .* vehicle 7.* query 3"),
-        (veri776, {}, {"camera": [1] * 4}, "no query .* another camera"),
-        (gldv2, {"relevant": [["a"], ["b", "x", "y"], ["a"], ["d"]]}, {}, r"query 'q' has 2 .*\['x', 'y'\]"),
-        (gldv2, {"relevant": [["a"], [], ["a"], ["d"]]}, {}, "query 'q' .* at least one"),
-        (gldv2, {"id": list("pqpq")}, {}, "'id' of the query .* 2 ids .*'p'"),
-        (gldv2, {}, {"id": list("abcc")}, "'id' of the gallery .* 1 ids .*'c'"),
-        (revisited, {"junk": [[4], [], [], []]}, {}, r"gnd\[0\] .* image 4"),
-        (revisited, {"junk": [[], [1], [], []]}, {}, r"gnd\[1\] .* image 1 twice"),
-        (revisited, {"hard": [[]] * 4}, {}, "no query .* difficulty hard"),
+        (in_shop, {"label": [[0], [0], [1], [1]]}, {}, r"'label'.*query.*\(4, 1\)"),
+        (veri776, {"label": [0, 0, 1, 7]}, {}, r"gallery.*vehicle 7.* query 3"),
+        (veri776, {}, {"camera": [1] * 4}, r"query.*camera"),
+        (gldv2, {"relevant": [["a"], ["b", "x", "y"], ["a"], ["d"]]}, {}, r"query 'q'.*2.*\['x', 'y'\]"),
+        (gldv2, {"relevant": [["a"], [], ["a"], ["d"]]}, {}, r"query 'q'.*one"),
+        (gldv2, {"id": list("pqpq")}, {}, r"'id'.*query.*2 ids.*'p'"),
+        (gldv2, {}, {"id": list("abcc")}, r"'id'.*gallery.*1 ids.*'c'"),
+        (revisited, {"junk": [[4], [], [], []]}, {}, r"gnd\[0\].*image 4"),
+        (revisited, {"junk": [[], [1], [], []]}, {}, r"gnd\[1\].*image 1 twice"),
+        (revisited, {"hard": [[]] * 4}, {}, r"query.*difficulty hard"),
     ],
 )
 def test_columns_that_contradict_are_refused(protocol, query_columns, gallery_columns, message):
@@ -270,5 +270,5 @@ def test_columns_that_contradict_are_refused(protocol, query_columns, gallery_co
 
 
 def test_unknown_protocol_names_the_allowed_ones():
-    with pytest.raises(ValueError, match=r"'leave_two_out' .*gldv2, in_shop, leave_one_out, revisited, veri776"):
+    with pytest.raises(ValueError, match=r"'leave_two_out'.*gldv2, in_shop, leave_one_out, revisited, veri776"):
         resolve_protocol("leave_two_out")

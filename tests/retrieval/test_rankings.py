@@ -77,12 +77,12 @@ def test_relevant_images_are_counted_without_the_excluded_one():
 
 
 def test_query_without_relevant_image_is_named():
-    with pytest.raises(ValueError, match=r"query 1 \(label 'c'\) has no relevant image in the gallery: "):
+    with pytest.raises(ValueError, match=r"query 1 \(label 'c'\).*relevant image.*gallery:"):
         count_relevant(["a", "c"], ["a", "b"])
 
 
 def test_class_with_one_image_is_named_when_it_is_left_out():
-    with pytest.raises(ValueError, match=r"query 2 \(label 5\) has no relevant image in the gallery besides itself"):
+    with pytest.raises(ValueError, match=r"query 2 \(label 5\).*relevant image.*gallery"):
         count_relevant([4, 4, 5], [4, 4, 5], exclude=[0, 1, 2])
 
 
@@ -99,11 +99,11 @@ def test_codes_are_equal_where_labels_are(data):
 @pytest.mark.parametrize(
     ("query_labels", "gallery_labels", "error", "message"),
     [
-        ([[1], [2]], [1], ValueError, r"query_ids must hold one label an image, .* got shape \(2, 1\)"),
-        ([1], [], ValueError, r"gallery_ids must hold one label an image, at least one, got shape \(0,\)"),
-        (["1"], [1], TypeError, "query_ids are <U1 and gallery_ids int64: use one kind"),
-        ([0.5], [1], TypeError, "query_ids are float64 and gallery_ids int64: integers or strings"),
-        ([None], [1], TypeError, "query_ids are object .*: integers or strings"),
+        ([[1], [2]], [1], ValueError, r"query_ids.*label.*image.*shape \(2, 1\)"),
+        ([1], [], ValueError, r"gallery_ids.*label.*image.*shape \(0,\)"),
+        (["1"], [1], TypeError, r"query_ids.*<U1.*gallery_ids int64.*kind"),
+        ([0.5], [1], TypeError, r"query_ids.*float64.*gallery_ids int64: integers.*strings"),
+        ([None], [1], TypeError, r"query_ids.*object.*: integers.*strings"),
     ],
 )
 def test_bad_labels_are_refused(query_labels, gallery_labels, error, message):
@@ -121,16 +121,16 @@ def test_ranks_of_any_integers_become_int64(dtype):
 @pytest.mark.parametrize(
     ("ranks", "error", "message"),
     [
-        ([[0, 1, 1], [0, 1, 2]], ValueError, "ranks of query 10 hold gallery image 1 more than once"),
-        ([[0, 1, 2], [2, 1, 2]], ValueError, "ranks of query 11 hold gallery image 2 more than once"),
-        ([[0, 1, 2], [0, 1, 3]], ValueError, "ranks of query 11 leave the gallery, whose indices are 0 to 2"),
-        ([[0, 1, -1], [0, 1, 2]], ValueError, "ranks of query 10 leave the gallery"),
-        ([[0.0, 1.0], [1.0, 0.0]], TypeError, "ranks must hold gallery indices .* float64"),
-        ([[True, False], [False, True]], TypeError, "ranks must hold gallery indices .* bool"),
-        ([[0, 1, 2]], ValueError, r"ranks must be \(2, k\), one row a query, got shape \(1, 3\)"),
-        ([0, 1], ValueError, r"ranks must be \(2, k\), .* got shape \(2,\)"),
-        ([[], []], ValueError, r"ranks must be \(2, k\), .* got shape \(2, 0\)"),
-        ([[0, 1], [0]], ValueError, "equally many gallery indices for each query"),
+        ([[0, 1, 1], [0, 1, 2]], ValueError, r"ranks.*query 10.*gallery image 1"),
+        ([[0, 1, 2], [2, 1, 2]], ValueError, r"ranks.*query 11.*gallery image 2"),
+        ([[0, 1, 2], [0, 1, 3]], ValueError, r"ranks.*query 11.*gallery.*0.*2"),
+        ([[0, 1, -1], [0, 1, 2]], ValueError, r"ranks.*query 10.*gallery"),
+        ([[0.0, 1.0], [1.0, 0.0]], TypeError, r"ranks.*gallery.*float64"),
+        ([[True, False], [False, True]], TypeError, r"ranks.*gallery.*bool"),
+        ([[0, 1, 2]], ValueError, r"ranks.*\(2, k\).*row.*query.*shape \(1, 3\)"),
+        ([0, 1], ValueError, r"ranks.*\(2, k\).*shape \(2,\)"),
+        ([[], []], ValueError, r"ranks.*\(2, k\).*shape \(2, 0\)"),
+        ([[0, 1], [0]], ValueError, r"equally.*gallery.*query"),
     ],
 )
 def test_bad_ranks_are_refused(ranks, error, message):
@@ -141,11 +141,11 @@ def test_bad_ranks_are_refused(ranks, error, message):
 @pytest.mark.parametrize(
     ("ks", "error", "message"),
     [
-        ([], ValueError, r"kappas must hold at least one cut-off, got \[\]"),
-        ([1, 0], ValueError, "kappas must lie between 1 and the 4 ranks of each query, got 0"),
-        ([1, 5], ValueError, "kappas must lie between 1 and the 4 ranks of each query, got 5"),
-        ([2.0], TypeError, r"kappas must hold integers, got 2\.0"),
-        ([True], TypeError, "kappas must hold integers, got True"),
+        ([], ValueError, r"^kappas.*cut-off.*\[\]"),
+        ([1, 0], ValueError, r"^kappas.*1.*4 ranks.*query.*0"),
+        ([1, 5], ValueError, r"^kappas.*1.*4 ranks.*query.*5"),
+        ([2.0], TypeError, r"^kappas.*integers.*2\.0"),
+        ([True], TypeError, r"^kappas.*integers.*True"),
     ],
 )
 def test_bad_cutoffs_are_refused(ks, error, message):
@@ -155,7 +155,7 @@ def test_bad_cutoffs_are_refused(ks, error, message):
 
 def test_any_cutoff_from_1_will_do_without_a_largest():
     check_cutoffs("k", [1, np.int64(10**9)])
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^k.*1.*0"):
         check_cutoffs("k", [0])
 
 
@@ -173,15 +173,15 @@ def test_blocks_hold_all_orderings_in_order(num_queries, block_size):
 @pytest.mark.parametrize(
     ("ranks", "error", "message"),
     [
-        ([[0, 1], [1, 0], [1, 1]], ValueError, "ranks of query 2 hold gallery image 1 more than once"),
+        ([[0, 1], [1, 0], [1, 1]], ValueError, r"ranks.*query 2.*gallery image 1"),
         (
             [[0], [1], [0]],
             ValueError,
-            "must order the whole gallery, its images 0 to 1, but hold 1 a query: .* k=None",
+            r"gallery.*images 0.*1.*1.*query.*k=None",
         ),
-        ([[0, 1], [1, 0]], ValueError, r"ranks must be \(3, k\)"),
-        ([[0, 1], [1, 0], [-1, 0]], ValueError, "ranks of query 2 leave the gallery"),
-        ([[0.0, 1.0]] * 3, TypeError, "ranks must hold gallery indices"),
+        ([[0, 1], [1, 0]], ValueError, r"ranks.*\(3, k\)"),
+        ([[0, 1], [1, 0], [-1, 0]], ValueError, r"ranks.*query 2.*gallery"),
+        ([[0.0, 1.0]] * 3, TypeError, r"ranks.*gallery.*indices"),
     ],
 )
 def test_anything_but_full_orderings_is_refused(ranks, error, message, num_gallery):
@@ -193,20 +193,20 @@ def test_anything_but_full_orderings_is_refused(ranks, error, message, num_galle
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([], "ranks hold 0 queries, but there are 3"),
-        ([(slice(0, 2), [[0, 1], [1, 0]])], "ranks hold 2 queries, but there are 3"),
-        ([(slice(0, 1), [[0, 1], [1, 0]])], r"ranks must be \(1, k\)"),
+        ([], r"ranks.*0 queries.*3"),
+        ([(slice(0, 2), [[0, 1], [1, 0]])], r"ranks.*2 queries.*3"),
+        ([(slice(0, 1), [[0, 1], [1, 0]])], r"ranks.*\(1, k\)"),
         (
             [(slice(0, 1), [[0, 1]]), (slice(1, 3), [[1, 0], [1, 1]])],
-            "ranks of query 2 hold gallery image 1 more than once",
+            r"ranks.*query 2.*gallery image 1",
         ),
         (
             [(slice(1, 3), [[0, 1], [1, 0]]), (slice(0, 1), [[0, 1]])],
-            "in order of the queries: expected query 0, got 1",
+            r"queries: expected query 0.*1",
         ),
         (
             [(slice(0, 2), [[0, 1], [1, 0]]), (slice(2, 3), [[0, 1, 2]])],
-            "must order the whole gallery, its images 0 to 1, but hold 3 a query",
+            r"gallery.*images 0.*1.*3.*query",
         ),
     ],
 )
@@ -216,8 +216,8 @@ def test_bad_blocks_are_refused(blocks, message, num_gallery):
 
 
 def test_an_index_beyond_the_gallery_is_refused():
-    with pytest.raises(ValueError, match="ranks of query 0 leave the gallery, whose indices are 0 to 1"):
+    with pytest.raises(ValueError, match=r"ranks.*query 0.*gallery.*0.*1"):
         list(full_orderings([[0, 2]], 1, 2))
     # Where only the rankings tell how large the gallery is, an index says that they are too short.
-    with pytest.raises(ValueError, match="must order the whole gallery, its images 0 to 2, but hold 2 a query"):
+    with pytest.raises(ValueError, match=r"gallery.*images 0.*2.*2.*query"):
         list(full_orderings([[0, 2]], 1))

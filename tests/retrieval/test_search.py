@@ -168,14 +168,14 @@ def test_normalize_treats_each_row_alone():
 def test_non_finite_embedding_is_named(bad):
     embeddings = np.ones((4, 3), dtype=np.float32)
     embeddings[2, 1] = bad
-    with pytest.raises(ValueError, match=r"gallery row 2 has length (nan|inf)"):
+    with pytest.raises(ValueError, match=r"gallery row 2.*length (nan|inf)"):
         search(np.ones((1, 3), dtype=np.float32), embeddings)
 
 
 def test_zero_embedding_is_named():
     embeddings = np.ones((9000, 3), dtype=np.float32)
     embeddings[8999] = 0
-    with pytest.raises(ValueError, match=r"queries row 8999 has length 0\.0"):
+    with pytest.raises(ValueError, match=r"queries row 8999.*length 0\.0"):
         search(embeddings, np.ones((1, 3), dtype=np.float32))
 
 
@@ -185,20 +185,20 @@ ONES = np.ones((3, 2), dtype=np.float32)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"queries": ONES.astype(np.int64)}, TypeError, "queries must be an array of floats, got dtype int64"),
-        ({"queries": ONES[0]}, ValueError, r"queries must be \(n, dim\).*got shape \(2,\)"),
-        ({"gallery": ONES[:0]}, ValueError, r"gallery must be .*got shape \(0, 2\)"),
-        ({"gallery": ONES[:, :1]}, ValueError, "queries have dimension 2 and gallery 1"),
-        ({"k": 0}, ValueError, "k must be between 1 and the 3 images .* got 0"),
-        ({"k": 4}, ValueError, "k must be between 1 and the 3 images .* got 4"),
-        ({"k": 3, "exclude": np.arange(3)}, ValueError, "k must be between 1 and the 2 images .* got 3"),
-        ({"k": 1.0}, TypeError, r"k must be an integer or None, got 1\.0"),
-        ({"exclude": np.zeros(3)}, TypeError, "exclude must hold gallery indices .* got dtype float64"),
-        ({"exclude": np.arange(2)}, ValueError, r"exclude must .* shape \(3,\), got \(2,\)"),
-        ({"exclude": np.array([0, 3, 1])}, ValueError, r"exclude\[1\] is 3: gallery indices are 0 to 2"),
-        ({"exclude": np.array([0, 1, -1])}, ValueError, r"exclude\[2\] is -1"),
-        ({"gallery": ONES[:1], "exclude": np.zeros(3, int)}, ValueError, "nothing to retrieve"),
-        ({"block_size": 0}, ValueError, "block_size must be a positive integer, got 0"),
+        ({"queries": ONES.astype(np.int64)}, TypeError, r"queries.*array.*floats.*dtype int64"),
+        ({"queries": ONES[0]}, ValueError, r"queries.*\(n, dim\).*got shape \(2,\)"),
+        ({"gallery": ONES[:0]}, ValueError, r"gallery.*got shape \(0, 2\)"),
+        ({"gallery": ONES[:, :1]}, ValueError, r"queries.*dimension 2.*gallery 1"),
+        ({"k": 0}, ValueError, r"^k.*1.*3 images.*0"),
+        ({"k": 4}, ValueError, r"^k.*1.*3 images.*4"),
+        ({"k": 3, "exclude": np.arange(3)}, ValueError, r"^k.*1.*2 images.*3"),
+        ({"k": 1.0}, TypeError, r"^k.*integer.*None.*1\.0"),
+        ({"exclude": np.zeros(3)}, TypeError, r"exclude.*gallery.*dtype float64"),
+        ({"exclude": np.arange(2)}, ValueError, r"exclude.*shape \(3,\).*\(2,\)"),
+        ({"exclude": np.array([0, 3, 1])}, ValueError, r"exclude\[1\].*3: gallery.*0.*2"),
+        ({"exclude": np.array([0, 1, -1])}, ValueError, r"exclude\[2\].*-1"),
+        ({"gallery": ONES[:1], "exclude": np.zeros(3, int)}, ValueError, r"gallery.*exclude.*nothing to retrieve"),
+        ({"block_size": 0}, ValueError, r"block_size.*positive integer.*0"),
     ],
 )
 def test_bad_input_is_refused(arguments, error, message):
@@ -214,13 +214,13 @@ def test_embeddings_that_know_their_space_are_searched_like_arrays():
 
 def test_two_spaces_are_not_compared_though_dimensions_agree():
     array = np.ones((2, 3), np.float32)
-    with pytest.raises(ValueError, match="space '3f9a' and of space '77aa' can't be compared"):
+    with pytest.raises(ValueError, match=r"space '3f9a'.*space '77aa'.*compared"):
         search(Embeddings(array, "3f9a", 1.0), Embeddings(array, "77aa", 1.0))
 
 
 def test_an_array_beside_embeddings_is_of_a_space_that_nobody_knows():
     array = np.ones((2, 3), np.float32)
-    with pytest.raises(TypeError, match=r"gallery are Embeddings of the space '3f9a', but the other side is an array"):
+    with pytest.raises(TypeError, match=r"gallery.*Embeddings.*space '3f9a'.*side.*array"):
         search(array, Embeddings(array, "3f9a", 1.0))
-    with pytest.raises(TypeError, match=r"queries are Embeddings .*Pass it as Embeddings\(array"):
+    with pytest.raises(TypeError, match=r"queries.*Embeddings.*Pass.*Embeddings\(array"):
         search(Embeddings(array, "3f9a", 1.0), array)

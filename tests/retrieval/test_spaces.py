@@ -23,18 +23,18 @@ def test_one_space_is_compatible(a, b):
 
 @pytest.mark.parametrize("other", ["77aa", SimpleNamespace(config=SimpleNamespace(embedding_space="77aa"))])
 def test_two_spaces_are_refused(other):
-    with pytest.raises(ValueError, match="space '3f9a' and of space '77aa' can't be compared"):
+    with pytest.raises(ValueError, match=r"space '3f9a'.*space '77aa'.*compared"):
         check_compatible(MODEL, other)
 
 
 @pytest.mark.parametrize("unknown", [None, "", SimpleNamespace(embedding_space=None)])
 def test_unknown_space_is_refused_even_beside_itself(unknown):
-    with pytest.raises(ValueError, match="embedding space of b is unknown"):
+    with pytest.raises(ValueError, match=r"embedding space of b.*unknown"):
         check_compatible(MODEL, unknown)
-    with pytest.raises(ValueError, match="embedding space of a is unknown"):
+    with pytest.raises(ValueError, match=r"embedding space of a.*unknown"):
         check_compatible(unknown, unknown)
 
 
 def test_something_else_is_refused():
-    with pytest.raises(TypeError, match=r"b must be a PrunNet model, its config, Embeddings or the id .* got float"):
+    with pytest.raises(TypeError, match=r"b.*PrunNet model.*config, Embeddings.*id.*float"):
         check_compatible(MODEL, 0.2)

@@ -234,7 +234,7 @@ def test_law_of_shares(count, hundredths):
     expected = hundredths * count // 100
     landmarks = np.arange(count) * 7
     if expected == 0:
-        with pytest.raises(ValueError, match=f"takes 0 of {count} landmarks"):
+        with pytest.raises(ValueError, match=rf"0.*{count} landmarks"):
             gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
     else:
         chosen = gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
@@ -280,18 +280,18 @@ def test_a_class_subset_is_numbered_from_zero_and_does_not_depend_on_the_order_o
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_share": 0.0}, r"class_share=0\.0 must be in \(0, 1\]"),
-        ({"class_share": 1.1}, r"class_share=1\.1 must be in \(0, 1\]"),
-        ({"class_share": float("nan")}, r"class_share=nan must be in \(0, 1\]"),
-        ({"class_share": 0.1}, r"class_share=0\.1 takes 0 of 8 landmarks: it must take at least 1"),
-        ({"num_classes": 0}, "num_classes=0 takes 0 of 8 landmarks"),
-        ({"num_classes": -1}, "num_classes=-1 takes -1 of 8 landmarks"),
-        ({"num_classes": 9}, "num_classes=9 takes 9 of 8 landmarks: it must take at least 1, at most all"),
-        ({"num_classes": 2, "class_share": 0.5}, r"num_classes=2 or class_share=0\.5, not both"),
-        ({"subset": "cleaned"}, "subset='cleaned' must be one of 'clean', 'full'"),
-        ({"usage": ()}, r"usage=\(\) must be a tuple of 'Public' and 'Private'"),
-        ({"usage": "Private"}, "usage='Private' must be a tuple"),
-        ({"usage": ("Private", "Ignored")}, r"usage=\('Private', 'Ignored'\) must be a tuple"),
+        ({"class_share": 0.0}, r"class_share=0\.0.*\(0, 1\]"),
+        ({"class_share": 1.1}, r"class_share=1\.1.*\(0, 1\]"),
+        ({"class_share": float("nan")}, r"class_share=nan.*\(0, 1\]"),
+        ({"class_share": 0.1}, r"class_share=0\.1.*0.*8 landmarks.*1"),
+        ({"num_classes": 0}, r"num_classes=0.*0.*8 landmarks"),
+        ({"num_classes": -1}, r"num_classes=-1.*-1.*8 landmarks"),
+        ({"num_classes": 9}, r"num_classes=9.*9.*8 landmarks.*1"),
+        ({"num_classes": 2, "class_share": 0.5}, r"num_classes=2.*class_share=0\.5"),
+        ({"subset": "cleaned"}, r"subset='cleaned'.*'clean', 'full'"),
+        ({"usage": ()}, r"usage=\(\).*tuple.*'Public'.*'Private'"),
+        ({"usage": "Private"}, r"usage='Private'.*tuple"),
+        ({"usage": ("Private", "Ignored")}, r"usage=\('Private', 'Ignored'\).*tuple"),
     ],
 )
 def test_arguments_out_of_range_are_shown(tars, options, message):
@@ -307,7 +307,7 @@ def test_arguments_out_of_range_are_shown(tars, options, message):
 def test_missing_file_is_named_with_where_to_get_it(tmp_path, name, streaming):
     make_gldv2(tmp_path, layout="extracted")
     (tmp_path / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name} is missing.*github\.com/cvdfoundation/google-"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name}.*missing.*github\.com/cvdfoundation/google-"):
         load_gldv2(tmp_path, streaming=streaming)
 
 
@@ -315,12 +315,12 @@ def test_full_list_is_not_needed_for_the_clean_one(tmp_path):
     make_gldv2(tmp_path)
     (tmp_path / "train.csv").unlink()
     load_gldv2(tmp_path, streaming=True)
-    with pytest.raises(FileNotFoundError, match=r"train\.csv is missing"):
+    with pytest.raises(FileNotFoundError, match=r"train\.csv.*missing"):
         load_gldv2(tmp_path, subset="full", streaming=True)
 
 
 def test_missing_root_is_shown(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere' is no folder; it must hold Google Landmarks v2"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere'.*folder.*Google Landmarks v2"):
         load_gldv2(tmp_path / "nowhere")
 
 
@@ -352,7 +352,7 @@ def test_line_that_does_not_parse_is_shown(tmp_path, name, line, expected):
     make_gldv2(tmp_path)
     number = add_line(tmp_path / name, line)
     subset = "full" if name == "train.csv" else "clean"
-    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected .*{expected}.*; got '.*{line[-6:]}'"):
+    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected.*{expected}.*.*'.*{line[-6:]}'"):
         load_gldv2(tmp_path, subset=subset, streaming=True)
 
 
@@ -362,14 +362,14 @@ def test_list_without_its_header_is_refused(tmp_path, name, content):
     make_gldv2(tmp_path)
     (tmp_path / name).write_text(content)
     subset = "full" if name == "train.csv" else "clean"
-    with pytest.raises(ValueError, match=rf"{name}, line 1: expected the header (id|landmark_id)"):
+    with pytest.raises(ValueError, match=rf"{name}, line 1: expected.*header (id|landmark_id)"):
         load_gldv2(tmp_path, subset=subset, streaming=True)
 
 
 def test_list_that_is_no_text_is_refused(tmp_path):
     make_gldv2(tmp_path)
     (tmp_path / "index.csv").write_bytes(b"id\n\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"index\.csv is no text in utf-8"):
+    with pytest.raises(ValueError, match=r"index\.csv.*text.*utf-8"):
         load_gldv2(tmp_path, streaming=True)
 
 
@@ -381,7 +381,7 @@ def test_image_listed_twice_is_named(tmp_path, name):
     line = {"train_clean.csv": f"9,{image}", "train.csv": f"{image},a,9", SOLUTION: f"{image},{said.index[0]},Private"}
     add_line(tmp_path / name, line.get(name, image))
     subset = "full" if name == "train.csv" else "clean"
-    with pytest.raises(ValueError, match=rf"{name} names 1 images more than once: {image}"):
+    with pytest.raises(ValueError, match=rf"{name}.*1 images.*{image}"):
         load_gldv2(tmp_path, subset=subset, streaming=True)
 
 
@@ -389,16 +389,14 @@ def test_answer_that_names_an_image_twice_is_refused(tmp_path):
     said = make_gldv2(tmp_path)
     add_line(tmp_path / "test.csv", A)
     number = add_line(tmp_path / SOLUTION, f"{A},{said.index[0]} {said.index[0]},Private")
-    with pytest.raises(
-        ValueError, match=rf"{SOLUTION}, line {number}, names 1 images more than once: {said.index[0]}"
-    ):
+    with pytest.raises(ValueError, match=rf"{SOLUTION}, line {number}.*1 images.*{said.index[0]}"):
         load_gldv2(tmp_path, streaming=True)
 
 
 def test_query_that_is_no_test_image_is_named(tmp_path):
     said = make_gldv2(tmp_path)
     add_line(tmp_path / SOLUTION, f"{A},{said.index[0]},Private")
-    with pytest.raises(ValueError, match=rf"{SOLUTION} names 1 images that .*test\.csv doesn't list: {A}"):
+    with pytest.raises(ValueError, match=rf"{SOLUTION}.*1 images.*test\.csv.*list: {A}"):
         load_gldv2(tmp_path, streaming=True)
 
 
@@ -407,14 +405,14 @@ def test_answer_that_is_not_in_the_index_is_named(tmp_path):
     for query, unknown in ((A, B), (C, B)):
         add_line(tmp_path / "test.csv", query)
         add_line(tmp_path / SOLUTION, f"{query},{said.index[0]} {unknown},Private")
-    with pytest.raises(ValueError, match=rf"{SOLUTION} names 1 images that .*index\.csv doesn't list: {B}"):
+    with pytest.raises(ValueError, match=rf"{SOLUTION}.*1 images.*index\.csv.*list: {B}"):
         load_gldv2(tmp_path, streaming=True)
 
 
 def test_solution_without_answers_is_refused(tmp_path):
     said = make_gldv2(tmp_path)
     write_list(tmp_path / SOLUTION, "id,images,Usage", [f"{query},None,Private" for query in said.private])
-    with pytest.raises(ValueError, match=rf"{SOLUTION} has no query with an answer for usage=\('Private',\)"):
+    with pytest.raises(ValueError, match=rf"{SOLUTION}.*query.*answer.*usage=\('Private',\)"):
         load_gldv2(tmp_path, streaming=True)
 
 
@@ -423,19 +421,19 @@ def test_listed_image_that_is_not_on_disk_is_named(tmp_path, streaming):
     said = make_gldv2(tmp_path, layout="extracted")
     lost = member_name(said.index[2])
     (tmp_path / "index" / lost).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of the 23 images that .*index\.csv names are not in .*: {lost}"):
+    with pytest.raises(FileNotFoundError, match=rf"1.*23 images.*index\.csv.*: {lost}"):
         load_gldv2(tmp_path, streaming=streaming)
 
 
 def test_tars_must_be_extracted_or_streamed(tars):
-    with pytest.raises(FileNotFoundError, match=r"train holds 3 tars, but no images.*--streaming true"):
+    with pytest.raises(FileNotFoundError, match=r"train.*3 tars.*images.*--streaming true"):
         load_gldv2(tars[0])
 
 
 def test_tar_missing_among_others_is_named(tmp_path):
     make_gldv2(tmp_path)
     (tmp_path / "train" / "images_001.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train/images_001\.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"train/images_001\.tar.*missing"):
         load_gldv2(tmp_path, streaming=True)
 
 
@@ -444,7 +442,7 @@ def test_tar_cut_short_is_refused_while_it_is_read(tmp_path):
     tar = tmp_path / "index" / "images_001.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
     gallery = load_gldv2(tmp_path, streaming=True).gallery
-    with pytest.raises(ValueError, match=r"index/images_001\.tar is no whole, uncompressed tar"):
+    with pytest.raises(ValueError, match=r"index/images_001\.tar.*uncompressed tar"):
         list(gallery)
 
 
@@ -452,7 +450,7 @@ def test_tar_with_a_name_that_leaves_its_folder_is_refused(tmp_path):
     make_gldv2(tmp_path)
     tar = tmp_path / "train" / "images_002.tar"
     write_tar(tar, {"../evil.jpg": b"x", **members_of(tar)})
-    with pytest.raises(ValueError, match=r"images_002\.tar: '\.\./evil\.jpg' is no path inside"):
+    with pytest.raises(ValueError, match=r"images_002\.tar: '\.\./evil\.jpg'.*path inside"):
         list(load_gldv2(tmp_path, streaming=True).train)
 
 
@@ -462,7 +460,7 @@ def test_image_twice_in_a_tar_is_refused(tmp_path):
     files = members_of(tar)
     name, content = next(iter(files.items()))
     write_tar(tar, {**files, f"again/{Path(name).name}": content})
-    with pytest.raises(ValueError, match=rf"images_001\.tar holds the image again/{Path(name).name} twice"):
+    with pytest.raises(ValueError, match=rf"images_001\.tar.*image again/{Path(name).name} twice"):
         list(load_gldv2(tmp_path, streaming=True).gallery)
 
 
@@ -471,7 +469,7 @@ def test_damaged_image_of_a_tar_is_named(tmp_path):
     tar = tmp_path / "test" / "images_000.tar"
     write_tar(tar, {name: b"no image" for name in members_of(tar)})
     row = next(iter(stored_images(load_gldv2(tmp_path, streaming=True).query)))
-    with pytest.raises(ValueError, match=rf"images_000\.tar/{member_name(row['id'])} can't be decoded"):
+    with pytest.raises(ValueError, match=rf"images_000\.tar/{member_name(row['id'])}.*decoded"):
         read_image(row)
 
 
@@ -482,5 +480,5 @@ def test_whoever_only_evaluates_needs_no_training_images(tmp_path: Path) -> None
     splits = load_gldv2(tmp_path, evaluation_only=True, streaming=True)
     assert splits.train is None
     assert len(list(splits.query)) == 8
-    with pytest.raises(FileNotFoundError, match=r"train_clean\.csv is missing"):
+    with pytest.raises(FileNotFoundError, match=r"train_clean\.csv.*missing"):
         load_gldv2(tmp_path, streaming=True)

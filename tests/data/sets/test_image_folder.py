@@ -85,14 +85,14 @@ def test_other_files_are_passed_over(photos):
 
 
 def test_missing_folder_is_shown(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_dir='.*nowhere' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"data_dir='.*nowhere'.*folder"):
         load_image_folder(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_missing_split_is_named(photos, split):
     (photos / split).rename(photos / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"{split} is missing\. data_dir must hold train/<class>/<image>"):
+    with pytest.raises(FileNotFoundError, match=rf"{split}.*missing\. data_dir.*train/<class>/<image>"):
         load_image_folder(photos)
 
 
@@ -100,19 +100,19 @@ def test_missing_split_is_named(photos, split):
 def test_split_without_classes_is_named(photos, split):
     (photos / split).rename(photos / "elsewhere")
     (photos / split).mkdir()
-    with pytest.raises(ValueError, match=f"{split} has no class folders"):
+    with pytest.raises(ValueError, match=rf"{split}.*class folders"):
         load_image_folder(photos)
 
 
 def test_empty_class_is_named(photos):
     (photos / "train" / "cat").mkdir()
-    with pytest.raises(ValueError, match=r"1 class folders of .*train hold no images: cat"):
+    with pytest.raises(ValueError, match=r"1 class folders.*train.*images: cat"):
         load_image_folder(photos)
 
 
 def test_test_class_with_one_image_is_named(photos):
     (photos / "test" / "fox" / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"one image only.*: fox"):
+    with pytest.raises(ValueError, match=r"image only.*: fox"):
         load_image_folder(photos)
 
 
@@ -175,7 +175,7 @@ def test_corrupt_images_are_left_out_if_the_user_says_so(photos, caplog):
 def test_nothing_but_corrupt_images_is_an_error_in_any_case(photos):
     for path in (photos / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"4 of 4 images can't be decoded.*Nothing would be left"):
+    with pytest.raises(ValueError, match=r"4.*4 images.*decoded.*Nothing.*left"):
         check_images(load_image_folder(photos).train, skip_corrupt=True)
 
 
@@ -243,7 +243,7 @@ def test_hub_data_set_with_one_split_is_divided(tmp_path):
 
 
 def test_hub_data_set_with_too_few_classes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has images of 2 classes; at least 3"):
+    with pytest.raises(ValueError, match=r"images.*2 classes.*3"):
         load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1]}))
 
 

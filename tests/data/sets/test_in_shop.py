@@ -125,12 +125,12 @@ def test_relative_root_survives_a_change_of_directory(shop, monkeypatch):
 @pytest.mark.parametrize("name", [PARTITION, "img", BOXES])
 def test_missing_file_is_named_with_where_to_get_it(shop, name):
     (shop / name).rename(shop / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"{shop / name} is missing.*https://mmlab\.ie\.cuhk\.edu\.hk"):
+    with pytest.raises(FileNotFoundError, match=rf"{shop / name}.*missing.*https://mmlab\.ie\.cuhk\.edu\.hk"):
         load_in_shop(shop, bounding_boxes=True)
 
 
 def test_missing_root_is_shown(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere' is no folder.*In-shop.*https://mmlab"):
+    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere'.*folder.*In-shop.*https://mmlab"):
         load_in_shop(tmp_path / "nowhere")
 
 
@@ -146,14 +146,14 @@ def test_missing_root_is_shown(tmp_path):
 )
 def test_line_of_the_partition_that_does_not_parse_is_named(shop, line):
     replace_line(shop / PARTITION, 5, line)
-    with pytest.raises(ValueError, match=rf"{PARTITION}, line 5: expected an image name, an item id .*got '{line}'"):
+    with pytest.raises(ValueError, match=rf"{PARTITION}, line 5: expected.*image.*item id.*got '{line}'"):
         load_in_shop(shop)
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "img/../../a.jpg"])
 def test_image_outside_the_root_is_refused(shop, name):
     replace_line(shop / PARTITION, 5, f"{name} id_00000001 train")
-    with pytest.raises(ValueError, match=rf"{PARTITION}, line 5: '{name}' is no path inside"):
+    with pytest.raises(ValueError, match=rf"{PARTITION}, line 5: '{name}'.*path inside"):
         load_in_shop(shop)
 
 
@@ -161,7 +161,7 @@ def test_image_outside_the_root_is_refused(shop, name):
 @pytest.mark.parametrize("name", [PARTITION, BOXES])
 def test_head_of_a_list_that_is_another_is_named(shop, name, number, line, expected):
     replace_line(shop / name, number, line)
-    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected the {expected}.*got '{line}'"):
+    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected.*{expected}.*got '{line}'"):
         load_in_shop(shop, bounding_boxes=True)
 
 
@@ -169,7 +169,7 @@ def test_head_of_a_list_that_is_another_is_named(shop, name, number, line, expec
 def test_list_that_was_cut_short_is_named_with_both_counts(shop, name):
     # 24 + 8 + 32 = 64 images
     (shop / name).write_text("\n".join((shop / name).read_text().splitlines()[:-3]))
-    with pytest.raises(ValueError, match=rf"{name} has 61 lines below its header, but its first line says 64"):
+    with pytest.raises(ValueError, match=rf"{name}.*61 lines.*header.*line.*64"):
         load_in_shop(shop, bounding_boxes=True)
 
 
@@ -177,35 +177,35 @@ def test_list_that_was_cut_short_is_named_with_both_counts(shop, name):
 @pytest.mark.parametrize(("content", "number"), [("", 1), ("64\n", 2)])
 def test_list_without_a_head_is_named(shop, name, content, number):
     (shop / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected the"):
+    with pytest.raises(ValueError, match=rf"{name}, line {number}: expected"):
         load_in_shop(shop, bounding_boxes=True)
 
 
 def test_image_named_twice_is_shown(tmp_path):
     rows = make_in_shop(tmp_path)
     rewrite(tmp_path, [*rows, rows[3]])
-    with pytest.raises(ValueError, match=rf"names 1 images more than once: {rows[3][0]}"):
+    with pytest.raises(ValueError, match=rf"1 images.*{rows[3][0]}"):
         load_in_shop(tmp_path)
 
 
 def test_image_that_is_not_on_disk_is_shown(tmp_path):
     rows = make_in_shop(tmp_path)
     (tmp_path / rows[7][0]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of the 64 images .*{rows[7][0]}\. Download img\.zip"):
+    with pytest.raises(FileNotFoundError, match=rf"1.*64 images.*{rows[7][0]}\. Download img\.zip"):
         load_in_shop(tmp_path)
 
 
 def test_query_whose_item_the_gallery_lacks_is_shown(tmp_path):
     rows = make_in_shop(tmp_path)
     rewrite(tmp_path, [row for row in rows if row[1:] != ("id_00000640", "gallery")])
-    with pytest.raises(ValueError, match=r"1 items of queries are missing from the gallery: id_00000640"):
+    with pytest.raises(ValueError, match=r"1 items.*queries.*missing.*gallery: id_00000640"):
         load_in_shop(tmp_path)
 
 
 def test_item_that_is_trained_and_tested_on_is_shown(tmp_path):
     rows = make_in_shop(tmp_path)
     rewrite(tmp_path, [(name, item, "gallery" if i == 0 else status) for i, (name, item, status) in enumerate(rows)])
-    with pytest.raises(ValueError, match=r"1 items are both trained and tested on: id_00004510"):
+    with pytest.raises(ValueError, match=r"1 items.*trained.*tested.*id_00004510"):
         load_in_shop(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_item_that_is_trained_and_tested_on_is_shown(tmp_path):
 def test_split_without_images_is_named(tmp_path, status):
     rewrite(tmp_path, [row for row in make_in_shop(tmp_path) if row[2] != status])
     for streaming in (False, True):
-        with pytest.raises(ValueError, match=f"{status} has no images"):
+        with pytest.raises(ValueError, match=rf"{status}.*images"):
             load_in_shop(tmp_path, streaming=streaming)
 
 
@@ -231,14 +231,14 @@ def test_split_without_images_is_named(tmp_path, status):
 def test_box_that_does_not_parse_or_is_empty_is_named(shop, box, expected):
     name = (shop / BOXES).read_text().splitlines()[5].split()[0]
     replace_line(shop / BOXES, 6, f"{name} {box}")
-    with pytest.raises(ValueError, match=rf"{BOXES}, line 6: expected .*{expected}.*got '{name} {box}'"):
+    with pytest.raises(ValueError, match=rf"{BOXES}, line 6: expected.*{expected}.*got '{name} {box}'"):
         load_in_shop(shop, bounding_boxes=True)
 
 
 def test_second_box_of_an_image_is_named(shop):
     lines = (shop / BOXES).read_text().splitlines()
     replace_line(shop / BOXES, 6, lines[4])
-    with pytest.raises(ValueError, match=rf"{BOXES}, line 6: expected one box an image"):
+    with pytest.raises(ValueError, match=rf"{BOXES}, line 6: expected.*box.*image"):
         load_in_shop(shop, bounding_boxes=True)
 
 
@@ -246,7 +246,7 @@ def test_image_without_a_box_is_named(tmp_path):
     rows = make_in_shop(tmp_path)
     boxes = [(name, "3", "1", "4", "2", "44", "46") for name, _, _ in rows[2:]]
     write_list(tmp_path / BOXES, BOX_HEADER, boxes)
-    with pytest.raises(ValueError, match=rf"has no box for 2 images, '{rows[0][0]}' the first"):
+    with pytest.raises(ValueError, match=rf"box.*2 images, '{rows[0][0]}'"):
         load_in_shop(tmp_path, bounding_boxes=True)
 
 

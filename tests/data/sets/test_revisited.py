@@ -118,12 +118,12 @@ def test_plain_lists_will_do(oxford):
 
 
 def test_other_name_is_refused_and_the_allowed_ones_said(tmp_path):
-    with pytest.raises(ValueError, match=r"name='oxford5k' must be one of roxford5k, rparis6k"):
+    with pytest.raises(ValueError, match=r"name='oxford5k'.*roxford5k, rparis6k"):
         load_revisited(tmp_path, "oxford5k")
 
 
 def test_missing_root_is_shown(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere' is no folder; it must hold gnd_rparis6k\.pkl"):
+    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere'.*folder.*gnd_rparis6k\.pkl"):
         load_revisited(tmp_path / "nowhere", "rparis6k")
 
 
@@ -142,7 +142,7 @@ def test_missing_file_is_named_with_where_to_get_it(oxford, missing):
 def test_image_that_is_not_on_disk_is_shown(oxford, missing):
     root, _ = oxford
     (root / "jpg" / f"{missing}.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of the 15 images .*gnd_roxford5k\.pkl names .*{missing}\.jpg"):
+    with pytest.raises(FileNotFoundError, match=rf"1.*15 images.*gnd_roxford5k\.pkl.*{missing}\.jpg"):
         load_revisited(root, NAME)
 
 
@@ -160,7 +160,7 @@ def test_ground_truth_that_was_cut_short_is_named(oxford):
     root, _ = oxford
     path = root / f"gnd_{NAME}.pkl"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"gnd_roxford5k\.pkl is no sound pickle"):
+    with pytest.raises(ValueError, match=r"gnd_roxford5k\.pkl.*sound pickle"):
         load_revisited(root, NAME)
 
 
@@ -239,20 +239,20 @@ def test_box_that_is_none_is_refused(oxford, box):
 @pytest.mark.parametrize("box", [[5, 1, 5, 9], [1, 9, 5, 2], [1.1, 1, 1.4, 9]])
 def test_box_without_a_pixel_is_refused(oxford, box):
     oxford[1]["gnd"][1]["bbx"] = box
-    refuse(oxford, r"query bodleian_000090: bbx is .* x1 < x2 and y1 < y2 must hold")
+    refuse(oxford, r"query bodleian_000090: bbx is.* x1 < x2 and y1 < y2 must hold")
 
 
 @pytest.mark.parametrize("box", [[68, 0, 90, 9], [0, 48, 9, 60], [-9, 0, 0, 9], [0, -9, 9, 0]])
 def test_box_beside_the_image_is_refused(oxford, box):
     oxford[1]["gnd"][1]["bbx"] = box
-    refuse(oxford, r"holds nothing of the image .*bodleian_000090\.jpg, which is of size \(68, 48\)")
+    refuse(oxford, r"holds nothing of the image.*bodleian_000090\.jpg, which is of size \(68, 48\)")
 
 
 def test_query_that_cannot_be_decoded_is_named(oxford):
     root, _ = oxford
     file = root / "jpg" / "bodleian_000090.jpg"
     file.write_bytes(file.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=rf"The image {file} can't be decoded"):
+    with pytest.raises(ValueError, match=rf"image {file}.*decoded"):
         load_revisited(root, NAME)
 
 
@@ -266,5 +266,5 @@ def test_set_without_queries_or_gallery_is_refused(oxford):
         ),
     ):
         (root / f"gnd_{NAME}.pkl").write_bytes(pickle.dumps(truth))
-        with pytest.raises(ValueError, match=f"{role or 'gallery'} has no images"):
+        with pytest.raises(ValueError, match=rf"{role or 'gallery'}.*images"):
             load_revisited(root, NAME, streaming=True)

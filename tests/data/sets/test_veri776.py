@@ -69,12 +69,12 @@ def test_index_files_are_not_needed(tmp_path):
 def test_missing_file_is_named_with_where_to_get_it(tmp_path, name):
     make_veri776(tmp_path)
     (tmp_path / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name} is missing.*https://github\.com/JDAI-CV"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name}.*missing.*https://github\.com/JDAI-CV"):
         load_veri776(tmp_path)
 
 
 def test_missing_root_is_shown(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere' is no folder; it must hold VeRi-776"):
+    with pytest.raises(FileNotFoundError, match=r"root='.*nowhere'.*folder.*VeRi-776"):
         load_veri776(tmp_path / "nowhere")
 
 
@@ -93,7 +93,7 @@ def test_missing_root_is_shown(tmp_path):
 def test_name_that_does_not_parse_is_named(tmp_path, part, line):
     names = make_veri776(tmp_path)[part]
     write_lines(tmp_path / f"name_{part}.txt", [names[0], "", line, *names[1:]])
-    with pytest.raises(ValueError, match=rf"name_{part}\.txt, line 3: expected a name like .*; got") as error:
+    with pytest.raises(ValueError, match=rf"name_{part}\.txt, line 3: expected") as error:
         load_veri776(tmp_path)
     assert repr(line) in str(error.value)
 
@@ -102,7 +102,7 @@ def test_name_that_does_not_parse_is_named(tmp_path, part, line):
 def test_image_named_twice_is_shown(tmp_path, part):
     names = make_veri776(tmp_path)[part]
     write_lines(tmp_path / f"name_{part}.txt", [*names, names[2]])
-    with pytest.raises(ValueError, match=rf"name_{part}\.txt names 1 images more than once: {names[2]}"):
+    with pytest.raises(ValueError, match=rf"name_{part}\.txt.*1 images.*{names[2]}"):
         load_veri776(tmp_path)
 
 
@@ -110,14 +110,14 @@ def test_image_named_twice_is_shown(tmp_path, part):
 def test_image_that_is_not_on_disk_is_shown(tmp_path, part):
     names = make_veri776(tmp_path)[part]
     (tmp_path / f"image_{part}" / names[1]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of the {len(names)} images .*image_{part}: {names[1]}"):
+    with pytest.raises(FileNotFoundError, match=rf"1.*{len(names)} images.*image_{part}: {names[1]}"):
         load_veri776(tmp_path)
 
 
 def test_query_whose_vehicle_the_gallery_lacks_is_shown(tmp_path):
     gallery = make_veri776(tmp_path)["test"]
     write_lines(tmp_path / "name_test.txt", [name for name in gallery if not name.startswith("0700")])
-    with pytest.raises(ValueError, match=r"1 vehicles of queries are missing from the gallery: 0700"):
+    with pytest.raises(ValueError, match=r"1 vehicles.*queries.*missing.*gallery: 0700"):
         load_veri776(tmp_path)
 
 
@@ -125,14 +125,14 @@ def test_vehicle_that_is_trained_and_tested_on_is_shown(tmp_path):
     names = make_veri776(tmp_path)
     (tmp_path / "image_train" / names["test"][0]).touch()
     write_lines(tmp_path / "name_train.txt", [*names["train"], names["test"][0]])
-    with pytest.raises(ValueError, match=r"1 vehicles are both trained and tested on: 0002"):
+    with pytest.raises(ValueError, match=r"1 vehicles.*trained.*tested.*0002"):
         load_veri776(tmp_path)
 
 
 def test_empty_list_is_refused(tmp_path):
     make_veri776(tmp_path)
     (tmp_path / "name_train.txt").write_text("")
-    with pytest.raises(ValueError, match="train has no images"):
+    with pytest.raises(ValueError, match=r"train.*images"):
         load_veri776(tmp_path, streaming=True)
 
 
@@ -140,7 +140,7 @@ def test_gallery_list_that_was_cut_short_disagrees_with_the_index_files(tmp_path
     gallery = make_veri776(tmp_path)["test"]
     # Image 16 is vehicle 9 by camera 3: to be found by its query 7 (camera 1).
     write_lines(tmp_path / "name_test.txt", gallery[:-1])
-    with pytest.raises(ValueError, match=r"gt_index\.txt, line 7, .*don't belong together"):
+    with pytest.raises(ValueError, match=r"gt_index\.txt, line 7,.*don't belong together"):
         load_veri776(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_query_list_in_another_order_disagrees_with_the_index_files(tmp_path):
     query = make_veri776(tmp_path)["query"]
     (tmp_path / "gt_index.txt").unlink()
     write_lines(tmp_path / "name_query.txt", [*query[:2], query[3], query[2], *query[4:]])
-    with pytest.raises(ValueError, match=r"jk_index\.txt, line 3, .*don't belong together"):
+    with pytest.raises(ValueError, match=r"jk_index\.txt, line 3,.*don't belong together"):
         load_veri776(tmp_path)
 
 
@@ -165,5 +165,5 @@ def test_query_list_in_another_order_disagrees_with_the_index_files(tmp_path):
 def test_index_file_that_is_another_is_named(tmp_path, lines, number):
     make_veri776(tmp_path)
     write_lines(tmp_path / "jk_index.txt", lines)
-    with pytest.raises(ValueError, match=rf"jk_index\.txt, line {number}, doesn't name"):
+    with pytest.raises(ValueError, match=rf"jk_index\.txt, line {number},"):
         load_veri776(tmp_path)
