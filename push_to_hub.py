@@ -21,16 +21,18 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf.hub.publish import check_repo_id, publish_run
 from prunnet_hf.hub.staging import LAYOUTS, Publication, stage_run
+from prunnet_hf.hub.usage import Runner, run_code
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or the words given instead of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, help="The --output_dir of a finished run of train_accelerate.py.")
     parser.add_argument("--repo_id", required=True, help="Repository for the dense model and the card: org/name.")
@@ -55,11 +57,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def push(arguments: argparse.Namespace) -> str:
-    """Publish as the command line says, or lay out what would be; returns what to tell."""
+def push(arguments: argparse.Namespace, *, runner: Runner = run_code) -> str:
+    """Publish as the arguments say, or with `--dry_run` only lay the files out; returns what to print."""
     publication = Publication(
         arguments.repo_id,
         arguments.capacities,
@@ -70,13 +72,17 @@ def push(arguments: argparse.Namespace) -> str:
     )
     if not arguments.dry_run:
         published = publish_run(
-            arguments.run_dir, publication, collection=arguments.collection, private=arguments.private
+            arguments.run_dir,
+            publication,
+            collection=arguments.collection,
+            private=arguments.private,
+            runner=runner,
         )
         return published.describe()
     check_repo_id(arguments.repo_id)
     directory = Path(tempfile.mkdtemp(prefix="prunnet-dry-run-"))
     try:
-        staged = stage_run(arguments.run_dir, publication, directory)
+        staged = stage_run(arguments.run_dir, publication, directory, runner=runner)
     except BaseException:  # a disk that is full should not stay so
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -86,9 +92,9 @@ def push(arguments: argparse.Namespace) -> str:
     )
 
 
-def main() -> int:
-    """Say what was published where; or in a line, with status 1, why not."""
-    arguments = parse_arguments()
+def main(words: Sequence[str] | None = None) -> int:
+    """Print what was published where and return 0; or print in one line why it failed and return 1."""
+    arguments = parse_arguments(words)
     disable_progress_bar()  # transformers shows one for every model saved; those of uploads are the Hub client's
     try:
         print(push(arguments))

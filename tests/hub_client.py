@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import transformers.utils.hub
 from huggingface_hub import constants
 from huggingface_hub.hf_api import api
+from huggingface_hub.utils import _http
 
 from tests.hub_server import HubServer
 
@@ -20,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def use_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client of this process ask `hub`, signed in, with an empty cache in `home`.
 
-    The client reads the environment once, when it is imported, so what it made of it is set instead. Xet transfer is
-    off, here and nowhere else: the Hub of the tests doesn't speak it.
+    The client reads the environment only once, when it is imported, so what it made of it is set instead. Xet transfer
+    is switched off here and nowhere else, as the Hub of the tests can't do it. The client tries again without waiting.
     """
     template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     settings = {
@@ -41,6 +43,7 @@ def use_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     }
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(api, "endpoint", hub.endpoint)
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     for name, value in _variables(hub, home).items():
@@ -48,7 +51,7 @@ def use_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def hub_environment(hub: HubServer, home: Path) -> dict[str, str]:
-    """The environment of another process that asks `hub`, with nothing of this one's but what finds programs."""
+    """The environment of another process that asks `hub`: of this process's only what finds programs."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1", **_variables(hub, home)}
 
@@ -64,6 +67,6 @@ def _variables(hub: HubServer, home: Path) -> dict[str, str]:
 
 
 def run_python(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a new interpreter; whether it succeeded is for the caller to check."""
+    """Run `code` in a new interpreter; the caller checks whether it succeeded."""
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -1,57 +1,73 @@
-"""The publishing script, run as a user runs it, against the Hub on loopback."""
+"""The publishing script against the Hub on loopback: once run as a user runs it, else called in this process."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pytest
+
+from push_to_hub import main, parse_arguments, push
+from tests.hub.snippets import run_here
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
 ROOT = Path(__file__).parents[1]
+TIME_LIMIT = 1800
+"""Seconds; only there so that a process that hangs ends some day."""
 
 
-def push(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "push_to_hub.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that temporary files go to."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def test_dry_run_needs_no_hub_and_leaves_the_files_to_look_at(
-    hub: HubServer, finished_run: Path, tmp_path: Path
+    hub: HubServer, finished_run: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = hub_environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
-    del environment["HF_TOKEN"]
-    result = push(environment, str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--dry_run")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    monkeypatch.delenv("HF_TOKEN")
+    words = [str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--dry_run"]
+    lines = push(parse_arguments(words), runner=run_here).splitlines()
     assert lines[0] == "org/name, branch capacity-0.20:"
     assert "org/name, branch main:" in lines
     staged = re.search(r"The files are in (\S+);", lines[-1])
     assert staged is not None
+    assert Path(staged[1]).is_relative_to(temporary)
     assert (Path(staged[1]) / "org" / "name" / "bands.index.json").is_file()
     assert hub.requests == []
 
 
-def test_a_dry_run_that_fails_leaves_nothing_behind(hub: HubServer, tmp_path: Path) -> None:
-    (tmp_path / "temporary").mkdir()
-    environment = hub_environment(hub, tmp_path / "home") | {"TMPDIR": str(tmp_path / "temporary")}
-    result = push(environment, str(tmp_path / "nowhere"), "--repo_id", "org/name", "--dry_run")
-    assert result.returncode == 1
-    assert list((tmp_path / "temporary").glob("prunnet-*")) == []
+def test_a_dry_run_that_fails_leaves_nothing_behind(hub: HubServer, tmp_path: Path, temporary: Path) -> None:
+    assert main([str(tmp_path / "nowhere"), "--repo_id", "org/name", "--dry_run"]) == 1
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_error_is_one_line_and_a_status(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere"), "--repo_id", "org/name"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert re.fullmatch(r"push_to_hub\.py: error: .*nowhere.*--output_dir.*", line)
 
 
 def test_push_says_where_everything_is(hub: HubServer, finished_run: Path, tmp_path: Path) -> None:
-    environment = hub_environment(hub, tmp_path / "home")
-    result = push(environment, str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--license", "mit")
+    words = [str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--license", "mit"]
+    result = subprocess.run(
+        [sys.executable, "push_to_hub.py", *words],
+        cwd=ROOT,
+        env=hub_environment(hub, tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert [line.split(": ")[0] for line in result.stdout.splitlines()] == [
         f"{hub.endpoint}/org/name/tree/capacity-0.20",
@@ -62,11 +78,5 @@ def test_push_says_where_everything_is(hub: HubServer, finished_run: Path, tmp_p
     readme = hub.repos["org/name"].branches["main"].files["README.md"].content.decode()
     assert "license: mit\n" in readme
     assert hub.token not in readme
-
-
-def test_an_error_is_one_line_and_a_status(hub: HubServer, tmp_path: Path) -> None:
-    result = push(hub_environment(hub, tmp_path / "home"), str(tmp_path / "nowhere"), "--repo_id", "org/name")
-    assert result.returncode == 1
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert re.fullmatch(r"push_to_hub\.py: error: The run directory .*nowhere doesn't exist\. .*", line)
+    # The card's snippet was really run, in a process of its own.
+    assert "```text\n(3, 8) (3, 8)\n[[" in readme

@@ -23,7 +23,7 @@ from ..runs.run_directory import write_text
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run, weights_bytes
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
-from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
+from .usage import Runner, Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
 BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
 """What stands outside these two lines, between the YAML and the file's end, was written by hand."""
@@ -36,14 +36,16 @@ TOLD_AT_ONCE = 2
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_card(run: Path, *, execute: bool = True) -> str:
+def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) -> str:
     """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
     Where the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
 
     Args:
         run: A finished run directory.
-        execute: Run the snippet; else the card shows the recorded output, or says that the snippet was not run.
+        execute: Whether to run the snippet. If not, the card shows the output that was recorded, or says that the
+            snippet was not run.
+        runner: How to run it; by default in a process of its own.
 
     Returns:
         Three lines that sum up the run.
@@ -57,7 +59,7 @@ def write_card(run: Path, *, execute: bool = True) -> str:
     found = read_run(run)
     code = _code(found, LOCAL)
     if execute:
-        record_usage(run, run_code(code, run))
+        record_usage(run, runner(code, run))
     if weights_bytes(run / LOCAL):
         record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
     card = render_card(found, usage=recorded_usage(run, code), name=run.resolve().name, indices=recorded_indices(run))
@@ -74,6 +76,7 @@ def build_card(
     subnetworks: Mapping[float, Path] | None = None,
     license: str | None = None,
     with_code: bool = False,
+    runner: Runner = run_code,
 ) -> str:
     """Render the card of a run: YAML, then the text between `BEGIN` and `END`; runs the usage snippet that it shows.
 
@@ -87,6 +90,7 @@ def build_card(
             own if not given.
         license: Of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
         with_code: Whether the code for `trust_remote_code` lies beside the model.
+        runner: How to run the snippet; by default in a process of its own.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
@@ -96,7 +100,7 @@ def build_card(
     found, root = read_run(run), run if root is None else root
     return render_card(
         found,
-        usage=run_code(_code(found, model_id), root),
+        usage=runner(_code(found, model_id), root),
         name=run.resolve().name if model_id == LOCAL else model_id.rpartition("/")[2],
         indices=recorded_indices(run),
         model_id=model_id,
@@ -117,6 +121,7 @@ def build_subnetwork_card(
     root: Path,
     license: str | None = None,
     with_code: bool = False,
+    runner: Runner = run_code,
 ) -> str:
     """Render the card of one subnetwork that is published by itself; runs the usage snippet that it shows.
 
@@ -128,6 +133,7 @@ def build_subnetwork_card(
         root: A folder in which both ids are paths to the models, staged as they will be published.
         license: As in `build_card`.
         with_code: As in `build_card`.
+        runner: As in `build_card`.
 
     Raises:
         FileNotFoundError: As in `build_card`.
@@ -136,7 +142,7 @@ def build_subnetwork_card(
     """
     found = read_run(run)
     found.value(found.headline, capacity, capacity)
-    usage = run_code(subnetwork_code(model_id, dense_id), root)
+    usage = runner(subnetwork_code(model_id, dense_id), root)
     name = model_id.rpartition("/")[2]
     data = card_data(found, name=name, repo_id=dense_id, capacity=capacity, dense_id=dense_id, license=license)
     rows = capacity_rows(found, {capacity: weights_bytes(root / model_id)})

@@ -19,6 +19,7 @@ from .errors import PublishError, explained
 from .names import SUBNETWORKS
 from .staging import Publication, StagedRun, check_run, stage_run
 from .upload import UploadedFolder, upload_folder
+from .usage import Runner, run_code
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def publish_run(
     collection: str | None = None,
     private: bool = False,
     token: str | None = None,
+    runner: Runner = run_code,
 ) -> PublishedRun:
     """Publish a finished run. Doing it again uploads nothing; doing it again after an interruption goes on.
 
@@ -61,6 +63,7 @@ def publish_run(
         collection: Title of a collection, made where needed, or slug of one (`org/title-0123...`), to put it in.
         private: Repositories that have to be created are private; existing ones must be.
         token: With write access; by default the one of `hf auth login` or HF_TOKEN.
+        runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
         FileNotFoundError: If `run` is no finished run directory.
@@ -81,7 +84,7 @@ def publish_run(
     if exists:
         _check_repository(api, publication.repo_id, private=private)
     with tempfile.TemporaryDirectory(prefix="prunnet-publish-") as directory:
-        staged = stage_run(run, publication, Path(directory))
+        staged = stage_run(run, publication, Path(directory), runner=runner)
         for repo_id in _repositories(staged):
             check_repo_id(repo_id)  # those of subnetworks have longer names
         for repo_id in _repositories(staged):

@@ -27,6 +27,7 @@ from .figures import read_run
 from .indices import record_indices
 from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
 from .names import MAIN, METRICS, PICTURES, PROCESSOR, README, subnetwork_name
+from .usage import Runner, run_code
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 BAND_EDGES = (0.2, 0.4, 0.6, 0.8)
@@ -112,13 +113,14 @@ class StagedRun:
         return "\n".join([*lines, f"together {size:,} bytes"])
 
 
-def stage_run(run: Path, publication: Publication, directory: Path) -> StagedRun:
+def stage_run(run: Path, publication: Publication, directory: Path, *, runner: Runner = run_code) -> StagedRun:
     """Lay out a run for publishing: the dense model in capacity bands, ready subnetworks, processor, card, metrics.
 
     Args:
         run: A finished run directory of train_accelerate.py.
         publication: What of it, and as what.
         directory: Where to; an empty folder.
+        runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
         FileNotFoundError: If `run` is no finished run directory.
@@ -126,7 +128,7 @@ def stage_run(run: Path, publication: Publication, directory: Path) -> StagedRun
         OSError: If there isn't room enough.
     """
     check_run(run)
-    staging = _Staging(run, publication, directory)
+    staging = _Staging(run, publication, directory, runner)
     try:
         return staging.stage()
     except (OSError, SafetensorError) as error:  # what Python and safetensors raise on full disks
@@ -155,10 +157,11 @@ def check_run(run: Path) -> None:
 class _Staging:
     """The folders of one run, laid out one after the other."""
 
-    def __init__(self, run: Path, publication: Publication, directory: Path) -> None:
+    def __init__(self, run: Path, publication: Publication, directory: Path, runner: Runner) -> None:
         self._run = run
         self._publication = publication
         self._directory = directory
+        self._runner = runner
         self._record = read_run(run)
         self._model: PrunNetModel = PrunNetModel.from_pretrained(run / "model")
         self._capacities = _choose_capacities(self._model, self._record, publication.capacities)
@@ -225,6 +228,7 @@ class _Staging:
             subnetworks={capacity: folder.path for capacity, folder in folders.items()},
             license=publication.license,
             with_code=publication.with_code,
+            runner=self._runner,
         )
         write_text(self._main.path / README, card)
         if publication.layout != "repos":
@@ -238,6 +242,7 @@ class _Staging:
                 root=self._directory,
                 license=publication.license,
                 with_code=publication.with_code,
+                runner=self._runner,
             )
             write_text(folder.path / README, card)
 

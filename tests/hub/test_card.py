@@ -28,8 +28,9 @@ from prunnet_hf.hub.card import (
 )
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
-from prunnet_hf.hub.usage import Usage
+from prunnet_hf.hub.usage import Usage, run_code
 from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
+from tests.hub.snippets import run_here
 
 ROOT = Path(__file__).parents[2]
 USAGE = Usage("print(1)\n", "1\n")
@@ -419,9 +420,12 @@ def test_code_beside_the_model_is_told() -> None:
 
 
 def test_failing_snippet_writes_no_card_and_shows_its_output(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", metrics())  # which has no model
-    with pytest.raises(RuntimeError, match=r"(?s)snippet failed in .*model.*server = AutoModel.*No card was written"):
-        write_card(run)
+    def fail(code: str, root: Path) -> Usage:
+        return run_code(f"raise ValueError({code[:20]!r})\n", root)
+
+    run = write_run(tmp_path / "run", metrics())
+    with pytest.raises(RuntimeError, match=r"(?s)failed in .*run.*ValueError: from PIL"):
+        write_card(run, runner=fail)
     assert not (run / "README.md").exists()
     assert not (run / "usage.json").exists()
 
@@ -452,10 +456,16 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
     subnetwork = root / "org/name-capacity-0.20"
 
     dense = build_card(
-        run, model_id="org/name", layout="repos", root=root, subnetworks={0.2: subnetwork}, license="mit"
+        run,
+        model_id="org/name",
+        layout="repos",
+        root=root,
+        subnetworks={0.2: subnetwork},
+        license="mit",
+        runner=run_here,
     )
     small = build_subnetwork_card(
-        run, 0.2, model_id="org/name-capacity-0.20", dense_id="org/name", root=root, license="mit"
+        run, 0.2, model_id="org/name-capacity-0.20", dense_id="org/name", root=root, license="mit", runner=run_here
     )
 
     size = f"{(subnetwork / 'model.packed.safetensors').stat().st_size / 1e6:.2f} MB"

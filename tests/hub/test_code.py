@@ -21,6 +21,7 @@ from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.hub.code import add_code, code_files, refer_to_code
 from prunnet_hf.hub.publish import publish_run
 from prunnet_hf.hub.staging import Publication, stage_run
+from tests.hub.snippets import run_here
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
@@ -41,12 +42,12 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
-source, is_local = sys.argv[1], len(sys.argv) > 2
+on_the_hub, downloaded = sys.argv[1:]
 image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
-images = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)(image, return_tensors="pt")
 
 
-def show(**options):
+def show(source, **options):
+    images = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)(image, return_tensors="pt")
     model = AutoModel.from_pretrained(source, trust_remote_code=True, **options).eval()
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -56,13 +57,13 @@ def show(**options):
         print(digest.hexdigest(), *model(**images).pooler_output.flatten().tolist())
 
 
-show()
-show(capacity=0.2)
-show(capacity=0.3)
-if not is_local:
-    show(revision="capacity-0.20")
-    extractor = pipeline("image-feature-extraction", model=source, trust_remote_code=True)
-    print(type(extractor.model).__module__.partition(".")[0])
+for source in (on_the_hub, downloaded):
+    show(source)
+    show(source, capacity=0.2)
+    show(source, capacity=0.3)
+show(on_the_hub, revision="capacity-0.20")
+extractor = pipeline("image-feature-extraction", model=on_the_hub, trust_remote_code=True)
+print(type(extractor.model).__module__.partition(".")[0])
 """
 """What somebody does who has transformers, timm and torchvision, and not this package."""
 
@@ -109,7 +110,7 @@ def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
     hub: HubServer, finished_run: Path, tmp_path: Path
 ) -> None:
     publication = Publication("org/name", capacities=[0.2], with_code=True)
-    publish_run(finished_run, publication)
+    publish_run(finished_run, publication, runner=run_here)
     downloaded = Path(snapshot_download("org/name", local_dir=tmp_path / "downloaded"))
     model = PrunNetModel.from_pretrained(finished_run / "model").eval()
     image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
@@ -119,23 +120,20 @@ def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
         dense, small, middle = ((digest(net), net(**images).pooler_output.flatten().tolist()) for net in networks)
     environment = hub_environment(hub, tmp_path / "home")
     del environment["PYTHONPATH"]
-    for arguments, expected, module in (
-        (["org/name"], [dense, small, middle, small], ["transformers_modules"]),
-        ([str(downloaded), "local"], [dense, small, middle], []),
-    ):
-        command = [sys.executable, "-c", REMOTE, *arguments]
-        child = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert child.returncode == 0, child.stderr
-        lines = [line.split() for line in child.stdout.splitlines()]
-        assert [line[0] for line in lines] == [weights for weights, _ in expected] + module
-        for line, (_, embedding) in zip(lines, expected, strict=False):
-            # Where weights lie in memory can change the last bits of what a CPU makes of them.
-            assert [float(value) for value in line[1:]] == pytest.approx(embedding, rel=1e-4, abs=1e-4)
+    command = [sys.executable, "-c", REMOTE, "org/name", str(downloaded)]
+    child = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    lines = [line.split() for line in child.stdout.splitlines()]
+    expected = [dense, small, middle, dense, small, middle, small]
+    assert [line[0] for line in lines] == [*(weights for weights, _ in expected), "transformers_modules"]
+    for line, (_, embedding) in zip(lines, expected, strict=False):
+        # Where weights lie in memory can change the last bits of what a CPU makes of them.
+        assert [float(value) for value in line[1:]] == pytest.approx(embedding, rel=1e-4, abs=1e-4)
 
 
 def test_where_the_package_is_installed_its_own_code_runs(finished_run: Path, tmp_path: Path) -> None:
-    staged = stage_run(finished_run, Publication("org/name", capacities=[], with_code=True), tmp_path)
+    staged = stage_run(finished_run, Publication("org/name", capacities=[], with_code=True), tmp_path, runner=run_here)
     model = AutoModel.from_pretrained(staged.main.path)  # without being asked to trust anything
     assert type(model) is PrunNetModel
