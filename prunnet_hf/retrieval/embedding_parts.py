@@ -8,7 +8,6 @@ its place whole; for that moment, twice its size is needed on the disk.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .embedding_table import PATH, move_into_place, open_writer
+from ..storage.whole_file import write_whole
+from .embedding_table import PATH, whole_table
 
 _PLAN = "plan.json"
 _IMAGES, _SKIPPED = b"images", b"skipped"
@@ -79,10 +79,8 @@ class EmbeddingParts:
         """
         facts = {_IMAGES: images, _SKIPPED: json.dumps(skipped)}
         schema = self.schema.with_metadata({**self.schema.metadata, **facts})
-        partial = self.folder / "part.tmp"
-        with open_writer(partial, schema) as writer:
+        with whole_table(self._file(number), schema) as writer:
             writer.write_table(rows.cast(schema))
-        move_into_place(partial, self._file(number))
 
     def check(self, number: int, images: str, paths: list[str]) -> list[str]:
         """See that a finished part is of the images that it would be of now.
@@ -121,12 +119,11 @@ class EmbeddingParts:
         """
         if self.done() != list(range(num_parts)):
             raise ValueError(f"{self.folder} must hold the parts 0 to {num_parts - 1}; it has {self.done()}.")
-        merged = self.folder / "merged.tmp"
-        with open_writer(merged, self.schema) as writer:
+        # In the folder, so that what a killed process leaves behind goes with it.
+        with whole_table(self.output, self.schema, self.folder) as writer:
             for start in range(0, num_parts, _PARTS_A_ROW_GROUP):
                 numbers = range(start, min(start + _PARTS_A_ROW_GROUP, num_parts))
                 writer.write_table(self._merged(numbers))
-        move_into_place(merged, self.output)
         shutil.rmtree(self.folder)
 
     def _merged(self, numbers: Iterable[int]) -> pa.Table:
@@ -147,9 +144,7 @@ class EmbeddingParts:
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         file = self.folder / _PLAN
         if not file.is_file():
-            partial = self.folder / "plan.tmp"
-            partial.write_text(json.dumps(dict(plan), indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            write_whole(file, json.dumps(dict(plan), indent=2) + "\n")
             return
         try:
             begun = json.loads(file.read_text(encoding="utf-8"))

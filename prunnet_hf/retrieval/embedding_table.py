@@ -9,7 +9,8 @@ that a row doesn't lose it in a database). The schema's metadata, all text: `for
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..storage.whole_file import whole_file
 from .spaces import check_compatible, check_known_space
 
 FORMAT = "prunnet-embeddings"
@@ -145,9 +147,17 @@ def as_table(
     return pa.table(columns, schema=schema)
 
 
-def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer whose files are the same bytes for the same tables in the same groups."""
-    return pq.ParquetWriter(path, schema, use_dictionary=_REPEATED)
+@contextmanager
+def whole_table(path: Path, schema: pa.Schema, scratch: Path | None = None) -> Iterator[pq.ParquetWriter]:
+    """A writer whose file is whole or absent, and the same bytes for the same tables in the same groups.
+
+    Args:
+        path: The file.
+        schema: Of the file.
+        scratch: As for `whole_file`.
+    """
+    with whole_file(path, scratch) as file, pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
+        yield writer
 
 
 def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Path:
@@ -170,21 +180,9 @@ def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Pa
     array = embeddings.embeddings
     schema = table_schema(array.shape[1], embeddings.embedding_space, embeddings.capacity, embeddings.model)
     table = as_table(schema, array, embeddings.paths, embeddings.labels or [None] * len(embeddings))
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        with open_writer(partial, schema) as writer:
-            writer.write_table(table)
-        move_into_place(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_table(path, schema) as writer:
+        writer.write_table(table)
     return path
-
-
-def move_into_place(partial: Path, path: Path) -> None:
-    """Rename a written file once its bytes are on the disk, so that even a power cut leaves no half one at `path`."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pruning.masking import format_capacity
+from ..storage.whole_file import whole_file
 from .compatibility import CompatibilityResult, as_grid, percent
 
 if TYPE_CHECKING:
@@ -193,7 +194,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> Path:
     """Save a figure; an existing file is replaced only by a complete one. Returns `path`."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png", metadata={"Software": None})
-    os.replace(unfinished, path)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
     return path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..pruning.masking import format_capacity
+from ..storage.whole_file import write_whole
 
 CONCLUSIONS = (
     "metrics.json",
@@ -23,11 +23,9 @@ CONCLUSIONS = (
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` beside its place and move it there, so that a reader never sees half a file."""
+    """Write `text`, whole or not at all, into a directory that is created if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -25,6 +25,7 @@ from .tensor_file import (
     parse_tensors,
     write_tensors,
 )
+from .whole_file import write_whole
 
 INDEX_NAME = "bands.index.json"
 FORMAT = "prunnet-bands"
@@ -162,7 +163,7 @@ def write_files(
         blob = path.read_bytes()
         stored[name] = {"size": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
     members = {"format": FORMAT, "version": FORMAT_VERSION, **index._contents(), "files": stored}
-    Path(directory, INDEX_NAME).write_text(json.dumps(members, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(Path(directory, INDEX_NAME), json.dumps(members, indent=1, sort_keys=True) + "\n")
 
 
 def read_index(path: str | os.PathLike[str]) -> BandIndex:

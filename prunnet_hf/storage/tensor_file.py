@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, deserialize
 from torch import Tensor
+
+from .whole_file import whole_file
 
 PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Floating-point types by the code that safetensors has for them."""
@@ -56,18 +57,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path is {str(path)!r}, but its directory doesn't exist; create the directory first.")
     header, ordered = _header(tensors, metadata)
-    # The umask decides who may read it: tempfile's files are for their owner only, useless in a shared folder.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(header)
-            for tensor in ordered:
-                file.write(as_bytes(tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(header)
+        for tensor in ordered:
+            file.write(as_bytes(tensor))
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:

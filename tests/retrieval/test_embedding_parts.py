@@ -45,7 +45,7 @@ def test_going_on_finds_what_is_done(tmp_path: Path) -> None:
 
 def test_half_written_parts_do_not_count(tmp_path: Path) -> None:
     parts = begin(tmp_path)
-    (parts.folder / "part.tmp").write_bytes(b"PAR1")
+    (parts.folder / ".part-000000.parquet.0123456789abcdef.tmp").write_bytes(b"PAR1")
     assert parts.done() == []
     write(parts, 0)
     parts.finish(1)
