@@ -28,7 +28,15 @@ from .pruning.calibration import (
     warn_if_not_uniform,
     write_statistics,
 )
-from .pruning.layers import PrunableLayer, find_masks, init_scores, is_prunable_type, masked_weights, prunable_layers
+from .pruning.layers import (
+    PrunableLayer,
+    check_scores,
+    find_masks,
+    init_scores,
+    is_prunable_type,
+    masked_weights,
+    prunable_layers,
+)
 from .pruning.masking import check_capacities, check_capacity, format_capacity
 from .storage.pretrained import load_model, save_model
 from .storage.pushing import push_model
@@ -86,7 +94,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         capacity = check_capacity(capacity)
         self._check_prunable()
         statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
-        return {**masked_weights(self, find_masks(self, capacity)), **statistics}
+        return {**masked_weights(self, allocated_masks(self, capacity)), **statistics}
 
     @torch.no_grad()
     def prune(
@@ -163,7 +171,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """
         self._check_prunable()
         stored = self.config.stored_subnetworks
-        subnetworks = [masked_weights(self, find_masks(self, capacity)) for capacity in stored]
+        check_scores(self)
+        subnetworks = [masked_weights(self, masks) for masks in find_masks(self, stored)]
         rows: list[int | None] = [None, *range(len(stored))]
         measured = measure_statistics(self, [{}, *subnetworks], images, progress=progress, add_up=add_up)
         for row, statistics in zip(rows, measured, strict=True):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from prunnet_hf.pruning.calibration import interpolation
-from prunnet_hf.pruning.masking import kept_mask
 from prunnet_hf.storage.band_index import INDEX_NAME, read_index
 from prunnet_hf.storage.band_reader import load_bands
 from prunnet_hf.storage.bands import save_bands
+from tests.tiny_models import kept_mask
 
 LAYERS = ["conv", "fc"]
 STORED = (0.1, 0.2, 0.5, 0.6, 0.9)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.pruning.masking import kept_masks
 
 RESNET18: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}  # backbone_kwargs: four blocks
 
@@ -40,6 +41,11 @@ def trained(config: PrunNetConfig, seed: int = 0) -> PrunNetForImageClassificati
 def tiny(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
     """A ResNet-18 of four blocks, for what doesn't depend on the backbone."""
     return trained(tiny_config(capacities=list(capacities), statistics_capacities=list(capacities)), seed)
+
+
+def kept_mask(scores: Tensor, capacity: float) -> Tensor:
+    """The mask of one layer at one capacity."""
+    return kept_masks(scores, [capacity])[0]
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import PrunableLayer, find_masks, naming_layer, prunable_layers
-from .masking import check_capacity, check_scores, kept_count, masks_of_counts, smallest_of_largest
+from .layers import PrunableLayer, check_scores, find_masks, naming_layer, prunable_layers
+from .masking import kept_count, masks_of_counts, smallest_of_largest
 from .pq_index import prefix_indices
 
 UNIFORM = "uniform"
-ALLOCATIONS = (UNIFORM, "pq_index", "global")
 
 
 def check_allocation(allocation: str) -> str:
@@ -54,12 +53,11 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
         each layer, and those of a smaller capacity are contained in those of a larger one.
 
     Raises:
-        ValueError: If `capacity` is outside (0, 1], `allocation` unknown, or a score or (for `"pq_index"`) a weight
-            isn't finite.
+        ValueError: If a score or (for `"pq_index"`) a weight isn't finite; the message names the layer.
     """
-    capacity = check_capacity(capacity)
-    if check_allocation(allocation) == UNIFORM:
-        return find_masks(network, capacity)
+    check_scores(network)
+    if allocation == UNIFORM:
+        return find_masks(network, [capacity])[0]
     layers = prunable_layers(network)
     counts = allocated_counts(layers, capacity, allocation)
     return {name: masks_of_counts(layer.scores, [counts[name]])[0] for name, layer in layers.items()}
@@ -70,18 +68,13 @@ def allocated_counts(
     layers: Mapping[str, PrunableLayer], capacity: float, allocation: str = UNIFORM
 ) -> dict[str, int]:
     """How many weights each of these layers keeps at a capacity of all of them; see `allocated_masks`."""
-    capacity = check_capacity(capacity)
-    check_allocation(allocation)
     uniform = {name: kept_count(capacity, layer.weight.numel()) for name, layer in layers.items()}
     if allocation == UNIFORM or not layers:
         return uniform
-    # On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
-    find = _bound_priorities if allocation == "pq_index" else _score_priorities
     priorities = []
     for name, layer in layers.items():
         with naming_layer(name):
-            check_scores(layer.scores)
-            priorities.append(find(layer))
+            priorities.append(_PRIORITIES[allocation](layer))
     return dict(zip(layers, share_out(priorities, sum(uniform.values())), strict=True))
 
 
@@ -124,3 +117,8 @@ def _score_priorities(layer: PrunableLayer) -> Tensor:
     largest = magnitudes.max()
     relative = magnitudes / largest.where(largest > 0, 1.0)  # so that squares neither over- nor underflow
     return relative / relative.square().mean(dtype=torch.float64).sqrt().float().where(largest > 0, 1.0)
+
+
+# On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
+_PRIORITIES = {"pq_index": _bound_priorities, "global": _score_priorities}
+ALLOCATIONS = (UNIFORM, *_PRIORITIES)

@@ -7,67 +7,87 @@ calling the layer.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from .masking import StraightThrough, kept_mask
-
-ConvType = TypeVar("ConvType", bound=nn.Conv2d)
-LinearType = TypeVar("LinearType", bound=nn.Linear)
+from .masking import StraightThrough, check_finite, kept_masks
 
 
-class PrunableConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with a score for each weight.
+class PrunableLayer(nn.Module):
+    """What prunable layers have in common.
 
     Attributes:
         scores: Parameter of the weight's shape; the weights with the largest `|scores|` are kept.
+        plain_type: The type of the plain layer.
+        settings: The arguments of its constructor, which are its attributes too.
     """
 
+    weight: Tensor
+    bias: Tensor | None
     scores: nn.Parameter
+    plain_type: ClassVar[type[nn.Module]]
+    settings: ClassVar[tuple[str, ...]]
 
     @classmethod
-    def from_dense(cls, conv: nn.Conv2d) -> "PrunableConv2d":
-        """Take over the parameters of `conv` (not copies of them) and add scores, not yet initialised."""
-        layer = _conv(cls, conv, conv.weight, conv.bias)
-        layer.scores = nn.Parameter(torch.empty_like(conv.weight))
+    def from_dense(cls, dense: nn.Module) -> Self:
+        """Take over the parameters of a plain layer (not copies of them) and add scores, not yet initialised."""
+        layer = cast(Self, cls._made(cls, dense, dense.weight, dense.bias))
+        layer.scores = nn.Parameter(torch.empty_like(layer.weight))
         return layer
 
-    def to_dense(self, weight: Tensor) -> nn.Conv2d:
-        """A plain `Conv2d` with `weight` and a copy of this layer's bias."""
-        return _conv(nn.Conv2d, self, nn.Parameter(weight), _copied(self.bias))
-
-
-class PrunableLinear(nn.Linear):
-    """`torch.nn.Linear` with a score for each weight.
-
-    Attributes:
-        scores: Parameter of the weight's shape; the weights with the largest `|scores|` are kept.
-    """
-
-    scores: nn.Parameter
+    def to_dense(self, weight: Tensor) -> nn.Module:
+        """A plain layer with `weight` and a copy of this layer's bias."""
+        bias = self.bias
+        if bias is not None:
+            bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        return self._made(self.plain_type, self, nn.Parameter(weight), bias)
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear) -> "PrunableLinear":
-        """Take over the parameters of `linear` (not copies of them) and add scores, not yet initialised."""
-        layer = _linear(cls, linear, linear.weight, linear.bias)
-        layer.scores = nn.Parameter(torch.empty_like(linear.weight))
-        return layer
-
-    def to_dense(self, weight: Tensor) -> nn.Linear:
-        """A plain `Linear` with `weight` and a copy of this layer's bias."""
-        return _linear(nn.Linear, self, nn.Parameter(weight), _copied(self.bias))
+    def _made(cls, kind: type[nn.Module], like: nn.Module, weight: Any, bias: Any) -> nn.Module:
+        """A layer of type `kind` with the settings of `like` and these two parameters (not copies of them)."""
+        settings = {name: getattr(like, name) for name in cls.settings}
+        # On the meta device nothing is allocated or drawn at random before the real parameters take their place.
+        layer = kind(**settings, bias=bias is not None, device="meta")
+        layer.weight, layer.bias = weight, bias
+        return layer.train(like.training)
 
 
-PrunableLayer = PrunableConv2d | PrunableLinear
+class PrunableConv2d(PrunableLayer, nn.Conv2d):
+    """`torch.nn.Conv2d` with a score for each weight."""
+
+    plain_type = nn.Conv2d
+    settings = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+
+
+class PrunableLinear(PrunableLayer, nn.Linear):  # type: ignore[misc]  # torch forgets that bias may be None
+    """`torch.nn.Linear` with a score for each weight."""
+
+    plain_type = nn.Linear
+    settings = ("in_features", "out_features")
+
+
+PRUNABLE_TYPES: dict[type[nn.Module], type[PrunableLayer]] = {
+    kind.plain_type: kind for kind in (PrunableConv2d, PrunableLinear)
+}
+"""For each type of plain layer the type that replaces it."""
 
 
 def is_prunable_type(module: nn.Module) -> bool:
     """Whether a plain module can be made prunable: its type is exactly Conv2d or Linear, not a subclass."""
-    return type(module) in (nn.Conv2d, nn.Linear)
+    return type(module) in PRUNABLE_TYPES
 
 
 def make_prunable(network: nn.Module) -> nn.Module:
@@ -81,10 +101,8 @@ def make_prunable(network: nn.Module) -> nn.Module:
     """
     replaced: dict[nn.Module, PrunableLayer] = {}
     for name, module in list(network.named_modules(remove_duplicate=False)):
-        if type(module) is nn.Conv2d and module not in replaced:
-            replaced[module] = PrunableConv2d.from_dense(module)
-        elif type(module) is nn.Linear and module not in replaced:
-            replaced[module] = PrunableLinear.from_dense(module)
+        if is_prunable_type(module) and module not in replaced:
+            replaced[module] = PRUNABLE_TYPES[type(module)].from_dense(module)
         if module in replaced:
             network.set_submodule(name, replaced[module])
     return network
@@ -104,17 +122,29 @@ def init_scores(layer: PrunableLayer, score_init: str) -> None:
         nn.init.kaiming_uniform_(layer.scores, a=math.sqrt(5))
 
 
-def find_masks(network: nn.Module, capacity: float) -> dict[str, Tensor]:
-    """The mask of every prunable layer of `network` at `capacity`, the same share of each, by the layer's name.
+def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str, Tensor]]:
+    """The masks of all prunable layers at several capacities, each the same share of every layer, found together.
 
-    Raises:
-        ValueError: If a score isn't finite; the message names the layer.
+    Args:
+        network: Has prunable layers with finite scores. They aren't checked here, as a GPU would wait for that in
+            every training step; see `check_scores`.
+        capacities: Kept shares, each in (0, 1].
+
+    Returns:
+        For each capacity the masks by the layers' names.
     """
-    masks = {}
+    masks: list[dict[str, Tensor]] = [{} for _ in capacities]
+    for name, layer in prunable_layers(network).items():
+        for of_capacity, mask in zip(masks, kept_masks(layer.scores, capacities), strict=True):
+            of_capacity[name] = mask
+    return masks
+
+
+def check_scores(network: nn.Module) -> None:
+    """Raise a ValueError that names the layer unless all scores of `network` are finite."""
     for name, layer in prunable_layers(network).items():
         with naming_layer(name):
-            masks[name] = kept_mask(layer.scores, capacity)
-    return masks
+            check_finite("scores", layer.scores)
 
 
 @contextmanager
@@ -132,37 +162,3 @@ def masked_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str,
         f"{name}.weight": StraightThrough.apply(layer.weight, layer.scores, masks[name])
         for name, layer in prunable_layers(network).items()
     }
-
-
-def _conv(kind: type[ConvType], like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> ConvType:
-    """A convolution of type `kind` with the settings of `like`, made of these two parameters (not copies of them)."""
-    layer = kind(
-        like.in_channels,
-        like.out_channels,
-        _pair(like.kernel_size),
-        stride=_pair(like.stride),
-        padding=like.padding if isinstance(like.padding, str) else _pair(like.padding),
-        dilation=_pair(like.dilation),
-        groups=like.groups,
-        bias=bias is not None,
-        padding_mode=like.padding_mode,
-        device="meta",  # nothing is allocated or drawn at random before the real parameters take their place
-    )
-    layer.weight, layer.bias = weight, bias
-    return layer.train(like.training)
-
-
-def _linear(kind: type[LinearType], like: nn.Linear, weight: Tensor, bias: Tensor | None) -> LinearType:
-    """A linear layer of type `kind` with the settings of `like`, made of these two parameters (not copies of them)."""
-    layer = kind(like.in_features, like.out_features, bias=bias is not None, device="meta")
-    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]  # torch's stub forgets that bias may be None
-    return layer.train(like.training)
-
-
-def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    height, width = sizes
-    return height, width
-
-
-def _copied(bias: Tensor | None) -> nn.Parameter | None:
-    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)

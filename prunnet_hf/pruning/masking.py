@@ -100,30 +100,18 @@ def masks_of_counts(scores: Tensor, counts: Sequence[int]) -> list[Tensor]:
     ]
 
 
-def kept_mask(scores: Tensor, capacity: float) -> Tensor:
-    """Mask of the weights that `capacity` keeps in one layer.
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise a ValueError unless all `values`, weights or scores, are finite.
 
     Args:
-        scores: Scores of a layer, any shape.
-        capacity: Kept share, in (0, 1].
-
-    Returns:
-        A boolean tensor of the shape of `scores`.
-
-    Raises:
-        ValueError: If a score is not finite, or `capacity` is outside (0, 1].
+        name: What they are called in the error message.
+        values: Any shape, of a floating-point type.
     """
-    capacity = check_capacity(capacity)
-    check_scores(scores)
-    return kept_masks(scores, [capacity])[0]
-
-
-def check_scores(scores: Tensor) -> None:
-    """Raise a ValueError unless all scores are finite, which ranking needs."""
-    if not torch.isfinite(scores).all():
+    finite = torch.isfinite(values)
+    if not finite.all():
         raise ValueError(
-            f"scores must be finite to be ranked; {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are NaN "
-            "or infinite. The training run that produced them diverged: go back to an earlier checkpoint."
+            f"{name} must be finite; {int((~finite).sum())} of {values.numel()} are NaN or infinite. The training run "
+            "that produced them diverged: go back to an earlier checkpoint."
         )
 
 

@@ -15,7 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .masking import check_capacities, kept_masks
+from .masking import check_capacities, check_finite, kept_masks
 
 DEFAULT_P = 0.5
 DEFAULT_Q = 1.0
@@ -270,12 +270,7 @@ def _check_weights(weights: Tensor, name: str = "weights") -> None:
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"{name} must be a tensor of a floating type; got {kind}.")
-    finite = torch.isfinite(weights)
-    if not finite.all():
-        raise ValueError(
-            f"{name} must be finite; {int((~finite).sum())} of {weights.numel()} are NaN or infinite. The training "
-            "run that produced them diverged: go back to an earlier checkpoint."
-        )
+    check_finite(name, weights)
 
 
 def _check_kept(kept: Tensor, weights: Tensor) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor
 from .tensor_file import (
     CODES,
     PACKABLE,
-    CheckpointFormatError,
     check_shape,
     damaged,
+    naming_file,
     parse_json,
     parse_tensors,
+    refuse_newer,
     write_tensors,
 )
 from .whole_file import write_whole
@@ -90,25 +91,27 @@ class BandIndex:
         Raises:
             CheckpointFormatError: If it is damaged, or of another model.
         """
-        stated, found = self.files[name], Path(path).stat().st_size
-        if found != stated.size:
-            raise damaged(
-                f"{path}: the file has {found} bytes; by {INDEX_NAME} it must have {stated.size}. It is cut short, or "
-                "belongs to another model"
-            )
-        blob = Path(path).read_bytes()
-        if hashlib.sha256(blob).hexdigest() != stated.sha256:
-            raise damaged(
-                f"{path}: the contents are not those that {INDEX_NAME} states by their SHA-256. The file is damaged, "
-                "or belongs to another model"
-            )
-        try:
-            tensors, metadata = parse_tensors(blob)
+        with naming_file(path):
+            tensors, metadata = parse_tensors(self._checked(Path(path), self.files[name]))
             if metadata != self.metadata(name):
                 raise damaged(f"metadata is {str(metadata)[:200]}; by {INDEX_NAME} it must be {self.metadata(name)}")
-        except CheckpointFormatError as error:
-            raise CheckpointFormatError(f"{path}: {error}") from error
-        return tensors
+            return tensors
+
+    def _checked(self, path: Path, stated: StoredFile) -> bytes:
+        """The contents of a file with the size and the hash that the index states."""
+        found = path.stat().st_size
+        if found != stated.size:
+            raise damaged(
+                f"the file has {found} bytes; by {INDEX_NAME} it must have {stated.size}. It is cut short, or belongs "
+                "to another model"
+            )
+        blob = path.read_bytes()
+        if hashlib.sha256(blob).hexdigest() != stated.sha256:
+            raise damaged(
+                f"the contents are not those that {INDEX_NAME} states by their SHA-256. The file is damaged, or "
+                "belongs to another model"
+            )
+        return blob
 
     def metadata(self, name: str) -> dict[str, str]:
         """The header's `__metadata__` of a file; that of band 1 repeats the index, so that a hash covers it."""
@@ -172,10 +175,8 @@ def read_index(path: str | os.PathLike[str]) -> BandIndex:
     Raises:
         CheckpointFormatError: If it is damaged, or of a newer version.
     """
-    try:
+    with naming_file(path):
         return _parse_index(Path(path).read_bytes())
-    except CheckpointFormatError as error:
-        raise CheckpointFormatError(f"{path}: {error}") from error
 
 
 def _parse_index(text: bytes) -> BandIndex:
@@ -183,10 +184,8 @@ def _parse_index(text: bytes) -> BandIndex:
     if not isinstance(members, dict) or members.get("format") != FORMAT:
         raise damaged(f"the index is no JSON object with the format {FORMAT!r}")
     version = members.get("version")
-    if type(version) is int and version > FORMAT_VERSION:
-        raise CheckpointFormatError(
-            f"the version of the bands is {version}; this prunnet_hf reads up to {FORMAT_VERSION}. Upgrade prunnet_hf."
-        )
+    if type(version) is int:
+        refuse_newer(version, FORMAT_VERSION)
     if type(version) is not int or version != FORMAT_VERSION:
         raise damaged(f"version is {str(version)[:20]}; allowed is {FORMAT_VERSION}")
     expected = ["capacities", "files", "format", "statistics", "tensors", "version"]

@@ -49,12 +49,13 @@ from .tensor_file import (
     CODES,
     DTYPES,
     PACKABLE,
-    CheckpointFormatError,
     check_shape,
     checksum,
     damaged,
+    naming_file,
     parse_json,
     read_tensors,
+    refuse_newer,
     storable,
     write_tensors,
 )
@@ -170,10 +171,8 @@ def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"path is {str(path)!r}, which is no file; give the path of a {PACKED_WEIGHTS_NAME}.")
-    try:
+    with naming_file(path):
         return unpack(*read_tensors(path))
-    except CheckpointFormatError as error:
-        raise CheckpointFormatError(f"{path}: {error}") from error
 
 
 def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -217,10 +216,8 @@ def _check_metadata(metadata: Mapping[str, str] | None) -> str:
     if metadata.get("format") != _FORMAT:
         raise damaged(f"metadata 'format' is {metadata.get('format')!r}; a packed subnetwork has {_FORMAT!r}")
     version = metadata.get("version", "")
-    if re.fullmatch(r"[1-9][0-9]{0,8}", version) and int(version) > FORMAT_VERSION:
-        raise CheckpointFormatError(
-            f"format version is {version}; this prunnet_hf reads up to {FORMAT_VERSION}. Upgrade prunnet_hf."
-        )
+    if re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        refuse_newer(int(version), FORMAT_VERSION)
     if version != str(FORMAT_VERSION):
         raise damaged(f"metadata 'version' is {version[:20]!r}; allowed is '{FORMAT_VERSION}'")
     if sorted(metadata) != list(_METADATA_KEYS):

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..pruning.masking import kept_count
+from ..pruning.masking import check_finite, kept_count
 from .tensor_file import damaged
 
 Integers = NDArray[np.int64]
@@ -45,12 +45,7 @@ def rank_order(scores: Tensor, name: str = "scores") -> Integers:
         ValueError: If a score is not finite.
     """
     magnitudes = scores.detach().abs().cpu().reshape(-1)
-    finite = torch.isfinite(magnitudes)
-    if not finite.all():
-        raise ValueError(
-            f"{name} must be finite to be ranked; {int((~finite).sum())} of {len(finite)} are NaN or infinite. The "
-            "training run that produced them diverged: go back to an earlier checkpoint."
-        )
+    check_finite(name, magnitudes)
     if magnitudes.dtype == torch.float64:
         return np.argsort(-magnitudes.numpy(), kind="stable")
     # One integer for both, magnitude and place: sorting those is several times as fast as a stable sort of floats.

@@ -11,7 +11,8 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,23 @@ def checksum(tensors: Mapping[str, Tensor], preamble: bytes = b"") -> str:
 def damaged(problem: str) -> CheckpointFormatError:
     """The error for a file with this `problem`, with the way out."""
     return CheckpointFormatError(f"{problem}. {_REMEDY}")
+
+
+def refuse_newer(version: int, newest: int) -> None:
+    """Raise a CheckpointFormatError if a file's format `version` is newer than the `newest` that is known."""
+    if version > newest:
+        raise CheckpointFormatError(
+            f"format version is {version}; this prunnet_hf reads up to {newest}. Upgrade prunnet_hf."
+        )
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the path of a file before what a CheckpointFormatError says of it."""
+    try:
+        yield
+    except CheckpointFormatError as error:
+        raise CheckpointFormatError(f"{path}: {error}") from error
 
 
 def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

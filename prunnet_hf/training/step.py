@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import scratch_statistics
-from ..pruning.layers import masked_weights
-from ..pruning.masking import format_capacity, kept_masks
+from ..pruning.layers import find_masks, masked_weights
+from ..pruning.masking import format_capacity
 from .capacities import PassCapacities
 from .objectives import Gradients, Objective
 
@@ -93,7 +93,9 @@ class TrainingStep:
         """
         capacities = self.capacities.at(step)
         if self._masks is None:
-            self._masks = self._find_masks(capacities)
+            # Scores don't change within a step, so all passes and accumulated batches have the same masks.
+            below = [capacity for capacity in capacities if capacity < 1.0]
+            self._masks = dict(zip(below, find_masks(self.model, below), strict=True))
         inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=self.memory_format)}
         losses = []
         for index, capacity in enumerate(capacities):
@@ -136,15 +138,6 @@ class TrainingStep:
                 "however small losses were scaled: the run has diverged. Lower --learning_rate, or train with "
                 "--mixed_precision bf16; --resume continues from the last checkpoint."
             )
-
-    def _find_masks(self, capacities: list[float]) -> dict[float, dict[str, Tensor]]:
-        # Scores don't change within a step, so all passes and accumulated batches have the same masks.
-        below = [capacity for capacity in capacities if capacity < 1.0]
-        masks: dict[float, dict[str, Tensor]] = {capacity: {} for capacity in below}
-        for name, layer in self.model.prunable_layers().items():
-            for capacity, mask in zip(below, kept_masks(layer.scores, below), strict=True):
-                masks[capacity][name] = mask
-        return masks
 
     def _subnetwork(self, capacity: float) -> dict[str, Tensor]:
         """The tensors of one pass: masked weights, and statistics to update instead of the dense network's."""

@@ -25,7 +25,7 @@ def test_rows_are_the_indices_of_what_the_masks_keep(p, q):
     assert found.capacities == capacities
     assert found.layers == list(model.prunable_layers())
     for place, capacity in enumerate(capacities):
-        masks = find_masks(model, capacity)
+        (masks,) = find_masks(model, [capacity])
         kept = {name: layer.weight[masks[name]] for name, layer in model.prunable_layers().items()}
         for name, weights in [*kept.items(), (None, torch.cat([*kept.values()]))]:
             row = found.of(name)[place]

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from prunnet_hf.pruning.layers import (
     PrunableConv2d,
     PrunableLinear,
+    check_scores,
     find_masks,
     init_scores,
     is_prunable_type,
@@ -161,7 +162,7 @@ def test_masked_weights_stand_in_for_the_layers_own() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
         layer.scores.copy_(torch.tensor([[0.1, -0.4, 0.3, 0.2]]))
-    masks = find_masks(network, 0.5)  # 4 - round(0.5 * 3) = 2 kept: |-0.4| and 0.3
+    (masks,) = find_masks(network, [0.5])  # 4 - round(0.5 * 3) = 2 kept: |-0.4| and 0.3
     assert masks["0"].tolist() == [[False, True, True, False]]
     tensors = masked_weights(network, masks)
     assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"0.weight": [[0.0, 10.0, 100.0, 0.0]]}
@@ -169,3 +170,25 @@ def test_masked_weights_stand_in_for_the_layers_own() -> None:
     assert layer.weight.grad.tolist() == [[0.0, 1.0, 1.0, 0.0]]
     assert layer.scores.grad.tolist() == [[0.0, -10.0, 100.0, 0.0]]  # G * W * sign(S) on kept weights
     assert network(torch.ones(1, 4)).item() == 1111.0  # the layer itself stays dense
+
+
+def test_masks_of_several_capacities_are_those_of_each() -> None:
+    network = make_prunable(nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)))
+    for layer in prunable_layers(network).values():
+        init_scores(layer, "kaiming")
+    for capacity, masks in zip((0.2, 0.7), find_masks(network, [0.2, 0.7]), strict=True):
+        (alone,) = find_masks(network, [capacity])
+        assert masks.keys() == alone.keys() == {"0", "1"}
+        assert all(torch.equal(masks[name], alone[name]) for name in masks)
+    assert find_masks(network, []) == []
+
+
+def test_scores_that_are_not_finite_are_refused_by_the_layers_name() -> None:
+    network = make_prunable(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    for layer in prunable_layers(network).values():
+        init_scores(layer, "kaiming")
+    check_scores(network)
+    with torch.no_grad():
+        network[1].scores[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"'1'.*scores.*1 of 4"):
+        check_scores(network)

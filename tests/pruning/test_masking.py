@@ -14,12 +14,13 @@ from prunnet_hf.pruning.masking import (
     StraightThrough,
     check_capacities,
     check_capacity,
+    check_finite,
     format_capacity,
     kept_count,
-    kept_mask,
     kept_masks,
     score_gradient,
 )
+from tests.tiny_models import kept_mask
 
 CAPACITY = st.floats(min_value=0.0, max_value=1.0, exclude_min=True)
 
@@ -140,14 +141,10 @@ def test_flat_indices_are_logical_whatever_the_memory_layout() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_scores_of_a_diverged_run_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="scores must be finite to be ranked; 1 of 3 are NaN or infinite"):
-        kept_mask(torch.tensor([1.0, bad, 2.0]), 0.5)
-
-
-def test_kept_mask_checks_its_capacity() -> None:
-    with pytest.raises(ValueError, match=r"got 1\.2"):
-        kept_mask(torch.ones(3), 1.2)
+def test_numbers_of_a_diverged_run_are_refused(bad: float) -> None:
+    check_finite("scores", torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"scores.*1 of 3.*earlier checkpoint"):
+        check_finite("scores", torch.tensor([1.0, bad, 2.0]))
 
 
 def test_scores_stay_untouched_and_masks_carry_no_gradient() -> None:

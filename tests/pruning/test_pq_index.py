@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.pruning.masking import kept_count, kept_mask
+from prunnet_hf.pruning.masking import kept_count
 from prunnet_hf.pruning.pq_index import join, kept_powers, normal_index, powers_of_pruned, pq_index, prefix_indices
+from tests.tiny_models import kept_mask
 
 EXPONENTS = st.sampled_from([(0.5, 1.0), (0.5, 2.0), (1.0, 2.0), (0.1, 1.0), (0.9, 1.1)])
 # Whole numbers, so that what differs differs by far more than rounding.

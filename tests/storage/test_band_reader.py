@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunnet_hf.pruning.masking import kept_mask
 from prunnet_hf.storage.band_index import INDEX_NAME
 from prunnet_hf.storage.tensor_file import CheckpointFormatError
 from tests.banded import EDGES, STORED, assert_same, loaded, model_tensors, pruned, saved
+from tests.tiny_models import kept_mask
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ONE = "band-00001-of-00003.safetensors"

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetModel
-from prunnet_hf.storage.packed import CheckpointFormatError
+from prunnet_hf.storage.tensor_file import CheckpointFormatError
 from tests.hub_server import HubServer
 from tests.tiny_models import same_state, tiny
 

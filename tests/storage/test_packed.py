@@ -20,14 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunnet_hf.storage.packed import (
-    PACKED_WEIGHTS_NAME,
-    CheckpointFormatError,
-    load_packed,
-    pack,
-    save_packed,
-    unpack,
-)
+from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME, load_packed, pack, save_packed, unpack
+from prunnet_hf.storage.tensor_file import CheckpointFormatError
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}

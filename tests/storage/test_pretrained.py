@@ -100,8 +100,8 @@ class TestRoundTrip:
                 layer.scores.copy_(1 + layer.scores / 1000)
         saved.save_pretrained(tmp_path, **form)
         loaded = PrunNetForImageClassification.from_pretrained(tmp_path, dtype=dtype)
-        for name, mask in find_masks(saved, 0.6).items():
-            assert torch.equal(find_masks(loaded, 0.6)[name], mask), name
+        for name, mask in find_masks(saved, [0.6])[0].items():
+            assert torch.equal(find_masks(loaded, [0.6])[0][name], mask), name
         resaved = tmp_path / "resaved"
         loaded.save_pretrained(resaved)
         assert same_state(PrunNetForImageClassification.from_pretrained(resaved), loaded)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunnet_hf.pruning.masking import kept_mask
 from prunnet_hf.storage.score_levels import (
     fit_knots,
     knot_levels,
@@ -20,6 +19,7 @@ from prunnet_hf.storage.score_levels import (
     share_levels,
 )
 from prunnet_hf.storage.tensor_file import CheckpointFormatError
+from tests.tiny_models import kept_mask
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SMALLEST, LARGEST = 2.0**-126, torch.finfo(torch.float32).max
