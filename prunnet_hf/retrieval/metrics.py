@@ -12,11 +12,11 @@ a rule needs full orderings, blocks of them will do, as `search_blocks` yields t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .judgements import (
     EASY,
@@ -41,6 +41,31 @@ from .rankings import (
 
 _DIFFICULTIES = {"easy": ([EASY], [HARD, JUNK]), "medium": ([EASY, HARD], [JUNK]), "hard": ([HARD], [EASY, JUNK])}
 """Which images are to be found, and which are junk."""
+
+
+def found_first(hits: NDArray[np.bool_], num_relevant: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether each query's first image is relevant: recall at 1, before it is averaged.
+
+    Example:
+        >>> found_first(np.array([[True, False], [False, True]]), np.array([1, 1]))
+        array([ True, False])
+
+    Args:
+        hits: `(num_queries, k)`, whether the image at each rank is relevant.
+        num_relevant: `(num_queries,)`, unused.
+
+    Returns:
+        `(num_queries,)`.
+    """
+    return hits[:, 0]
+
+
+LEAVE_ONE_OUT: dict[str, Callable[[NDArray[np.bool_], NDArray[np.integer]], NDArray[Any]]] = {
+    "mAP": average_precision,
+    "recall@1": found_first,
+}
+"""What the protocol `leave_one_out` reports, the headline first: means over the queries of these functions of `hits`
+`(num_queries, k)` and `num_relevant` `(num_queries,)`. A new metric is a function and a row."""
 
 
 def mean_average_precision(

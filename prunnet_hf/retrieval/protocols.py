@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import evaluate_gldv2, evaluate_in_shop, evaluate_revisited, evaluate_veri
-from .rankings import average_precision, count_relevant
+from .metrics import LEAVE_ONE_OUT, evaluate_gldv2, evaluate_in_shop, evaluate_revisited, evaluate_veri
+from .rankings import count_relevant
 from .search import check_table, search, search_blocks, without_direction
 
 Columns = Mapping[str, Sequence[Any]]
@@ -80,7 +80,7 @@ def leave_one_out(query: Side, gallery: Side) -> dict[str, float]:
         gallery: Needs the same `label`, of the same images.
 
     Returns:
-        `{"mAP": .., "recall@1": ..}`, in [0, 1]; mAP over the full ordering.
+        The means of `metrics.LEAVE_ONE_OUT`, `{"mAP": .., "recall@1": ..}`, in [0, 1], over the full ordering.
 
     Raises:
         ValueError: If query and gallery are not the same images, a column is missing, a class has one image only,
@@ -94,14 +94,14 @@ def leave_one_out(query: Side, gallery: Side) -> dict[str, float]:
         )
     itself = np.arange(len(labels))
     num_relevant = count_relevant(labels, labels, exclude=itself)
-    precisions, found_first = np.empty(len(labels)), np.empty(len(labels), dtype=bool)
+    values: dict[str, list[NDArray[Any]]] = {name: [] for name in LEAVE_ONE_OUT}
     for block, ranks in search_blocks(
         query.embeddings, gallery.embeddings, exclude=itself, block_size=_QUERIES_AT_A_TIME
     ):
         hits = labels[ranks] == labels[block, np.newaxis]
-        precisions[block] = average_precision(hits, num_relevant[block])
-        found_first[block] = hits[:, 0]
-    return {"mAP": float(precisions.mean()), "recall@1": float(found_first.mean())}
+        for name, metric in LEAVE_ONE_OUT.items():
+            values[name].append(metric(hits, num_relevant[block]))
+    return {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
 
 
 def in_shop(query: Side, gallery: Side) -> dict[str, float]:

@@ -35,7 +35,7 @@ def test_matrix_holds_every_pair_and_metric():
     good = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
     turned = good[::-1].copy()  # searches itself as well as ever, but points at the other class of `good`
     sides = {1.0: Side(good, labels), 0.2: Side(turned, labels)}
-    results = compatibility_matrix(leave_one_out, sides, sides)
+    results = [r for r in compatibility_matrix(leave_one_out, sides, sides) if r.metric in ("mAP", "recall@1")]
     # Across, the three others come with the partner last: 1/3.
     expected = [(0.2, 0.2, 1, 1), (0.2, 1.0, 1 / 3, 0), (1.0, 0.2, 1 / 3, 0), (1.0, 1.0, 1, 1)]
     assert [(r.query_capacity, r.gallery_capacity, r.metric) for r in results] == [
