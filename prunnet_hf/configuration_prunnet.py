@@ -1,5 +1,6 @@
 """Configuration of PrunNet models."""
 
+import os
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -87,6 +88,15 @@ class PrunNetConfig(PreTrainedConfig):
             return check_capacities([*self.capacities, *STATISTICS_GRID])
         return check_capacities([*self.statistics_capacities, 1.0], "statistics_capacities")
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+        """Save as `PreTrainedConfig.save_pretrained` does.
+
+        Raises:
+            ValueError: If `register_for_auto_class` was called.
+        """
+        refuse_copying_code(self)
+        super().save_pretrained(save_directory, **kwargs)
+
     @property
     def stored_subnetworks(self) -> list[float]:
         """Capacities below 1 with stored running statistics; those of the dense network are its batch norms' own."""
@@ -156,6 +166,21 @@ class PrunNetConfig(PreTrainedConfig):
             return super().from_dict(config_dict, **kwargs)
         config, unused = super().from_dict(config_dict, **kwargs)
         return config, {**unused, **to_prune}
+
+
+def refuse_copying_code(saved: Any) -> None:
+    """Raise a ValueError if transformers would copy the package's code beside a model, a configuration or a processor.
+
+    The copies would lack the folders that this code imports from. Classes that `trust_remote_code` loaded are copies
+    themselves, in one folder, and may be copied again.
+    """
+    kind = type(saved)
+    if kind._auto_class is not None and kind.__module__.startswith("prunnet_hf."):
+        raise ValueError(
+            f"save_pretrained can't copy the code of {kind.__name__}, for which "
+            f"register_for_auto_class({kind._auto_class!r}) asks. Don't call that, and publish a run with its code by "
+            "push_to_hub.py --with_code."
+        )
 
 
 def _check_positive(name: str, value: int | None) -> None:

@@ -1,5 +1,6 @@
 """Image processor of PrunNet models: resize the shorter side, crop the centre, normalise."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+from .configuration_prunnet import refuse_copying_code
 
 
 class PrunNetImageProcessor(TorchvisionBackend):
@@ -27,6 +30,15 @@ class PrunNetImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Save as transformers' image processors do.
+
+        Raises:
+            ValueError: If `register_for_auto_class` was called.
+        """
+        refuse_copying_code(self)
+        return super().save_pretrained(save_directory, **kwargs)
 
     def process_image(
         self,

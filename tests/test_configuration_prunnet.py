@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from prunnet_hf import PrunNetConfig
+from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.configuration_prunnet import refuse_copying_code
+from tests.tiny_models import tiny_config
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -136,3 +138,30 @@ def test_how_kept_weights_are_shared_out() -> None:
         PrunNetConfig(allocation="best")
     with pytest.raises(ValueError, match=r"allocation must be 'uniform' while prunable.*; got 'global'\. Give it to"):
         PrunNetConfig(allocation="global")
+
+
+class TestCodeBesideAModel:
+    """transformers would copy `pruning.layers.py`, which isn't there."""
+
+    MAKERS = (tiny_config, lambda: PrunNetModel(tiny_config()), PrunNetImageProcessor)
+
+    @pytest.mark.parametrize("make", MAKERS, ids=["configuration", "model", "processor"])
+    def test_a_copy_is_refused(self, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        saved = make()
+        monkeypatch.setattr(type(saved), "_auto_class", None)  # put back afterwards
+        type(saved).register_for_auto_class()
+        with pytest.raises(ValueError, match=r"register_for_auto_class.*push_to_hub\.py --with_code"):
+            saved.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
+    def test_so_it_is_before_anything_is_pushed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PrunNetModel, "_auto_class", "AutoModel")
+        with pytest.raises(ValueError, match="--with_code"):  # and not that there is no network
+            PrunNetModel(tiny_config()).push_to_hub("org/name")
+
+    def test_a_subclass_of_the_users_may_be_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Own(PrunNetImageProcessor):
+            """In a module of the user's."""
+
+        monkeypatch.setattr(Own, "_auto_class", "AutoImageProcessor", raising=False)
+        refuse_copying_code(Own())

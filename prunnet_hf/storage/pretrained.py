@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import resolve_revision
 
+from ..configuration_prunnet import refuse_copying_code
 from ..pruning.allocation import UNIFORM, check_allocation
 from ..pruning.calibration import warn_if_below, warn_if_coarse
 from ..pruning.masking import check_capacity
@@ -67,6 +68,7 @@ def save_model(
         ValueError: If `kwargs` have a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
             `push_to_hub`, or a score isn't finite.
     """
+    refuse_copying_code(model)
     refuse_variant(
         kwargs.get("variant"),
         "a directory holds one model, which a save replaces whole",

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers.utils.hub import create_and_tag_model_card, hf_api
 
+from ..configuration_prunnet import refuse_copying_code
 from .forms import MODEL_FILES
 
 PIPELINE_TAG = "image-feature-extraction"
@@ -49,6 +50,7 @@ def push_model(
     Returns:
         The Hub client's `CommitInfo`.
     """
+    refuse_copying_code(model)
     hub = hf_api()
     repo_id = hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     card = create_and_tag_model_card(repo_id, list(tags), token=token)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
-on_the_hub, downloaded = sys.argv[1:]
+on_the_hub, downloaded, saved_again = sys.argv[1:]
 image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
 
 
@@ -62,6 +62,9 @@ for source in (on_the_hub, downloaded):
     show(source, capacity=0.2)
     show(source, capacity=0.3)
 show(on_the_hub, revision="capacity-0.20")
+AutoModel.from_pretrained(downloaded, trust_remote_code=True).save_pretrained(saved_again)
+AutoImageProcessor.from_pretrained(downloaded, trust_remote_code=True).save_pretrained(saved_again)
+show(saved_again)
 extractor = pipeline("image-feature-extraction", model=on_the_hub, trust_remote_code=True)
 print(type(extractor.model).__module__.partition(".")[0])
 """
@@ -120,13 +123,14 @@ def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
         dense, small, middle = ((digest(net), net(**images).pooler_output.flatten().tolist()) for net in networks)
     environment = hub_environment(hub, tmp_path / "home")
     del environment["PYTHONPATH"]
-    command = [sys.executable, "-c", REMOTE, "org/name", str(downloaded)]
+    command = [sys.executable, "-c", REMOTE, "org/name", str(downloaded), str(tmp_path / "saved")]
     child = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert child.returncode == 0, child.stderr
     lines = [line.split() for line in child.stdout.splitlines()]
-    expected = [dense, small, middle, dense, small, middle, small]
+    expected = [dense, small, middle, dense, small, middle, small, dense]
+    assert {file.name for file in code_files()} <= {file.name for file in (tmp_path / "saved").iterdir()}
     assert [line[0] for line in lines] == [*(weights for weights, _ in expected), "transformers_modules"]
     for line, (_, embedding) in zip(lines, expected, strict=False):
         # Where weights lie in memory can change the last bits of what a CPU makes of them.
