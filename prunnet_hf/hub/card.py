@@ -1,12 +1,13 @@
-"""The compatibility card: a model card rendered from a run directory alone.
+"""The compatibility card: a model card that is rendered from a run directory alone.
 
-Every figure on it stands in the run's `metrics.json` or `compressibility.json`, follows from them, or is the size of a
+Every figure on it is in the run's `metrics.json` or `compressibility.json`, follows from them, or is the size of a
 file; nothing is typed in by hand. Its snippet was run when the card was made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from ..pruning.pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
+from ..runs.methods import METHODS
 from ..runs.record import RunRecord
 from ..runs.run_directory import write_text
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run, weights_bytes
@@ -26,20 +28,20 @@ from .metadata import card_data
 from .usage import Runner, Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
 BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
-"""What stands outside these two lines, between the YAML and the file's end, was written by hand."""
+"""Lines around the generated text. What is outside them, after the YAML, was written by hand."""
 Layout = Literal["branches", "subfolders", "repos"]
-"""Where ready subnetworks are published: as revisions, subfolders, or repositories of their own."""
+"""Where ready subnetworks are published: as revisions, in subfolders, or in repositories of their own."""
 LOCAL = "model"
-"""What the model is called in the card of a run that isn't published: its path in the run directory."""
-TOLD_AT_ONCE = 2
-"""Metrics in a card's first paragraph."""
+"""What the card of an unpublished run calls the model: its path in the run directory."""
+FIRST_METRICS = 2
+"""How many metrics the first paragraph of a card names: by one alone a subnetwork may look better than it is."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) -> str:
     """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
-    Where the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
+    If the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
 
     Args:
         run: A finished run directory.
@@ -48,12 +50,12 @@ def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) ->
         runner: How to run it; by default in a process of its own.
 
     Returns:
-        Three lines that sum up the run.
+        Three lines that sum up the run, for a terminal.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
-        ValueError: If one of them, or a `compressibility.json` without the model, is damaged or lacks something; or if
-            a weight of the model isn't finite.
+        ValueError: If one of them, or `compressibility.json` if it has to be read, is damaged or lacks something; or
+            if a weight of the model isn't finite.
         RuntimeError: If the snippet fails; the message shows its output.
     """
     found = read_run(run)
@@ -78,17 +80,17 @@ def build_card(
     with_code: bool = False,
     runner: Runner = run_code,
 ) -> str:
-    """Render the card of a run: YAML, then the text between `BEGIN` and `END`; runs the usage snippet that it shows.
+    """Render the card of a run: YAML, then the text between `BEGIN` and `END`. The snippet that it shows is run.
 
     Args:
         run: A finished run directory.
         model_id: What the snippet loads: `"model"`, or the id of the repository the card is for, `"org/name"`.
-        layout: How ready subnetworks are published; None for those in the run directory.
-        root: The folder in which `model_id` is a path to the model, so that the snippet can be run: the run directory
-            if not given, or for `"org/name"` a folder with `org/name/` in it, staged as it will be published.
-        subnetworks: The folders of the ready subnetworks by capacity, of which the files' sizes are told; the run's
-            own if not given.
-        license: Of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
+        layout: How ready subnetworks are published; None if they are only in the run directory.
+        root: The folder to run the snippet in, where `model_id` is the path of the model. By default the run
+            directory; for `"org/name"` a folder that holds `org/name/` as it will be published.
+        subnetworks: The folders of the ready subnetworks by capacity, whose sizes the card shows; by default those of
+            the run.
+        license: License of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
         with_code: Whether the code for `trust_remote_code` lies beside the model.
         runner: How to run the snippet; by default in a process of its own.
 
@@ -123,14 +125,14 @@ def build_subnetwork_card(
     with_code: bool = False,
     runner: Runner = run_code,
 ) -> str:
-    """Render the card of one subnetwork that is published by itself; runs the usage snippet that it shows.
+    """Render the card of one subnetwork that is published by itself. The snippet that it shows is run.
 
     Args:
         run: A finished run directory, which evaluated this capacity.
-        capacity: The subnetwork's.
+        capacity: Capacity of the subnetwork.
         model_id: The repository the card is for, such as `"org/name-capacity-0.20"`.
         dense_id: The repository of the dense model it was cut from.
-        root: A folder in which both ids are paths to the models, staged as they will be published.
+        root: A folder in which both ids are paths of the models as they will be published.
         license: As in `build_card`.
         with_code: As in `build_card`.
         runner: As in `build_card`.
@@ -179,10 +181,10 @@ def render_card(
     """Fill in the template of a run's card.
 
     Args:
-        run: What the run recorded.
+        run: The record of the run.
         usage: The snippet, and what it printed.
         name: Title of the card.
-        indices: The PQ Index of the run's weights; without it the card has no such section.
+        indices: The PQ Index of the run's weights; None leaves that section out.
         model_id: As in `build_card`.
         layout: As in `build_card`.
         files: As in `capacity_rows`.
@@ -194,7 +196,7 @@ def render_card(
     rows = capacity_rows(run, files, downloads)
     repo_id = None if model_id == LOCAL else model_id
     phone = _phone(run, rows)
-    # In the run directory, the file of the largest is the whole model's.
+    # In the run directory, the file of the largest capacity holds the whole model.
     ready = [row for row in rows if row.file_bytes and (layout is not None or row.capacity < rows[-1].capacity)]
     return _fill(
         "card.md.jinja",
@@ -208,7 +210,7 @@ def render_card(
         rows=rows,
         dense=rows[-1],
         phone=phone,
-        ready=phone if phone in ready else next(iter(ready), None),
+        ready=next((row for row in ready if row.capacity == phone.capacity), next(iter(ready), None)),
         is_prunable=len(rows) > 1,
         matrices={metric: markdown_matrix(run.results, metric) for metric in names[:SHOWN_METRICS]},
         tests=markdown_tests(run.results) if len(names) > SHOWN_METRICS else None,
@@ -238,15 +240,16 @@ def summarise(directory: Path, run: RunRecord) -> str:
 
 
 def _phone(run: RunRecord, rows: list[CapacityRow]) -> CapacityRow:
-    """The subnetwork to speak of: the smallest that was trained, else the smallest of all."""
-    asked = run.recipe.get("capacities") or []
-    trained = [row for row in rows if (row.capacity in asked if row.trained is None else row.trained)]
-    return (trained or rows)[0]
+    """The subnetwork that the card takes as its example: the smallest that was trained, else the smallest of all."""
+    requested = run.recipe.get("capacities") or []
+    for row in rows:
+        if row.trained or (row.trained is None and row.capacity in requested):
+            return replace(row, trained=True)
+    return rows[0]
 
 
 def _first_tests(run: RunRecord, capacity: float, largest: float) -> dict[str, dict[str, float]]:
-    """What the first paragraph tells: by one metric alone a subnetwork may look better than it is."""
-    names = run.metric_names[:TOLD_AT_ONCE]
+    names = run.metric_names[:FIRST_METRICS]
     return {
         "cross_tests": {metric: run.value(metric, capacity, largest) for metric in names},
         "dense_tests": {metric: run.value(metric, largest, largest) for metric in names},
@@ -259,7 +262,7 @@ def _code(run: RunRecord, model_id: str) -> str:
 
 
 def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **values: Any) -> str:
-    """Fill in a template; huggingface_hub's own card class then checks text and metadata."""
+    """Fill in a template; huggingface_hub's card class then checks text and metadata."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -274,6 +277,7 @@ def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **va
         begin=BEGIN,
         end=END,
         run=run,
+        method=METHODS.get(run.method or ""),
         usage=usage,
         **values,
     )
@@ -281,7 +285,7 @@ def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **va
 
 
 def _format_count(count: int) -> str:
-    """A large number, to three digits or more.
+    """A large number, rounded to three digits or more.
 
     Example:
         >>> _format_count(1_813_692_416), _format_count(60_291_969)

@@ -29,6 +29,7 @@ from prunnet_hf.hub.card import (
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
 from prunnet_hf.hub.usage import Usage, run_code
+from prunnet_hf.runs.methods import METHODS
 from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
 from tests.hub.snippets import run_here
 
@@ -125,7 +126,7 @@ def test_run_of_an_earlier_version_says_what_it_did_not_measure() -> None:
     assert {row[3] for row in table(text, "capacity | kept")[1:]} == {"not measured"}
     assert {row[1] for row in table(text, "capacity | trained")[1:]} == {"not recorded"}
     assert "- Multiply-adds." in text
-    assert "- What interpolated batch-norm statistics cost" in text
+    assert "- The cost of interpolating batch-norm statistics" in text
     assert "measured on Some GPU" in line_of(text, "- **Latency**")
     assert "curve.png" not in text
     assert "None" not in text
@@ -215,6 +216,22 @@ def test_first_paragraph_speaks_of_the_smallest_trained_subnetwork() -> None:
     assert "capacity 1.00, finds" in body(content)  # the example's 0.5 wasn't trained either
 
 
+def test_smallest_subnetwork_is_called_trained_only_if_that_is_known() -> None:
+    content = metrics()
+    for row in content["capacities"]:
+        del row["trained"]
+    assert "the smallest subnetwork that was trained, capacity 0.50, finds" in body(content, {"capacities": [0.5]})
+    text = body(content, {})
+    assert "the smallest subnetwork, capacity 0.20, finds" in text
+    assert "that was trained" not in text
+
+
+def test_machine_is_named_only_if_recorded() -> None:
+    text = body({**metrics(), "device": None, "latency_device": None})
+    assert "None" not in text
+    assert "measured by the command above" in line_of(text, "- **Latency**")
+
+
 def test_indices_of_the_weights() -> None:
     section = body(metrics(), indices=INDICES).split("## How compressible the weights are")[1].split("\n## ")[0]
     assert table(section, "capacity | kept")[1:] == [
@@ -222,8 +239,8 @@ def test_indices_of_the_weights() -> None:
         ["0.50", "200", "0.250", "0.175", "0.100", "0.400", "0.375"],
     ]
     assert "https://arxiv.org/abs/2302.05601" in section
-    assert "0.153 for weights drawn from a normal" in section
-    assert "no measurement of quality" in section
+    assert "a normal distribution have 0.153" in section
+    assert "does not measure quality" in section
     assert "](compressibility.png)" in section
     assert "eta" not in section
     assert "eta = 0.25" in body(metrics(), indices=Compressibility(INDICES.rows, 0.5, 1.0, 0.25))
@@ -307,12 +324,18 @@ def test_only_what_is_published_is_told_to_load(layout: Layout, loading: str) ->
     assert 'from_pretrained("org/name", capacity=0.2)' in without
 
 
-@pytest.mark.parametrize(
-    ("method", "says"),
-    [("prunnet", "integrated where they\nconflict"), ("joint", "plain sum of the losses")],
-)
-def test_card_says_how_it_was_trained(method: str, says: str) -> None:
-    assert says in body(metrics(method))
+@pytest.mark.parametrize("method", METHODS)
+def test_card_says_how_it_was_trained(method: str) -> None:
+    assert METHODS[method].description in body(metrics(method))
+
+
+def test_method_that_this_version_does_not_know_is_named_and_no_more() -> None:
+    text = body(metrics("curriculum"))
+    assert "By the method `curriculum`" in text
+    assert not any(method.description in text for method in METHODS.values())
+    alone = body(metrics("curriculum", (0.2,)))
+    assert "alone" not in alone
+    assert "By the method `curriculum`" in alone
 
 
 @pytest.mark.parametrize(
@@ -321,6 +344,8 @@ def test_card_says_how_it_was_trained(method: str, says: str) -> None:
         ({"base_model": "timm/resnet18.a1_in1k"}, {"pretrained_backbone": True}, "weights of [timm/resnet18.a1_in1k]"),
         ({}, {"model_name_or_path": "/home/me/earlier"}, "from the local checkpoint `earlier`;"),
         ({}, {"pretrained_backbone": False}, "from random weights;"),
+        ({}, {"pretrained_backbone": True}, "from timm's pretrained weights;"),
+        ({}, {}, "of `photos`; 1.5 minutes"),  # what it started from isn't recorded
     ],
 )
 def test_card_says_what_training_started_from(content: dict[str, Any], recipe: dict[str, Any], says: str) -> None:
@@ -342,7 +367,8 @@ def test_independent_run_claims_no_compatibility() -> None:
 def test_model_trained_elsewhere_shows_no_training_it_knows_nothing_of() -> None:
     unknown = dict.fromkeys(("method", "seed", "num_train_classes", "num_train_images", "training_seconds"))
     text = body({**metrics(), **unknown}, {**RECIPE, "model_name_or_path": "org/name"})
-    assert "trained elsewhere, as `org/name`" in text
+    assert "loaded from `org/name`" in text
+    assert "How it was trained is not recorded" in text
     assert "None" not in text
     assert "```yaml" not in text
     assert "this is one, with seed" not in text
@@ -480,7 +506,7 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
     assert "finds images in the dense network's gallery with mAP 33.0 % and recall@1 53.0 %." in small
     assert table(small, "metric |")[1] == ["mAP", "32.2", "33.0"]
     # The run's metrics.json is in the dense model's repository only.
-    assert "stand in `metrics.json` of [org/name]" in small
+    assert "kept in `metrics.json` of [org/name]" in small
     sources = {result.source_url.removeprefix(ENDPOINT) for result in ModelCard(small).data.eval_results}
     assert sources == {"/org/name/blob/main/metrics.json"}
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
