@@ -1,12 +1,11 @@
-"""What processes that train together send each other in a step, and what it costs.
+"""What processes that train together send each other in a step, and how long it takes.
 
     python benchmarks/communication.py                     # two processes on this machine, joined by gloo
     python benchmarks/communication.py --image_size 224    # more arithmetic for the same bytes
 
-Data parallelism averages the gradients that each pass leaves: N+1 all-reduces of all parameters that are no scores.
-The bytes are those that DistributedDataParallel hands to all-reduce; of them each of k processes sends 2 (k-1)/k if
-they stand in a ring. Steps with and without communication take turns, and a step lasts as long as on the slowest
-process.
+Data parallelism averages the gradients of each pass: N+1 all-reduces of all parameters except scores. The bytes are
+those that DistributedDataParallel hands to all-reduce; each of k processes in a ring sends 2 (k-1)/k of them. Steps
+with and without communication take turns, and a step takes as long as on the slowest process.
 """
 
 import argparse
@@ -34,17 +33,17 @@ NUM_CLASSES = 1000
 CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 NUM_PASSES = len(CAPACITIES) + 1
 ONE_BUCKET = 1_000_000
-"""MiB that hold all gradients of any network: nothing is sent before the last of them is there."""
+"""A bucket size in MiB that holds all gradients of any network, so nothing is sent before the last one exists."""
 MEGABYTE = 1e6
 
 
 def main() -> None:
-    """Start the processes; the first prints the tables."""
+    """Start the processes. The first one prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_processes", type=int, default=2)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image_size", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=32, help="images a step and process")
+    parser.add_argument("--batch_size", type=int, default=32, help="images in a step, for each process")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with socket.socket() as free:
@@ -54,12 +53,12 @@ def main() -> None:
 
 
 def measure(rank: int, port: int, arguments: argparse.Namespace) -> None:
-    """One process of them, from joining the others to printing."""
+    """Run one of the processes, from joining the others to printing."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": arguments.num_processes}
     os.environ.update({name: str(value) for name, value in places.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
     threads = max(1, (os.cpu_count() or 1) // arguments.num_processes)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # or accelerate chooses
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # otherwise accelerate chooses
     torch.set_num_threads(threads)
     accelerator = Accelerator(cpu=True)
     batch = random_batch(arguments, seed=rank)
@@ -77,7 +76,7 @@ def measure(rank: int, port: int, arguments: argparse.Namespace) -> None:
 
 
 def random_batch(arguments: argparse.Namespace, seed: int) -> dict[str, Tensor]:
-    """Images of noise, others on each process."""
+    """Images of noise, different ones in each process."""
     generator = torch.Generator().manual_seed(seed)
     size, side = arguments.batch_size, arguments.image_size
     return {
@@ -87,7 +86,7 @@ def random_batch(arguments: argparse.Namespace, seed: int) -> dict[str, Tensor]:
 
 
 def create_model(arguments: argparse.Namespace) -> PrunNetForImageClassification:
-    """The network as the engine trains it."""
+    """The network, prepared as for training."""
     torch.manual_seed(0)
     config = PrunNetConfig(backbone=arguments.backbone, image_size=arguments.image_size, num_labels=NUM_CLASSES)
     model = PrunNetForImageClassification(config)
@@ -100,10 +99,10 @@ def create_model(arguments: argparse.Namespace) -> PrunNetForImageClassification
 def training_step(
     arguments: argparse.Namespace, accelerator: Accelerator, *, bucket_cap_mb: int | None
 ) -> TrainingStep:
-    """A step of a network of its own, whose gradients are sent in buckets of this size (None: as DDP chooses)."""
+    """A step of a new network that sends gradients in buckets of this size (None: as DDP chooses)."""
     model = create_model(arguments)
     wrapped = DistributedDataParallel(model, bucket_cap_mb=bucket_cap_mb)
-    wrapped.broadcast_buffers = False  # as in the engine
+    wrapped.broadcast_buffers = False  # as in training
     wrapped.train()
     optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
     objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", CAPACITIES)
@@ -111,7 +110,7 @@ def training_step(
 
 
 def sent_in_a_step(step: TrainingStep, batch: dict[str, Tensor]) -> list[int]:
-    """Bytes of each bucket that is handed to all-reduce."""
+    """Bytes of each bucket that DDP hands to all-reduce."""
     buckets: list[int] = []
 
     def hook(group: distributed.ProcessGroup, bucket: distributed.GradBucket) -> Future[Tensor]:
@@ -119,7 +118,7 @@ def sent_in_a_step(step: TrainingStep, batch: dict[str, Tensor]) -> list[int]:
         return allreduce_hook(group, bucket)
 
     step.wrapped.register_comm_hook(distributed.group.WORLD, hook)
-    step.backward(batch, 0)  # DDP lays its buckets anew after this one
+    step.backward(batch, 0)  # DDP arranges its buckets again after this one
     step.update(0)
     buckets.clear()
     step.backward(batch, 1)
@@ -127,7 +126,7 @@ def sent_in_a_step(step: TrainingStep, batch: dict[str, Tensor]) -> list[int]:
 
 
 def check_formula(buckets: list[int], model: PrunNetForImageClassification) -> None:
-    """Compare with N+1 times all parameters that are no scores.
+    """Compare with N+1 times all parameters except scores.
 
     Raises:
         RuntimeError: If anything else was sent.
@@ -139,7 +138,7 @@ def check_formula(buckets: list[int], model: PrunNetForImageClassification) -> N
 
 
 def table_of_bytes(buckets: list[int], model: PrunNetForImageClassification) -> str:
-    """What is sent, and which part of it the merged gradients of method prunnet are made of."""
+    """What is sent, and which part of it the method prunnet uses."""
     weights = bytes_of(layer.weight for layer in model.prunable_layers().values())
     dense_only = bytes_of(dense_pass_parameters(model))
     a_pass = sum(buckets) // NUM_PASSES
@@ -152,7 +151,7 @@ def table_of_bytes(buckets: list[int], model: PrunNetForImageClassification) -> 
         ("biases and others, a pass", others),
         (f"a pass, in {len(buckets) // NUM_PASSES} buckets", a_pass),
         (f"a step of {NUM_PASSES} passes", sum(buckets)),
-        ("of it not masked and not ignored by method prunnet", needed),
+        ("part of it that method prunnet neither masks nor ignores", needed),
     ]
     lines = [f"| {name} | {size / MEGABYTE:.2f} |" for name, size in rows]
     return "\n".join(["| handed to all-reduce | MB |\n|---|---:|", *lines, ""])
@@ -161,7 +160,7 @@ def table_of_bytes(buckets: list[int], model: PrunNetForImageClassification) -> 
 def clock(
     arguments: argparse.Namespace, accelerator: Accelerator, batch: dict[str, Tensor], a_pass: int
 ) -> dict[str, list[float]]:
-    """Seconds of each round, by what was clocked."""
+    """Seconds of each round, by what was timed."""
     gradients = torch.zeros(a_pass // 4)
 
     def all_reduces() -> None:
@@ -174,19 +173,19 @@ def clock(
         "a step without communication": lambda: take(buckets, batch, is_alone=True),
         "a step, buckets as DDP chooses": lambda: take(buckets, batch),
         "a step, one bucket a pass": lambda: take(whole, batch),
-        f"{NUM_PASSES} all-reduces of a pass's bytes and nothing else": all_reduces,
+        f"{NUM_PASSES} all-reduces of as many bytes, and nothing else": all_reduces,
     }
     seconds: dict[str, list[float]] = {name: [] for name in clocked}
     for round_number in range(arguments.rounds + 1):
         for name, work in clocked.items():
             slowest = on_the_slowest(work, accelerator)
-            if round_number:  # the first one allocates
+            if round_number:  # the first one allocates memory
                 seconds[name].append(slowest)
     return seconds
 
 
 def take(step: TrainingStep, batch: dict[str, Tensor], *, is_alone: bool = False) -> None:
-    """One step; alone, this process keeps its gradients to itself."""
+    """Take one step. If it is alone, this process doesn't send its gradients."""
     if is_alone:
         with step.accelerator.no_sync(step.wrapped):
             step.backward(batch, 0)
@@ -196,7 +195,7 @@ def take(step: TrainingStep, batch: dict[str, Tensor], *, is_alone: bool = False
 
 
 def on_the_slowest(work: Callable[[], None], accelerator: Accelerator) -> float:
-    """Seconds until the last process has done it; all begin together."""
+    """Seconds until the last process has finished; all start together."""
     accelerator.wait_for_everyone()
     start = time.perf_counter()
     work()
@@ -204,17 +203,17 @@ def on_the_slowest(work: Callable[[], None], accelerator: Accelerator) -> float:
 
 
 def table_of_seconds(seconds: dict[str, list[float]]) -> str:
-    """Medians, and how much longer than without communication each took in its round."""
+    """Medians, and how many times as long as a step without communication in the same round."""
     alone, *_ = seconds.values()
     rows = []
     for name, column in seconds.items():
-        over = statistics.median(mine / floor for mine, floor in zip(column, alone, strict=True))
+        over = statistics.median(own / baseline for own, baseline in zip(column, alone, strict=True))
         rows.append(f"| {name} | {statistics.median(column):.3f} | {over:.3f} |")
-    return "\n".join(["| clocked | s | over a step without communication |\n|---|---:|---:|", *rows])
+    return "\n".join(["| timed | s | times a step without communication |\n|---|---:|---:|", *rows])
 
 
 def bytes_of(parameters: Iterable[Tensor]) -> int:
-    """Of all of them together."""
+    """Size of all parameters together."""
     return sum(parameter.nbytes for parameter in parameters)
 
 

@@ -1,9 +1,9 @@
-"""How long `compressibility` takes: the PQ Index of every layer and of the whole at ten capacities.
+"""How long `compressibility` takes: the PQ Index of every layer and of the whole network at ten capacities.
 
     python benchmarks/compressibility.py
     python benchmarks/compressibility.py --backbones resnet50 vit_small_patch16_224
 
-Random weights, on the CPU; the median over rounds, the first of which is left out.
+Random weights, on the CPU. Prints the median over rounds after a first one that isn't counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prunnet_hf.compression.report import compressibility
 
 
 def main() -> None:
-    """Print one row a backbone."""
+    """Print a row for each backbone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50"], help="timm names (default: resnet50)")
     parser.add_argument("--rounds", type=int, default=5)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(backbone: str, rounds: int) -> str:
-    """Time one backbone."""
+    """Time one backbone and return its row."""
     torch.manual_seed(0)
     model = PrunNetModel(PrunNetConfig(backbone=backbone))
     seconds = []

@@ -3,8 +3,8 @@
     python benchmarks/integration.py
     python benchmarks/integration.py --backbone resnet50 --num_subnetworks 1 4 --threads 1
 
-For each N it prints the median time of the fast form, of the readable reference, and their ratio; all are measured in
-turn in the same run.
+For each N it prints the median times of the fast code and of the readable reference, and their ratio. All take turns
+in one run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def prunable_shapes(backbone: str) -> list[torch.Size]:
 
 
 def seconds(integration: Integration, shapes: list[torch.Size], num_gradients: int) -> float:
-    """Time to integrate every shape's gradients once, drawing the orders included, making the inputs excluded."""
+    """Time to integrate the gradients of every shape once. It includes drawing the orders, not making the inputs."""
     generator = torch.Generator().manual_seed(0)
     total = 0.0
     for shape in shapes:
@@ -47,11 +47,13 @@ def seconds(integration: Integration, shapes: list[torch.Size], num_gradients: i
 
 
 def main() -> None:
-    """Parse the arguments, measure, print one line for each N."""
+    """Measure, and print a line for each N."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18", help="timm name (default: resnet18)")
     parser.add_argument("--num_subnetworks", type=int, nargs="+", default=[1, 2, 4, 8], help="values of N")
-    parser.add_argument("--repeats", type=int, default=3, help="the median of this many is printed (default: 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of measurements that the median is taken of (default: 3)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,17 +1,17 @@
-"""Peak memory of a PrunNet step against its budget.
+"""Peak memory of a PrunNet step, compared with a budget.
 
     python benchmarks/memory.py                                  # the whole table
     python benchmarks/memory.py --cases "vit_small_patch16_224 224"
 
-The budget is what one plain step of the same timm network takes at its peak (weights, gradients, momentum and
-activations; same batch, precision, optimiser and memory layout), and for the prunable weights besides N+1 gradients,
-scores and their momentum, one set of effective weights, and one 32-bit order a weight.
+The budget is the peak of a plain step of the same timm network (weights, gradients, momentum and activations; same
+batch, precision, optimizer and memory layout), and in addition for the prunable weights N+1 gradients, scores and
+their momentum, one set of masked weights, and one 32-bit order for each weight.
 
-What is measured is the most that torch's allocator held at any moment of creating network and optimiser and taking
-the first steps; momentum is there from the second on. On a GPU that is `torch.cuda.max_memory_allocated`. On a CPU it
-is the largest sum of the allocations and releases that `torch.profiler` records, which leaves out what torch doesn't
-allocate itself: the scratch that a library such as oneDNN or OpenBLAS gets from the system, and the copy of one
-layer's scores in which NumPy looks for thresholds.
+The peak is the most that torch's allocator held at any moment while network and optimizer were created and took their
+first steps; momentum exists from the second step on. On a GPU that is `torch.cuda.max_memory_allocated`. On a CPU it
+is the largest sum of the allocations and releases that `torch.profiler` records. It doesn't contain memory that torch
+doesn't allocate itself: what libraries such as oneDNN and OpenBLAS get from the system, and the copy of one layer's
+scores in which NumPy looks for thresholds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BYTES_PER_NUMBER = 4
 
 
 def main() -> None:
-    """Print one row a case."""
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(case: Case, batch_size: int, mixed_precision: str) -> str:
-    """Peaks of both steps, one after the other."""
+    """Measure both steps, one after the other, and return the row of a case."""
     plain, prunnet = (
         peak_memory(partial(take_steps, create, case, batch_size, mixed_precision))
         for create in (plain_step, prunnet_step)
@@ -68,27 +68,27 @@ def measure(case: Case, batch_size: int, mixed_precision: str) -> str:
 
 
 def additional_budget(case: Case, num_subnetworks: int) -> int:
-    """Bytes that a PrunNet step may hold beyond a plain one."""
+    """Bytes that a PrunNet step may use in addition to a plain one."""
     with torch.device("meta"):
         network = timm.create_model(case.backbone, num_classes=0)
     num_weights = sum(
         module.get_parameter("weight").numel() for module in network.modules() if is_prunable_type(module)
     )
-    gradients, scores, momentum, effective_weights, order = num_subnetworks + 1, 1, 1, 1, 1
-    return (gradients + scores + momentum + effective_weights + order) * num_weights * BYTES_PER_NUMBER
+    gradients, scores, momentum, masked_weights, order = num_subnetworks + 1, 1, 1, 1, 1
+    return (gradients + scores + momentum + masked_weights + order) * num_weights * BYTES_PER_NUMBER
 
 
 def take_steps(create: Callable[..., Step], case: Case, batch_size: int, mixed_precision: str) -> None:
-    """Make everything that a step needs, and take some."""
-    accelerator = Accelerator(mixed_precision=mixed_precision)  # its own, as it holds on to networks
+    """Create network and optimizer, and take some steps."""
+    accelerator = Accelerator(mixed_precision=mixed_precision)  # a new one, because it keeps references to networks
     step = create(case, accelerator, random_batch(case, accelerator, batch_size))
     for _ in range(NUM_STEPS):
         step()
 
 
 def peak_memory(run: Callable[[], None]) -> int:
-    """Most bytes that torch held at a time while `run` ran."""
-    gc.collect()  # or what is left of an earlier run would be released during this one
+    """The most bytes that torch held at any moment of `run`."""
+    gc.collect()  # otherwise garbage of an earlier run could be released during this one
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         run()

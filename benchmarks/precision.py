@@ -1,10 +1,10 @@
-"""What precision, memory layout and compilation change in the time of a PrunNet step.
+"""How precision, memory layout and compilation change the time of a PrunNet step.
 
     python benchmarks/precision.py
     python benchmarks/precision.py --backbone resnet50 --image_size 224 --batch_size 128
 
-Each setting runs in a process of its own, as accelerate has one precision a process; the processes take turns, a step
-each, and the figures are medians over rounds, the gain that of the same round's first setting.
+Each setting runs in its own process, because accelerate has one precision per process. The processes take turns, one
+step each. Figures are medians over rounds; how many times as fast is relative to the first setting of the same round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from step import CAPACITIES, Case, clocked, prunnet_step, random_batch
 
 
 class Setting(NamedTuple):
-    """How the passes of a step are run."""
+    """How the passes of a step run."""
 
     name: str
     memory_format: torch.memory_format = torch.channels_last
@@ -41,21 +41,23 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Print one row a setting."""
+    """Print a row for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     names = [setting.name for setting in SETTINGS]
-    parser.add_argument("--settings", nargs="+", type=int, default=range(len(names)), help=f"places in {names}")
+    parser.add_argument(
+        "--settings", nargs="+", type=int, default=range(len(names)), help=f"positions, from 0, in {names}"
+    )
     arguments = parser.parse_args()
     settings = [SETTINGS[place] for place in arguments.settings]
     case = Case(arguments.backbone, arguments.image_size)
     workers = [start(setting, case, arguments.batch_size) for setting in settings]
     place = workers[0].recv()
     for worker in workers[1:]:
-        worker.recv()  # ready, and compiled
+        worker.recv()  # it is ready and has compiled
     rounds = [[seconds_of(worker) for worker in workers] for _ in range(arguments.rounds)]
     for worker in workers:
         worker.send(False)
@@ -70,7 +72,7 @@ def main() -> None:
 
 
 def start(setting: Setting, case: Case, batch_size: int) -> Connection:
-    """Start a process that steps when it is told to."""
+    """Start a process that takes a step whenever it is asked to."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=work, args=(setting, case, batch_size, theirs), daemon=True).start()
@@ -78,22 +80,22 @@ def start(setting: Setting, case: Case, batch_size: int) -> Connection:
 
 
 def seconds_of(worker: Connection) -> float:
-    """Let a process take one step; the others wait."""
+    """Let one process take a step while the others wait."""
     worker.send(True)
     return float(worker.recv())
 
 
-def work(setting: Setting, case: Case, batch_size: int, orders: Connection) -> None:
-    """Report the machine, then the seconds of a step for each order to take one."""
+def work(setting: Setting, case: Case, batch_size: int, requests: Connection) -> None:
+    """Send a description of the machine, then the seconds of a step for each request."""
     accelerator = Accelerator(mixed_precision=setting.mixed_precision, dynamo_backend=setting.dynamo_backend)
     batch = random_batch(case, accelerator, batch_size, setting.memory_format)
     step = prunnet_step(case, accelerator, batch, memory_format=setting.memory_format)
-    for _ in range(2):  # allocates and compiles
+    for _ in range(2):  # allocates memory and compiles
         step()
     is_gpu = accelerator.device.type == "cuda"
-    orders.send(torch.cuda.get_device_name() if is_gpu else f"{torch.get_num_threads()} CPU threads")
-    while orders.recv():
-        orders.send(clocked(step, accelerator, 1))
+    requests.send(torch.cuda.get_device_name() if is_gpu else f"{torch.get_num_threads()} CPU threads")
+    while requests.recv():
+        requests.send(clocked(step, accelerator, 1))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m prunnet_hf.compression.sap ... --schedule one_shot --kept_shares 0.5 0.2 --output_dir out/one_shot
     python benchmarks/sap.py out/sap out/lottery_ticket out/one_shot --output sap.png
 
-Prints Markdown tables; each RUN is a run directory, or its trajectory.json.
+Prints Markdown tables. Each RUN is a run directory, or its trajectory.json.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from prunnet_hf.compression.trajectory import read_trajectory
 
 
 def main() -> None:
-    """Print the table, and draw the picture."""
+    """Print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or their trajectory.json")
-    parser.add_argument("--output", required=True, metavar="FILE.png", help="where the picture goes")
-    parser.add_argument("--title", default="Pruning schedules", help="above the picture")
+    parser.add_argument("--output", required=True, metavar="FILE.png", help="picture to write")
+    parser.add_argument("--title", default="Pruning schedules", help="title of the picture")
     arguments = parser.parse_args()
     trajectories = [read_trajectory(run) for run in arguments.runs]
     print(compare(trajectories))

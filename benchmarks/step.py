@@ -1,12 +1,12 @@
-"""What a PrunNet step costs beyond its floor, N+1 plain steps of the same timm network.
+"""What a PrunNet step costs, compared with N+1 plain steps of the same timm network.
 
     python benchmarks/step.py                       # the whole table
     python benchmarks/step.py --cases "resnet18 64" # one row
     python benchmarks/step.py --cases "resnet18 64" --num_subnetworks 1 2 4 8 # how it grows with N
 
-Plain and PrunNet steps take turns, on the same random images, with the same optimiser, precision and memory layout;
-the ratio is the median over rounds of one PrunNet step to N+1 plain steps of the same round. On a GPU it also counts
-how often the host waits for the device within one PrunNet step.
+Plain and PrunNet steps take turns, on the same random images, with the same optimizer, precision and memory layout.
+The ratio is the median over rounds of one PrunNet step to N+1 plain steps of the same round. On a GPU the table also
+counts how often the host waits for the device within one PrunNet step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As `--cases` takes it."""
+        """The name that `--cases` takes."""
         return f"{self.backbone} {self.image_size}{'' if self.stem_pool else ' without max-pool'}"
 
 
@@ -61,7 +61,7 @@ CASES = (
 
 
 class Row(NamedTuple):
-    """What was measured with N subnetworks; times are medians, in seconds."""
+    """The measurements with N subnetworks; times are medians, in seconds."""
 
     num_subnetworks: int
     plain: float
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Print one row a case and number of subnetworks."""
+    """Print a row for each case and number of subnetworks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
@@ -94,28 +94,28 @@ def main() -> None:
                 print(formatted(case, row, arguments.batch_size), flush=True)
             if len(rows) > 1:
                 lines.append(f"{case.name}: {fitted_line(rows)}")
-            accelerator.free_memory()  # it holds on to networks
+            accelerator.free_memory()  # it keeps references to networks
     print("", *lines, sep="\n")
 
 
 def measure(
     case: Case, accelerator: Accelerator, batch_size: int, nums_subnetworks: Sequence[int], rounds: int
 ) -> list[Row]:
-    """Time all steps in turns."""
+    """Time all steps in turn."""
     batch = random_batch(case, accelerator, batch_size)
     plain = plain_step(case, accelerator, batch)
     steps = {n: prunnet_step(case, accelerator, batch, evenly_spaced(n)) for n in nums_subnetworks}
     seconds: list[tuple[float, dict[int, float]]] = []
     for _ in range(rounds + 1):
-        floor = clocked(plain, accelerator, max(steps) + 1)
-        seconds.append((floor, {n: clocked(step, accelerator, 1) for n, step in steps.items()}))
-    kept = seconds[1:]  # the first round allocates
+        baseline = clocked(plain, accelerator, max(steps) + 1)
+        seconds.append((baseline, {n: clocked(step, accelerator, 1) for n, step in steps.items()}))
+    kept = seconds[1:]  # the first round allocates memory
     return [
         Row(
             num_subnetworks=n,
-            plain=statistics.median(floor for floor, _ in kept),
+            plain=statistics.median(baseline for baseline, _ in kept),
             prunnet=statistics.median(ours[n] for _, ours in kept),
-            ratio=statistics.median(ours[n] / (floor * (n + 1)) for floor, ours in kept),
+            ratio=statistics.median(ours[n] / (baseline * (n + 1)) for baseline, ours in kept),
             num_waits=count_host_waits(step) if accelerator.device.type == "cuda" else None,
         )
         for n, step in steps.items()
@@ -132,18 +132,18 @@ def formatted(case: Case, row: Row, batch_size: int) -> str:
 
 
 def fitted_line(rows: Sequence[Row]) -> str:
-    """The least-squares line of the seconds of a PrunNet step against its passes, N+1."""
+    """Describe the least-squares line of the seconds of a PrunNet step over its passes, N+1."""
     passes, seconds = [row.num_subnetworks + 1 for row in rows], [row.prunnet for row in rows]
     slope, intercept = statistics.linear_regression(passes, seconds)
     determination = statistics.correlation(passes, seconds) ** 2
     return (
-        f"{slope / rows[0].plain:.3f} plain steps for each of the N+1 passes, and {intercept:.3f} s besides; "
+        f"{slope / rows[0].plain:.3f} plain steps for each of the N+1 passes, plus {intercept:.3f} s; "
         f"R² = {determination:.4f}"
     )
 
 
 def evenly_spaced(num_subnetworks: int) -> tuple[float, ...]:
-    """Capacities that divide the range from 0 to 1 into equal parts; of four those of `CAPACITIES`."""
+    """Capacities that divide the range from 0 to 1 into equal parts; four of them are `CAPACITIES`."""
     return tuple(index / (num_subnetworks + 1) for index in range(1, num_subnetworks + 1))
 
 
@@ -155,7 +155,7 @@ def count_host_waits(step: Step) -> int:
     # The profiler itself waits once more, after the step.
     (measured,) = (call.time_range for call in calls if call.name == MEASURED)
     within = (call.name for call in calls if measured.start <= call.time_range.start < measured.end)
-    return sum("Synchronize" in name for name in within)  # torch calls it too after each copy that must have arrived
+    return sum("Synchronize" in name for name in within)  # also called after copies that torch waits for
 
 
 def clocked(step: Step, accelerator: Accelerator, times: int) -> float:
@@ -175,7 +175,7 @@ def random_batch(
     batch_size: int,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> dict[str, torch.Tensor]:
-    """Images and labels drawn at random, always the same ones."""
+    """Random images and labels, the same in every call."""
     torch.manual_seed(0)
     images = torch.randn(batch_size, 3, case.image_size, case.image_size, device=accelerator.device)
     return {
@@ -185,7 +185,7 @@ def random_batch(
 
 
 def plain_step(case: Case, accelerator: Accelerator, batch: dict[str, torch.Tensor]) -> Step:
-    """An ordinary step of timm's network with its own classifier."""
+    """An ordinary step of the timm network with its own classifier."""
     network = timm.create_model(case.backbone, num_classes=NUM_CLASSES)
     if not case.stem_pool:
         network.maxpool = nn.Identity()
@@ -210,7 +210,7 @@ def prunnet_step(
     capacities: Sequence[float] = CAPACITIES,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Step:
-    """A step of training as the engine takes it."""
+    """A training step, made as training makes it."""
     config = PrunNetConfig(
         backbone=case.backbone, image_size=case.image_size, stem_pool=case.stem_pool, num_labels=NUM_CLASSES
     )

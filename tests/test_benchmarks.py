@@ -1,4 +1,4 @@
-"""The benchmarks are not run here, as they take minutes; but what they import must still be there."""
+"""The benchmarks take minutes and don't run here, but everything they import must exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_script_imports_what_there_is(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_can_be_imported(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(script.parent)  # as Python does for a script, so that one may import another
     spec = importlib.util.spec_from_file_location(f"benchmarks_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
