@@ -47,7 +47,7 @@ def main() -> None:
     splits = load_splits("image_folder", arguments.data_dir) if arguments.data_dir else load_glyphs(100, seed=1)
     classes = dict(enumerate(splits.train.features["label"].names))
     processor = PrunNetImageProcessor.from_pretrained(arguments.model)
-    # The classifier is made anew for these classes, which transformers reports; everything else is loaded.
+    # Everything is loaded except the classifier, which is new for these classes; transformers reports that.
     model = PrunNetForImageClassification.from_pretrained(arguments.model, id2label=classes)
     report("before", model, processor, splits)
 

@@ -208,7 +208,7 @@ def test_one_shot_cuts_the_first_network_to_the_shares_asked_for(finished_kind: 
         assert int((first[mask] < first[~mask].max()).sum()) <= len(rounds[0].layers)
 
 
-def stop_amid_a_round(
+def stop_inside_a_round(
     photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch, number: int, sap: dict[str, Any], **options: Any
 ) -> None:
     """Run the loop until it is asked to stop, after the second of the three steps of round `number`."""
@@ -227,11 +227,11 @@ def stop_amid_a_round(
     assert [path.name for path in list_checkpoints(run / "rounds" / f"{number:02d}")] == ["step-2"]
 
 
-def test_a_run_stopped_amid_a_round_and_between_rounds_goes_on(
+def test_a_run_stopped_inside_a_round_and_between_rounds_goes_on(
     photos: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    stop_amid_a_round(photos, run, monkeypatch, 1, {"rounds": 1})
+    stop_inside_a_round(photos, run, monkeypatch, 1, {"rounds": 1})
     prune(photos, run, {"rounds": 1}, resume=True)
     assert not (run / "rounds" / "01" / "checkpoints").exists()
     assert untimed(read_trajectory(run)) == untimed(read_trajectory(whole))[:2]
@@ -252,7 +252,7 @@ def test_a_run_of_any_kind_goes_on(
     shutil.copytree(never_stopped, run)
     shutil.rmtree(run / "rounds" / "02")
     sap, options = KINDS[kind]
-    stop_amid_a_round(photos, run, monkeypatch, 2, sap, resume=True, **options)
+    stop_inside_a_round(photos, run, monkeypatch, 2, sap, resume=True, **options)
     found = prune(photos, run, sap, resume=True, **options)
     assert untimed(found) == untimed(read_trajectory(never_stopped))
     same(never_stopped, run, 2)

@@ -105,7 +105,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path):
         ([3.0, 2.0, 1.0], [("falls", 0, 2)]),
         ([3.0, 1.0, 2.0, 2.5, 0.5], [("falls", 0, 1), ("rises", 1, 3), ("falls", 3, 4)]),
         ([1.0, 2.0, 2.0, 1.0], [("rises", 0, 2), ("falls", 2, 3)]),
-        # Noise: what moves by no more than 0.001 from the last extreme is no turn, however often it does.
+        # Noise: what moves by no more than 0.001 from the last extreme is not a turn, however often it does.
         ([0.5, 0.4, 0.4008, 0.4, 0.3], [("falls", 0, 4)]),
         ([0.5, 0.5009, 0.5, 0.5009], [("stays", 0, 3)]),
         ([0.5, 0.4, 0.4009, 0.4, 0.4009], [("falls", 0, 4)]),
