@@ -1,4 +1,4 @@
-"""Measure ways to share a capacity out among layers, and the capacity that `prune("auto")` proposes.
+"""Measure ways to share a capacity out among layers.
 
     python benchmarks/allocation.py out/omniglot --data_dir DIR --output benchmarks/results/allocation/omniglot-0.json
     python benchmarks/allocation.py --summarise benchmarks/results/allocation/*.json
@@ -15,7 +15,6 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,6 @@ from prunnet_hf.runs.run_data import load_run_data, set_apart
 from prunnet_hf.runs.run_directory import write_json
 
 CAPACITIES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.6]
-TOLERANCE = 0.01
-"""Below the dense network's mAP: how much of it a user may be ready to give."""
 Key = tuple[str, float, str]
 """Allocation, capacity, and where running statistics come from."""
 Row = dict[str, Any]
@@ -45,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, help="a run directory; with --summarise JSON files")
     parser.add_argument("--data_dir", help="the run's images")
-    parser.add_argument("--capacities", nargs="+", type=float, default=CAPACITIES, help="besides 1.0 and the proposal")
+    parser.add_argument("--capacities", nargs="+", type=float, default=CAPACITIES, help="beside 1.0")
     parser.add_argument("--output", type=Path, help="where to write what was measured")
     parser.add_argument("--summarise", action="store_true", help="print tables of JSON files")
     arguments = parser.parse_args()
@@ -64,15 +61,14 @@ def main() -> None:
 
 
 def measure(run: Path, options: RunArguments, capacities: list[float]) -> Row:
-    """Evaluate all allocations of one run's model at these capacities and at the proposed one."""
+    """Evaluate all allocations of one run's model at these capacities."""
     model = PrunNetForImageClassification.from_pretrained(run / "model").prunnet
     processor = PrunNetImageProcessor.from_pretrained(run / "model")
     splits = load_run_data(options)
     train, _ = set_apart(splits, options)
     images = [batch for batch in calibration_batches(train, processor, options, 0, 1) if len(batch) > 1]
-    proposal = model.propose_capacity()
     networks: dict[Key, PrunNetModel] = {(UNIFORM, 1.0, "calibrated"): model.prune(1.0, images)}
-    for capacity in sorted({*capacities, proposal.capacity}):
+    for capacity in sorted(set(capacities)):
         for allocation in ALLOCATIONS:
             networks[allocation, capacity, "calibrated"] = model.prune(capacity, images, allocation=allocation)
             networks[allocation, capacity, "stored"] = model.prune(capacity, allocation=allocation)
@@ -102,8 +98,6 @@ def measure(run: Path, options: RunArguments, capacities: list[float]) -> Row:
         "capacity_sampling": options.train.capacity_sampling,
         "seed": options.train.seed,
         "capacities": capacities,
-        "proposal": proposal.capacity,
-        "why": str(proposal),
         "rows": rows,
     }
 
@@ -115,7 +109,10 @@ def costs(network: PrunNetModel, image_size: int) -> Row:
 
 
 def summarise(measured: list[Row]) -> None:
-    """Print, for each data set, mAP and its difference to uniform over all runs, then how the proposals fared."""
+    """Print, for each data set, mAP and its difference to uniform over all runs.
+
+    Files of earlier versions also hold a proposed capacity, which is ignored.
+    """
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for run in measured:
         by_dataset[run["dataset"]].append(run)
@@ -131,10 +128,6 @@ def summarise(measured: list[Row]) -> None:
         for allocation in ALLOCATIONS[1:]:
             cells = [_relative_cost(runs, allocation, capacity) for capacity in capacities]
             print(f"| {allocation} | multiply-adds | {' | '.join(cells)} |")
-        print("\n| run | proposal | mAP there | dense | from where all are within 1 point of dense | mAP there |")
-        print("|---|---:|---:|---:|---:|---:|")
-        for run in runs:
-            print(_proposal_line(run))
 
 
 def _find(run: Row, allocation: str, capacity: float) -> Row | None:
@@ -163,19 +156,6 @@ def _cell(runs: list[Row], allocation: str, capacity: float, figure: str) -> str
 def _relative_cost(runs: list[Row], allocation: str, capacity: float) -> str:
     pairs = list(_pairs(runs, allocation, capacity))
     return f"x {statistics.mean(row['multiply_adds'] / uniform['multiply_adds'] for row, uniform in pairs):.3f}"
-
-
-def _proposal_line(run: Row) -> str:
-    uniform = [row for row in run["rows"] if row["allocation"] == UNIFORM]
-    dense = next(row["self"] for row in uniform if row["capacity"] == 1.0)
-    proposed = next(row["self"] for row in uniform if row["capacity"] == run["proposal"])
-    falling = sorted(uniform, key=lambda row: -row["capacity"])
-    good = list(takewhile(lambda row: row["self"] >= dense - TOLERANCE, falling))[-1]
-    name = f"{run['capacity_sampling']}, seed {run['seed']}"
-    return (
-        f"| {name} | {run['proposal']} | {100 * proposed:.1f} | {100 * dense:.1f} | {good['capacity']:g} | "
-        f"{100 * good['self']:.1f} |"
-    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
     python benchmarks/file_sizes.py --dtype bfloat16 --capacity 0.2 --backbones resnet18
 
 The weights are random: sizes depend on their number alone. All is in megabytes (10^6 bytes) and as a share of the
-dense file, projector in, running statistics of ten subnetworks in where the form has them:
+dense file, with the projector and, if the form has them, the running statistics of ten subnetworks:
 
 - packed: the subnetwork of `--capacity`;
-- full: the prunable model with scores of the weights' type; rank16: with scores as ranks;
+- full: the prunable model with scores of the weights' type;
 - bands: the files of all bands (edges at the trained capacities) and the index; bands + ranks: their ranks, too;
-- without statistics: of rank16 all rows of statistics left out, of the ranks those of capacities between edges;
-- first band: what `from_pretrained(..., capacity)` fetches for the smallest edge, index in.
+- without statistics: the same without running statistics of capacities between edges;
+- first band: what `from_pretrained(..., capacity)` downloads for the smallest edge, index included.
 """
 
 import argparse
@@ -35,8 +35,6 @@ BACKBONES = (
 COLUMNS = (
     "packed",
     "full",
-    "rank16",
-    "without statistics",
     "bands",
     "bands + ranks",
     "without statistics",
@@ -61,7 +59,6 @@ def measure(backbone: str, capacity: float, dtype: torch.dtype) -> str:
     """Save a random model in every form."""
     model = PrunNetModel(PrunNetConfig(backbone=backbone)).to(dtype)
     dense = sum(saved(model.prune(1.0)).values())
-    ranked = sum(saved(model, scores="rank16").values())
     statistics = sum(
         buffer.numel() * buffer.itemsize
         for name, buffer in model.named_buffers()
@@ -74,8 +71,6 @@ def measure(backbone: str, capacity: float, dtype: torch.dtype) -> str:
     sizes = [
         sum(saved(model.prune(capacity)).values()),
         sum(saved(model).values()),
-        ranked,
-        ranked - statistics,
         sum(files.values()) - ranks,
         sum(files.values()),
         sum(files.values()) - statistics * inside // len(model.config.stored_subnetworks),

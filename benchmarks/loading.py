@@ -42,13 +42,12 @@ class Form:
 
 
 def forms(dense: PrunNetModel, capacity: float) -> list[Form]:
-    """The forms to compare, first of all the plain one."""
+    """The forms to compare, the plain one first."""
     bands = {"bands": [0.2, 0.4, 0.6, 0.8]}
     return [
         Form("plain dense", dense.prune(1.0)),
         Form(f"packed at {capacity:g}", dense.prune(capacity)),
         Form("prunable, full scores", dense),
-        Form("prunable, ranks", dense, {"scores": "rank16"}),
         Form("all bands", dense, bands),
         Form(f"bands for {capacity:g}", dense, bands, {"capacity": capacity}),
     ]

@@ -1,10 +1,12 @@
-"""Mutations of a saved checkpoint, which `mutations.py` loads: flipped bits, moved bytes, edited headers and JSON.
+"""Mutations of a saved checkpoint: flipped bits, moved bytes, edited headers and JSON.
+
+`mutations.py` loads thousands of them, tests some hundreds.
 
     python benchmarks/mutants.py FOLDER NUMBER
 
 changes one file of FOLDER, in the way that NUMBER stands for. Edits of headers and JSON have other sizes, types,
-offsets, shapes, names and values; half of them are *forged*: checksums are computed anew, as by someone who wants the
-file to be believed.
+offsets, shapes, names and values; half of them are *forged*: the checksums are made to fit, as by someone who
+wants the file to be believed.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def mutate(folder: Path, draw: random.Random) -> tuple[str, bool]:
-    """Change one file; return how, and whether checksums were computed anew."""
+    """Change one file; return how, and whether the checksums were made to fit."""
     files = sorted(file for file in folder.iterdir() if file.name != "config.json")
     file = draw.choice(files)
     is_json = file.suffix == ".json"
@@ -143,7 +145,7 @@ def members(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def edit_header(blob: bytes, draw: random.Random) -> bytes:
-    """Edit the JSON header of a safetensors file, and keep its length right but for once in a while."""
+    """Edit the JSON header of a safetensors file, and nearly always keep its length right."""
     start = 8 + int.from_bytes(blob[:8], "little")
     header = edit_json(blob[8:start], draw)
     length = len(header) if draw.random() < 0.95 else draw.choice([0, 2**20, 2**63, 2**64 - 1])
@@ -151,8 +153,8 @@ def edit_header(blob: bytes, draw: random.Random) -> bytes:
 
 
 def sign(file: Path) -> None:
-    """Compute the checksums anew that cover a file, where it is still well formed enough to have any."""
-    if file.name in ("model.packed.safetensors", "model.safetensors"):
+    """Make the checksums that cover a file fit, if it is still well formed enough to have any."""
+    if file.name == "model.packed.safetensors":
         try:
             file.write_bytes(with_crc32(file.read_bytes()))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -163,7 +165,7 @@ def sign(file: Path) -> None:
 
 
 def with_crc32(blob: bytes) -> bytes:
-    """A packed file, or one with ranks, with the checksum of its contents, by the description of the layouts."""
+    """A packed file with the checksum of its contents, by the description of the layout."""
     start = 8 + int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8:start])
     metadata = header.pop("__metadata__")

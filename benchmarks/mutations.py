@@ -1,6 +1,6 @@
 """Thousands of damaged and forged checkpoints: each must load as it was saved, or give a clear error.
 
-    python benchmarks/mutations.py --files packed rank16 bands --mutations 10000
+    python benchmarks/mutations.py --files packed bands --mutations 10000
 
 A tiny model is saved in each form, and its weight files and index are mutated (`mutants.py`). Each result is loaded in
 a child process that may allocate little beyond what it holds. Allowed are the tensors that were saved, an error that
@@ -32,7 +32,7 @@ from prunnet_hf import PrunNetConfig, PrunNetModel
 from prunnet_hf.storage.form import Source
 from prunnet_hf.storage.forms import read_weights
 
-FORMS = ("packed", "rank16", "bands", "bands-0.3")
+FORMS = ("packed", "bands", "bands-0.3")
 ALLOWANCE = 512 * 2**20
 """Bytes of address space that loading a model of some kilobytes may take beyond what the process has."""
 ACCEPTED = ("same tensors", "forged tensors", "clear ")
@@ -116,7 +116,7 @@ def save(form: str, folder: Path) -> None:
     if form == "packed":
         model.prune(0.2).save_pretrained(folder)
     else:
-        model.save_pretrained(folder, **({"scores": "rank16"} if form == "rank16" else {"bands": [0.2, 0.4]}))
+        model.save_pretrained(folder, bands=[0.2, 0.4])
 
 
 def capacity_of(form: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from prunnet_hf.pruning.calibration import interpolation
 from prunnet_hf.storage.band_index import INDEX_NAME, read_index
 from prunnet_hf.storage.band_reader import load_bands
 from prunnet_hf.storage.bands import save_bands
-from tests.tiny_models import kept_mask
+from tests.tiny_models import kept_mask, same_bits
 
 LAYERS = ["conv", "fc"]
 STORED = (0.1, 0.2, 0.5, 0.6, 0.9)
@@ -76,14 +76,8 @@ def pruned(tensors: dict[str, Tensor], capacity: float, stored: Sequence[float] 
     return result
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit for bit, NaN and the sign of zero included."""
-    assert found.keys() == expected.keys()
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], what: str = "") -> None:
+    """Bit for bit, NaN and the sign of zero included; a failure also names `what` was done."""
+    assert found.keys() == expected.keys(), what
     for name, tensor in expected.items():
-        same = found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
-        assert same, name
-        assert bits(found[name]) == bits(tensor), name
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        assert same_bits(found[name], tensor), f"{name} {what}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import resource
 import struct
 import zlib
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.mutants import mutate
 from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME, load_packed, pack, save_packed, unpack
 from prunnet_hf.storage.tensor_file import CheckpointFormatError
 
@@ -423,44 +425,27 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scratch") / "m"
-
-
 class TestMutations:
-    """Law: a changed file gives the documented error or exactly the tensors that were saved, never anything else."""
+    """Law: a changed file gives the documented error or what was saved; with a forged checksum also other tensors."""
 
-    def check(self, path: Path, blob: bytes) -> None:
-        path.write_bytes(blob)
+    def check(self, path: Path, what: str, is_forged: bool = False) -> None:
         try:
             loaded = load_packed(path)
         except CheckpointFormatError:
             return
-        assert all_bits(loaded) == all_bits(small_state_dict())
+        assert is_forged or all_bits(loaded) == all_bits(small_state_dict()), what
 
-    @settings(max_examples=400, deadline=None)
-    @given(data=st.data())
-    def test_bytes_anywhere(self, small_file: bytes, scratch: Path, data: st.DataObject) -> None:
-        blob = bytearray(small_file)
-        for position in data.draw(st.lists(st.integers(0, len(blob) - 1), min_size=1, max_size=4)):
-            blob[position] = data.draw(st.integers(0, 255))
-        self.check(scratch, bytes(blob))
+    def test_mutants(self, small_file: bytes, tmp_path: Path) -> None:
+        path = tmp_path / PACKED_WEIGHTS_NAME
+        for number in range(500):
+            path.write_bytes(small_file)
+            what, is_forged = mutate(tmp_path, random.Random(number))
+            self.check(path, f"mutant {number}: {what}", is_forged)
 
-    @settings(max_examples=400, deadline=None)
-    @given(data=st.data())
-    def test_text_of_the_header(self, small_file: bytes, scratch: Path, data: st.DataObject) -> None:
-        (length,) = struct.unpack("<Q", small_file[:8])
-        header = bytearray(small_file[8 : 8 + length])
-        begin = data.draw(st.integers(0, length - 1))
-        end = data.draw(st.integers(begin, min(length, begin + 6)))
-        header[begin:end] = data.draw(st.text('0123456789-,:.[]{}"\\ FIBU', max_size=6)).encode()
-        blob = struct.pack("<Q", len(header)) + bytes(header) + small_file[8 + length :]
-        self.check(scratch, blob)
-
-    def test_every_single_digit_of_the_header(self, small_file: bytes, scratch: Path) -> None:
+    def test_every_single_digit_of_the_header(self, small_file: bytes, tmp_path: Path) -> None:
         (length,) = struct.unpack("<Q", small_file[:8])
         for position in range(8, 8 + length):
             if chr(small_file[position]).isdigit():
                 for digit in b"0123456789":
-                    self.check(scratch, small_file[:position] + bytes([digit]) + small_file[position + 1 :])
+                    (tmp_path / "m").write_bytes(small_file[:position] + bytes([digit]) + small_file[position + 1 :])
+                    self.check(tmp_path / "m", f"{digit} at {position}")
