@@ -1,6 +1,6 @@
 r"""Publish a finished run on the Hub, so that each device downloads what its capacity needs.
 
-    # see every file, its size and where it would go; needs neither token nor network
+    # list every file with its size and place, without uploading; needs neither token nor network
     python push_to_hub.py out/photos --repo_id org/photos --dry_run
 
     # the dense progressive model with the card, and a branch for each trained capacity
@@ -10,7 +10,7 @@ r"""Publish a finished run on the Hub, so that each device downloads what its ca
     # other capacities that the run evaluated, in repositories of their own, in a collection
     python push_to_hub.py out/photos --repo_id org/photos --capacities 0.2 0.5 --layout repos --collection Photos
 
-    # for machines without prunnet_hf: its code goes along, and runs where trust_remote_code=True is given
+    # for machines without prunnet_hf: upload its code too, which runs there if trust_remote_code=True is given
     python push_to_hub.py out/photos --repo_id org/photos --with_code
 
 Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
@@ -40,7 +40,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--capacities",
         type=float,
         nargs="+",
-        help="Of the ready subnetworks, among those that the run evaluated; by default those trained.",
+        help="Capacities of the ready subnetworks, among those that the run evaluated; by default the trained ones.",
     )
     parser.add_argument(
         "--layout",
@@ -49,11 +49,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="Where ready subnetworks go: branches capacity-0.20, subfolders capacity-0.20/, or repositories "
         "org/name-capacity-0.20.",
     )
-    parser.add_argument("--collection", help="Title of a collection, made where needed, or slug of one.")
-    parser.add_argument("--private", action="store_true", help="Only you and your organisation may see it.")
-    parser.add_argument("--license", help="Of the weights, as the Hub abbreviates it: apache-2.0.")
+    parser.add_argument("--collection", help="Collection to put it in: a title, created if needed, or a slug.")
+    parser.add_argument("--private", action="store_true", help="Let only you and your organisation see it.")
+    parser.add_argument("--license", help="License of the weights, as the Hub abbreviates it: apache-2.0.")
     parser.add_argument(
-        "--eval_task", help="Task of the Hub benchmark that the run was on: its leaderboard lists the dense network."
+        "--eval_task",
+        help="Task of the Hub data set that the run is on; its leaderboard then lists the model.",
     )
     parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
@@ -83,19 +84,19 @@ def push(arguments: argparse.Namespace, *, runner: Runner = run_code) -> str:
     directory = Path(tempfile.mkdtemp(prefix="prunnet-dry-run-"))
     try:
         staged = stage_run(arguments.run_dir, publication, directory, runner=runner)
-    except BaseException:  # a disk that is full should not stay so
+    except BaseException:  # don't leave a full disk behind
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return (
-        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what was written by hand in "
-        "a README on the Hub would be kept."
+        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what people wrote in a "
+        "README on the Hub would be kept."
     )
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print what was published where and return 0; or print in one line why it failed and return 1."""
     arguments = parse_arguments(words)
-    disable_progress_bar()  # transformers shows one for every model saved; those of uploads are the Hub client's
+    disable_progress_bar()  # transformers shows one for every model that is saved; the Hub's client has its own
     try:
         print(push(arguments))
     except (OSError, RuntimeError, TypeError, ValueError) as error:

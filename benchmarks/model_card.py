@@ -1,10 +1,10 @@
-"""Make the card of a finished run again, and copy it with all that it is rendered from.
+"""Make the card of a finished run again, and copy it with everything that it is rendered from.
 
     python benchmarks/model_card.py out/omniglot model_cards/omniglot
     python benchmarks/model_card.py out/grocery model_cards/grocery
 
-The snippet on the card is run with the run's model. The copy holds no weights and no paths of this machine; what it
-holds is enough to render the same card from it, which a test does.
+The snippet on the card is run with the run's model. The copy holds neither weights nor paths of this machine. The same
+card can be rendered from it, which a test does.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ COPIED = (
 
 
 def main() -> None:
-    """Write the run's card, then its copy under the name of the other folder."""
+    """Write the card of the run, then its copy, whose title is the name of the other folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run directory")
-    parser.add_argument("copy", type=Path, help="where to, such as model_cards/omniglot; its name titles the card")
+    parser.add_argument("copy", type=Path, help="folder to copy to; its name is the title of the card")
     arguments = parser.parse_args()
     write_card(arguments.run)
     arguments.copy.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         (arguments.copy / name).unlink(missing_ok=True)
-        if (arguments.run / name).is_file():  # a network trained alone has no curve
+        if (arguments.run / name).is_file():  # a single network has no curve
             shutil.copyfile(arguments.run / name, arguments.copy / name)
     recipe = read_run(arguments.run).recipe
     write_text(arguments.copy / "config.yaml", yaml.safe_dump(recipe, sort_keys=False))

@@ -1,4 +1,4 @@
-"""What can go wrong between this machine and the Hub, told so that a reader knows what to do."""
+"""Errors of the Hub's client, turned into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-AGAIN = "Run the same command again: what arrived is not uploaded twice."
+AGAIN = "Run the same command again: files that arrived are not uploaded twice."
 ADVICE = {
-    401: "The token is missing or not valid: log in with `hf auth login`, or set HF_TOKEN.",
-    403: "The token may not write there: take one with write access, of a user who may write to this repository.",
-    404: "It doesn't exist, or the token may not see it: check the name and `hf auth whoami`.",
+    401: "The token is missing or invalid: log in with `hf auth login`, or set HF_TOKEN.",
+    403: "The token may not write there: use one with write access, of a user who may write to this repository.",
+    404: "It doesn't exist, or the token may not see it: check the name, and the user with `hf auth whoami`.",
     409: f"Somebody else is changing it. {AGAIN}",
-    412: f"It was changed by somebody else meanwhile, and nothing of that was overwritten. {AGAIN}",
-    413: "The Hub takes no files as large as these.",
+    412: f"Somebody else has just changed it, and nothing was overwritten. {AGAIN}",
+    413: "These files are too large for the Hub.",
     429: f"Too many requests: wait some minutes. {AGAIN}",
 }
-"""By HTTP status; the rest are problems of the Hub or of the request."""
+"""What to do, by HTTP status; other statuses are problems of the Hub or of the request."""
 
 
 class PublishError(OSError):
-    """The Hub refused, or could not be reached; the message says what to do about it."""
+    """The Hub refused, or could not be reached; the message says what to do."""
 
 
 @contextmanager
 def explained(place: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into an error for whoever publishes.
+    """Turn an error of the Hub's client into one that says what to do.
 
     Args:
-        place: What is being published to, such as `org/name`.
+        place: Where to publish, such as `org/name`.
 
     Raises:
-        PublishError: In place of the client's errors.
+        PublishError: Instead of the client's error.
     """
     try:
         yield
     except OfflineModeIsEnabled as error:
-        raise PublishError(f"{place} can't be published to offline: HF_HUB_OFFLINE is set. Unset it.") from error
+        raise PublishError(f"Publishing to {place} needs the network, but HF_HUB_OFFLINE is set. Unset it.") from error
     except LocalTokenNotFoundError as error:
         raise PublishError(
             f"Publishing to {place} needs a token: log in with `hf auth login`, or set HF_TOKEN to a token with write "
@@ -68,5 +68,5 @@ def _of_status(error: HfHubHTTPError) -> str:
     status = error.response.status_code
     says = f" ({error.server_message})" if error.server_message else ""
     if status >= 500:
-        return f"The Hub has a problem of its own, status {status}{says}. {AGAIN}"
+        return f"The Hub itself has a problem, status {status}{says}. {AGAIN}"
     return f"{ADVICE.get(status, 'The Hub refused the request.')} Status {status}{says}."

@@ -1,4 +1,4 @@
-"""The figures of a card: what a finished run recorded, checked, and looked up by capacity."""
+"""The figures of a card, from what a run recorded and from the sizes of files: one row for each capacity."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class CapacityRow:
 
     Attributes:
         capacity: In (0, 1].
-        trained: Whether training optimised it; None where the run doesn't say.
-        kept_weights: Prunable weights that are kept.
-        prunable_weights: All prunable weights.
-        file_bytes: Of the ready subnetwork's weights; None if there is none.
-        download_bytes: Of the weights that `from_pretrained(..., capacity=...)` fetches; None if that isn't known.
-        multiply_adds: Of one image; None if they weren't counted.
-        latency_ms: Of one image.
-        self_test: Headline metric in [0, 1], queries and gallery by this network.
-        cross_test: The same, gallery by the largest network.
-        self_to_dense: `self_test` less the largest network's.
-        cross_to_dense: `cross_test` less the largest network's self-test.
+        trained: Whether training optimised it; None if not recorded.
+        kept_weights: Number of prunable weights that are kept.
+        prunable_weights: Number of all prunable weights.
+        file_bytes: Size of the ready subnetwork's weight file; None if there is none.
+        download_bytes: Size of the files that `from_pretrained(..., capacity=...)` fetches; None if not known.
+        multiply_adds: Multiply-adds for one image; None if they weren't counted.
+        latency_ms: Milliseconds for one image.
+        self_test: Headline metric in [0, 1] if this network embeds queries and gallery.
+        cross_test: The same if the largest network embeds the gallery.
+        self_to_dense: `self_test` minus the largest network's self-test.
+        cross_to_dense: `cross_test` minus the largest network's self-test.
     """
 
     capacity: float
@@ -72,12 +72,12 @@ def read_run(run: Path) -> RunRecord:
 def capacity_rows(
     run: RunRecord, files: Mapping[float, int] | None = None, downloads: Mapping[float, int] | None = None
 ) -> list[CapacityRow]:
-    """The tables' rows, capacities ascending.
+    """The rows of the tables, capacities ascending.
 
     Args:
         run: The run.
-        files: Bytes of ready subnetworks by capacity; None: those that the run recorded of its own.
-        downloads: Bytes to fetch for a capacity, where the dense model lies in capacity bands.
+        files: Bytes of the ready subnetworks by capacity; None takes what the run recorded.
+        downloads: Bytes to fetch for each capacity, if the dense model is saved in capacity bands.
     """
     metric, largest = run.headline, max(run.evaluated_capacities)
     dense = run.value(metric, largest, largest)
@@ -105,20 +105,20 @@ def capacity_rows(
 
 
 def weights_bytes(folder: Path) -> int:
-    """Bytes of the weight files in a folder of a model."""
+    """Bytes of the weight files in a model's folder."""
     return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int] | None:
-    """Bytes of the weight files that each capacity needs of a model in capacity bands.
+    """Bytes that have to be fetched for each capacity of a model that is saved in capacity bands.
 
     Args:
-        folder: Of the model.
+        folder: The model's folder.
         capacities: Each in (0, 1].
 
     Returns:
-        For each capacity the bands up to the one it lies in, and unless it is that one's edge its ranks; None if the
-        model doesn't lie in bands.
+        For each capacity the size of the bands up to the one it lies in, and of that band's ranks unless the capacity
+        is the band's edge; None if the model isn't saved in bands.
     """
     file = folder / INDEX_NAME
     if not file.is_file():

@@ -1,7 +1,7 @@
 """The PQ Index on a card: how compressible a run's weights are at the capacities that the run evaluated.
 
-It is read off the weights when they are there, and recorded with its picture in the run directory, so that the card
-can be rendered again without them.
+It is computed from the weights and recorded, with its picture, in the run directory. So the card can be rendered again
+without the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..runs.run_directory import write_json
 
 _RECORD, _PICTURE = "compressibility.json", "compressibility.png"
 _FORMAT = 1
-_REMEDY = "Remove it, or make the card again beside the run's model/, which writes it anew."
+_REMEDY = "Remove it, or make the card again where the run's model/ is, which writes it again."
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,13 @@ class IndexRow:
 
     Attributes:
         capacity: In (0, 1].
-        kept_weights: How many prunable weights it keeps.
-        network: PQ Index of them all as one scope, in [0, 1).
-        mean: Mean of the layers' indices, each layer weighing as much as it has weights.
-        lowest: Of the layers' indices.
-        highest: Of the layers' indices.
-        bound: How many weights SAP keeps at least, layer by layer, as a share of all prunable weights, in [0, 1].
+        kept_weights: Number of prunable weights that it keeps.
+        network: PQ Index of all these weights as one scope, in [0, 1).
+        mean: Mean of the layers' indices, weighted by the layers' sizes.
+        lowest: The lowest index of a layer.
+        highest: The highest index of a layer.
+        bound: The least number of weights that SAP keeps, layer by layer, as a share of all prunable weights, in
+            [0, 1].
     """
 
     capacity: float
@@ -47,12 +48,12 @@ class IndexRow:
 
 
 def record_indices(directory: Path, model: PrunNetPreTrainedModel, capacities: Sequence[float]) -> None:
-    """Measure a model, and write `compressibility.json` with its picture; nothing for one that can't be pruned.
+    """Measure a model, and write `compressibility.json` with its picture; do nothing if it can't be pruned.
 
     Args:
-        directory: Where to: a run directory.
-        model: The run's.
-        capacities: Those that the run evaluated, each in (0, 1].
+        directory: The run directory to write to.
+        model: The run's model.
+        capacities: The capacities that the run evaluated, each in (0, 1].
 
     Raises:
         ValueError: If a weight or score of the model isn't finite.
@@ -61,12 +62,12 @@ def record_indices(directory: Path, model: PrunNetPreTrainedModel, capacities: S
         return
     found = compressibility(model, capacities)
     found.plot(directory / _PICTURE)
-    # Last, because the card shows the picture where there is this record.
+    # The record comes last, because a card that finds it also shows the picture.
     write_json(directory / _RECORD, {"format": _FORMAT, **asdict(found)})
 
 
 def recorded_indices(run: Path) -> Compressibility | None:
-    """What `record_indices` wrote; None where it wrote nothing.
+    """What `record_indices` wrote; None if it wrote nothing.
 
     Args:
         run: A run directory.
@@ -91,7 +92,7 @@ def recorded_indices(run: Path) -> Compressibility | None:
 
 
 def index_rows(found: Compressibility) -> list[IndexRow]:
-    """The card's table, capacities ascending."""
+    """The rows of the card's table, capacities ascending."""
     by_layer = [found.of(layer) for layer in found.layers]
     rows = []
     for whole, *layers in zip(found.of(None), *by_layer, strict=True):

@@ -1,9 +1,9 @@
-"""The metadata of a card: the YAML by which the Hub lists a model, and its results in machine-readable form.
+"""What machines read about a run on the Hub: the YAML of its card, and its entry for a leaderboard.
 
 `library_name` is transformers: models load by its `from_pretrained`, so the lines that the Hub shows under "use this
-model" are right once `prunnet_hf` is imported, and downloads are counted. A name that the Hub doesn't know would bring
-neither. What the run directory doesn't tell is left out: a licence is the owner's to give, and a data set or a base
-model is named only if it has an id on the Hub.
+model" are right once `prunnet_hf` is imported, and downloads are counted. Neither works with a name that the Hub
+doesn't know. What the run directory doesn't say is left out: only the owner can give a license, and a data set or a
+base model is named only if it has an id on the Hub.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from ..data.loading import SOURCES
 from ..pruning.masking import format_capacity
-from ..runs.record import RunRecord
+from ..runs.record import RECORD, RunRecord
 
 HUB = "https://huggingface.co"
-"""What links in cards lead to, whatever mirror a run was published through."""
-
+"""Where links in cards lead, even if a run was published through a mirror."""
+EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
+"""Where the Hub looks for entries for leaderboards."""
 TAGS = ("prunnet", "image-retrieval", "pruning", "compatible-embeddings", "timm")
 TASK, TASK_NAME = "image-retrieval", "Image retrieval"
 
@@ -37,11 +38,11 @@ def card_data(
 
     Args:
         run: The run.
-        name: Of the model, for its entry in `model-index`.
-        repo_id: Repository of the run's `metrics.json`, if it is published: results then link to it.
-        capacity: Of the subnetwork, for the card of one; its results only are told.
-        dense_id: Repository of the dense model, for the card of a subnetwork.
-        license: Of the weights, as the Hub abbreviates it; left out if not given.
+        name: Name of the model in `model-index`.
+        repo_id: Repository that holds the run's `metrics.json`, to which results then link; None if not published.
+        capacity: For the card of a subnetwork, its capacity: only its results are listed.
+        dense_id: For the card of a subnetwork, the repository of the dense model.
+        license: License of the weights, as the Hub abbreviates it; left out if not given.
     """
     dataset = hub_dataset(run)
     return ModelCardData(
@@ -58,21 +59,52 @@ def card_data(
 
 
 def hub_dataset(run: RunRecord) -> str | None:
-    """The id of the data set on the Hub; None for one that didn't come from there."""
+    """The id of the data set on the Hub; None if it didn't come from there."""
     dataset: str | None = run.recipe.get("dataset")
     return None if dataset in SOURCES else dataset
 
 
+def eval_results_yaml(run: RunRecord, task_id: str, *, repo_id: str, capacity: float = 1.0) -> str:
+    """The content of `EVAL_RESULTS_FILE`: the self-test by the headline metric, as a leaderboard shows one value.
+
+    Args:
+        run: The run.
+        task_id: Task of the data set, as its `eval.yaml` names it.
+        repo_id: Repository of the model; the entry links to its `metrics.json`.
+        capacity: Capacity of the model in the repository.
+
+    Raises:
+        ValueError: If the run was not evaluated on a data set of the Hub, or not at this capacity.
+    """
+    dataset = hub_dataset(run)
+    if dataset is None:
+        raise ValueError(
+            f"task_id={task_id!r} needs a run on a data set of the Hub, which has the leaderboard; this run is on "
+            f"{run.dataset!r}. Leave task_id out."
+        )
+    metric = run.headline
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=task_id,
+        value=round(run.value(metric, capacity, capacity), 4),
+        source_url=_record_url(repo_id),
+        source_name=RECORD,
+        notes=f"{metric} in [0, 1], queries and gallery at capacity {format_capacity(capacity)}, split "
+        f"{run.split}, protocol {run.protocol}; {run.command}",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
 def _base_model(run: RunRecord, dense_id: str | None) -> dict[str, Any]:
     if dense_id is not None:
-        # Of the relations that the Hub knows (adapter, merge, quantized, finetune) the one for the same weights in a
-        # smaller file: nothing was trained.
+        # The Hub knows adapter, merge, quantized and finetune. Nothing was trained; these are the same weights in a
+        # smaller file.
         return {"base_model": dense_id, "base_model_relation": "quantized"}
     return {"base_model": run.base_model, "base_model_relation": "finetune"} if run.base_model else {}
 
 
 def _eval_results(run: RunRecord, repo_id: str | None, capacity: float | None) -> list[EvalResult]:
-    """Self-tests and cross-tests by every metric: of one capacity, or of all."""
+    """Self-tests and cross-tests of one capacity, or of all, by every metric."""
     largest = max(run.evaluated_capacities)
     return [
         _eval_result(run, repo_id, result.metric, result.query_capacity, result.gallery_capacity, result.value)
@@ -87,8 +119,7 @@ def _eval_result(
 ) -> EvalResult:
     source: dict[str, Any] = {}
     if repo_id is not None:  # a source needs an address
-        source["source_url"] = f"{HUB}/{repo_id}/blob/main/metrics.json"
-        source["source_name"] = run.command
+        source = {"source_url": _record_url(repo_id), "source_name": run.command}
     return EvalResult(
         task_type=TASK,
         task_name=TASK_NAME,
@@ -104,35 +135,5 @@ def _eval_result(
     )
 
 
-EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
-
-
-def eval_results_yaml(run: RunRecord, task_id: str, *, repo_id: str, capacity: float = 1.0) -> str:
-    """The content of `EVAL_RESULTS_FILE`: the headline metric's self-test, as a leaderboard has one value a model.
-
-    Args:
-        run: The run.
-        task_id: Of the data set's tasks, as its `eval.yaml` names it.
-        repo_id: Repository of the model; the entry links to its `metrics.json`.
-        capacity: Of the model in the repository.
-
-    Raises:
-        ValueError: If the run was not evaluated on a data set of the Hub, or not at this capacity.
-    """
-    dataset = hub_dataset(run)
-    if dataset is None:
-        raise ValueError(
-            f"task_id={task_id!r} needs a run on a data set of the Hub, where its leaderboard is; this one is on "
-            f"{run.dataset!r}. Leave task_id out."
-        )
-    metric = run.headline
-    entry = EvalResultEntry(
-        dataset_id=dataset,
-        task_id=task_id,
-        value=round(run.value(metric, capacity, capacity), 4),
-        source_url=f"{HUB}/{repo_id}/blob/main/metrics.json",
-        source_name="metrics.json",
-        notes=f"{metric} in [0, 1], queries and gallery at capacity {format_capacity(capacity)}, split "
-        f"{run.split}, protocol {run.protocol}; {run.command}",
-    )
-    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+def _record_url(repo_id: str) -> str:
+    return f"{HUB}/{repo_id}/blob/main/{RECORD}"

@@ -1,4 +1,4 @@
-"""Names of what this package writes to repositories, by which it tells its own files from other people's."""
+"""Names of the files that this package writes to repositories. They tell its own files from other people's."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from ..pruning.masking import format_capacity
+from ..runs.record import RECORD
 from ..storage.forms import MODEL_FILES
 from .code import code_files
 from .metadata import EVAL_RESULTS_FILE
 
 MAIN = "main"
 README = "README.md"
-METRICS = "metrics.json"
 PICTURES = ("compatibility.png", "curve.png", "compressibility.png")
 PROCESSOR = "preprocessor_config.json"
 SUBNETWORKS = "capacity-[01].[0-9][0-9]*"
-"""Of the branches and folders of ready subnetworks."""
+"""Pattern for the branches and folders of ready subnetworks."""
 
 
 def subnetwork_name(capacity: float) -> str:
-    """Name of a ready subnetwork's branch or folder, and the end of its repository's.
+    """Name of a ready subnetwork's branch or folder, and the end of its repository's name.
 
     Example:
         >>> subnetwork_name(0.2)
@@ -33,7 +33,7 @@ def is_ours(path: str) -> bool:
     """Whether a file may be deleted once it is no longer part of what is published.
 
     Args:
-        path: In the repository, such as `capacity-0.20/config.json`. README.md, which people write in, is never ours.
+        path: Path in the repository, such as `capacity-0.20/config.json`. README.md is never ours: people write in it.
     """
     file = PurePosixPath(path)
     if path == EVAL_RESULTS_FILE:
@@ -41,5 +41,5 @@ def is_ours(path: str) -> bool:
     of_a_model = any(fnmatchcase(file.name, pattern) for pattern in (*MODEL_FILES, PROCESSOR))
     if len(file.parts) == 2:
         return of_a_model and fnmatchcase(file.parts[0], SUBNETWORKS)
-    others = {METRICS, *PICTURES, *(code.name for code in code_files())}
+    others = {RECORD, *PICTURES, *(code.name for code in code_files())}
     return len(file.parts) == 1 and (of_a_model or file.name in others)

@@ -1,4 +1,4 @@
-"""A finished run, published: the dense progressive model, ready subnetworks, image processor, card and metrics."""
+"""Publishing a finished run: checks before anything is uploaded, then every branch, then a collection of them all."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from .staging import Publication, StagedRun, check_run, stage_run
 from .upload import UploadedFolder, upload_folder
 from .usage import Runner, run_code
 
+SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
+"""The Hub's own name for a collection; anything else is a title."""
+
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Where a run stands on the Hub.
+    """Where a run is on the Hub.
 
     Attributes:
-        folders: Every branch of every repository, the dense model with the card last.
-        collection: Address of the collection; None without one.
-        remarks: What whoever published should know.
+        folders: Every branch of every repository; the dense model with the card comes last.
+        collection: Address of the collection; None if there is none.
+        remarks: What the person who published should know.
     """
 
     folders: tuple[UploadedFolder, ...]
@@ -37,7 +40,7 @@ class PublishedRun:
     remarks: tuple[str, ...]
 
     def describe(self) -> str:
-        """A line for every branch, for the collection, and for every remark."""
+        """One line for every branch, for the collection, and for every remark."""
         lines = []
         for folder in self.folders:
             done = [f"{len(folder.uploaded)} files uploaded"] if folder.uploaded else []
@@ -55,42 +58,30 @@ def publish_run(
     token: str | None = None,
     runner: Runner = run_code,
 ) -> PublishedRun:
-    """Publish a finished run. Doing it again uploads nothing; doing it again after an interruption goes on.
+    """Publish a finished run. Publishing it again uploads only what has changed or, after an interruption, is missing.
 
     Args:
         run: A finished run directory of train_accelerate.py.
-        publication: What of it, and as what.
-        collection: Title of a collection, made where needed, or slug of one (`org/title-0123...`), to put it in.
-        private: Repositories that have to be created are private; existing ones must be.
-        token: With write access; by default the one of `hf auth login` or HF_TOKEN.
+        publication: What to publish of it, and where.
+        collection: The collection to put it in: a title, which is created if needed, or a slug (`org/title-0123...`).
+        private: Whether new repositories are private; existing ones must then be private already.
+        token: Token with write access; by default the one of `hf auth login` or HF_TOKEN.
         runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
-        FileNotFoundError: If `run` is no finished run directory.
-        ValueError: If an argument is out of range, where nothing is uploaded; or if the README on the Hub can't be
+        FileNotFoundError: If `run` is not a finished run directory.
+        ValueError: If an argument is out of range (nothing is uploaded then), or if the README on the Hub can't be
             merged.
         PublishError: If the Hub refuses or can't be reached.
-        OSError: If there isn't room to lay out the files.
+        OSError: If the disk has no room for the files.
     """
     check_repo_id(publication.repo_id)
     check_run(run)
     api = HfApi(token=token, library_name="prunnet_hf")
-    with explained(publication.repo_id):
-        api.whoami()
-    if collection is not None:
-        check_collection(api, collection)
-    with explained(publication.repo_id):
-        exists = api.repo_exists(publication.repo_id)
-    if exists:
-        _check_repository(api, publication.repo_id, private=private)
+    _check_before_staging(api, publication.repo_id, collection, private=private)
     with tempfile.TemporaryDirectory(prefix="prunnet-publish-") as directory:
         staged = stage_run(run, publication, Path(directory), runner=runner)
-        for repo_id in _repositories(staged):
-            check_repo_id(repo_id)  # those of subnetworks have longer names
-        for repo_id in _repositories(staged):
-            with explained(repo_id):
-                api.create_repo(repo_id, private=private or None, exist_ok=True)
-            _check_repository(api, repo_id, private=private)
+        _create_repositories(api, _repositories(staged), private=private)
         uploaded = []
         for folder in staged.folders:
             with explained(f"{folder.repo_id}, branch {folder.branch},"):
@@ -103,7 +94,7 @@ def publish_run(
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what can't be the name of a model repository.
+    """Check that `repo_id` can be the name of a model repository.
 
     Raises:
         ValueError: If `repo_id` isn't `org/name`.
@@ -116,69 +107,15 @@ def check_repo_id(repo_id: str) -> None:
         ) from error
     if repo_id.count("/") != 1:
         raise ValueError(
-            f"repo_id must say under whose name to publish, as in 'org/name' or 'user/name'; got {repo_id!r}."
+            f"repo_id must begin with the organisation or user to publish under, as in 'org/name'; got {repo_id!r}."
         )
-
-
-def _repositories(staged: StagedRun) -> list[str]:
-    """Without repetitions, that of the dense model first."""
-    return list(dict.fromkeys([staged.main.repo_id, *(folder.repo_id for folder in staged.subnetworks)]))
-
-
-def _check_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
-    """See to it, before anything is uploaded, that a repository may be written to and is what it should be."""
-    with explained(repo_id):
-        api.auth_check(repo_id, write=True)
-        repository = api.repo_info(repo_id)
-        model_type = _model_type(api, repo_id, repository.sha)
-    if private and not repository.private:
-        raise PublishError(
-            f"{repo_id} exists and is public, which private=True can't mean. Make it private in its settings on the "
-            "Hub, or choose another name. Nothing was uploaded."
-        )
-    if model_type not in (None, PrunNetConfig.model_type):
-        raise PublishError(
-            f"{repo_id} holds a model of type {model_type!r}, which would be lost. Choose another repository, or "
-            "remove its config.json. Nothing was uploaded."
-        )
-
-
-def _model_type(api: HfApi, repo_id: str, commit: str | None) -> str | None:
-    """None for a repository without a configuration; "unknown" where that can't be read."""
-    try:
-        config = api.hf_hub_download(repo_id, "config.json", revision=commit)
-    except RemoteEntryNotFoundError:
-        return None
-    try:
-        content = json.loads(Path(config).read_text(encoding="utf-8"))
-    except ValueError:
-        return "unknown"
-    return str(content.get("model_type")) if isinstance(content, dict) else "unknown"
-
-
-def _forgotten_branches(api: HfApi, staged: StagedRun) -> tuple[str, ...]:
-    """A remark on branches of subnetworks that were published once and are not any more."""
-    with explained(staged.main.repo_id):
-        branches = [branch.name for branch in api.list_repo_refs(staged.main.repo_id).branches]
-    current = [folder.branch for folder in staged.subnetworks]
-    left = sorted(name for name in branches if fnmatchcase(name, SUBNETWORKS) and name not in current)
-    if not left:
-        return ()
-    return (
-        f"{staged.main.repo_id} still has {', '.join(left)} of an earlier publication, left as they are. If they were "
-        f"cut from another model, remove them: hf repos branch delete {staged.main.repo_id} {left[0]}",
-    )
-
-
-SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
-"""How the Hub names a collection; anything else is a title."""
 
 
 def check_collection(api: HfApi, title_or_slug: str) -> None:
-    """See to it, before anything is uploaded, that a collection named by its slug exists.
+    """Check, before anything is uploaded, that a collection that is given by its slug exists.
 
     Raises:
-        PublishError: If it doesn't, or the Hub can't be reached.
+        PublishError: If it doesn't exist, or the Hub can't be reached.
     """
     if SLUG.fullmatch(title_or_slug):
         with explained(f"the collection {title_or_slug}"):
@@ -186,12 +123,12 @@ def check_collection(api: HfApi, title_or_slug: str) -> None:
 
 
 def collect(api: HfApi, title_or_slug: str, repositories: Sequence[str], *, private: bool) -> str:
-    """Put repositories into a collection, where they aren't yet.
+    """Put repositories into a collection; those that are in it already stay.
 
     Args:
-        api: With a token that may write.
-        title_or_slug: A slug, or the title of a collection that is made where its owner has none of that title.
-        repositories: `org/name` of models; the first one's owner gets a new collection.
+        api: Client with a token that may write.
+        title_or_slug: A slug; or a title, and the collection is created if its owner has none of that title.
+        repositories: `org/name` of models; the owner of the first one also owns a new collection.
         private: Whether a new collection is private.
 
     Returns:
@@ -208,3 +145,75 @@ def collect(api: HfApi, title_or_slug: str, repositories: Sequence[str], *, priv
         for repo_id in repositories:
             api.add_collection_item(slug, repo_id, "model", exists_ok=True)
     return f"{api.endpoint}/collections/{slug}"
+
+
+def _check_before_staging(api: HfApi, repo_id: str, collection: str | None, *, private: bool) -> None:
+    """Check what can be checked before minutes of work: the token, the collection, and a repository that exists."""
+    with explained(repo_id):
+        api.whoami()
+    if collection is not None:
+        check_collection(api, collection)
+    with explained(repo_id):
+        exists = api.repo_exists(repo_id)
+    if exists:
+        _check_repository(api, repo_id, private=private)
+
+
+def _create_repositories(api: HfApi, repositories: Sequence[str], *, private: bool) -> None:
+    """Create those that don't exist, after checking all names, and check those that do."""
+    for repo_id in repositories:
+        check_repo_id(repo_id)  # the names for subnetworks are longer than the one given
+    for repo_id in repositories:
+        with explained(repo_id):
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+        _check_repository(api, repo_id, private=private)
+
+
+def _repositories(staged: StagedRun) -> list[str]:
+    """Each repository once, the one of the dense model first."""
+    return list(dict.fromkeys([staged.main.repo_id, *(folder.repo_id for folder in staged.subnetworks)]))
+
+
+def _check_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
+    """Check, before anything is uploaded, that a repository may be written to and holds no other model."""
+    with explained(repo_id):
+        api.auth_check(repo_id, write=True)
+        repository = api.repo_info(repo_id)
+        model_type = _model_type(api, repo_id, repository.sha)
+    if private and not repository.private:
+        raise PublishError(
+            f"{repo_id} is public already, while private=True was given. Make it private in its settings on the Hub, "
+            "or choose another name. Nothing was uploaded."
+        )
+    if model_type not in (None, PrunNetConfig.model_type):
+        raise PublishError(
+            f"{repo_id} holds a model of type {model_type!r}, which would be lost. Choose another repository, or "
+            "remove its config.json. Nothing was uploaded."
+        )
+
+
+def _model_type(api: HfApi, repo_id: str, commit: str | None) -> str | None:
+    """The model type in the repository's configuration; None if it has none, "unknown" if it can't be read."""
+    try:
+        config = api.hf_hub_download(repo_id, "config.json", revision=commit)
+    except RemoteEntryNotFoundError:
+        return None
+    try:
+        content = json.loads(Path(config).read_text(encoding="utf-8"))
+    except ValueError:
+        return "unknown"
+    return str(content.get("model_type")) if isinstance(content, dict) else "unknown"
+
+
+def _forgotten_branches(api: HfApi, staged: StagedRun) -> tuple[str, ...]:
+    """A remark about branches of subnetworks that an earlier publication made and this one didn't."""
+    with explained(staged.main.repo_id):
+        branches = [branch.name for branch in api.list_repo_refs(staged.main.repo_id).branches]
+    current = [folder.branch for folder in staged.subnetworks]
+    left = sorted(name for name in branches if fnmatchcase(name, SUBNETWORKS) and name not in current)
+    if not left:
+        return ()
+    return (
+        f"{staged.main.repo_id} still has {', '.join(left)} from an earlier publication; they were not changed. If "
+        f"they were cut from another model, remove them: hf repos branch delete {staged.main.repo_id} {left[0]}",
+    )

@@ -1,7 +1,7 @@
 """A generated card and what people wrote around it, in one README.md.
 
-The generated text stands between two HTML comments, which a reader doesn't see. What stands outside them belongs to
-people, and is put back where it was each time the card is generated anew.
+The generated text is between two HTML comments, which a reader doesn't see. What is outside them belongs to people,
+and stays where it was each time the card is generated again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 from .card import BEGIN, END
 
 OF_THE_CARD = ("base_model", "base_model_relation", "metrics", "model-index")
-"""Metadata that no one but the card states: what an earlier card said and this one doesn't, is no longer so."""
+"""Metadata that only cards write: an entry that an earlier card had and this one hasn't is out of date."""
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -23,14 +23,15 @@ def merge_readme(generated: str, existing: str | None) -> str:
 
     Args:
         generated: A card with metadata and both marks.
-        existing: The README it goes into; one without marks is kept whole, below the card.
+        existing: The README to put it into. If it has no marks, it is kept whole, below the card. None if there is no
+            README.
 
     Returns:
-        The README. Metadata that the card doesn't generate are kept, tags of both are joined. Merging the same card
-        again changes nothing.
+        The README. Metadata that the card doesn't generate are kept; the tags of both are joined. Merging the same
+        card again changes nothing.
 
     Raises:
-        ValueError: If the metadata of `existing` are no YAML mapping, or its marks aren't one pair in order.
+        ValueError: If the metadata of `existing` are not a YAML mapping, or its marks aren't one pair in order.
     """
     metadata, body = split_front_matter(generated)
     card = _block(body)
@@ -50,7 +51,7 @@ def merge_readme(generated: str, existing: str | None) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as the Hub does: `no` is Norwegian, and only `true` and `false` are truth values."""
+    """Reads YAML as the Hub does: `no` means Norwegian, and only `true` and `false` are truth values."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -64,7 +65,7 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     """Metadata and text of a README.
 
     Raises:
-        ValueError: If the metadata are no YAML mapping.
+        ValueError: If the metadata are not a YAML mapping.
     """
     found = FRONT_MATTER.match(readme)
     if found is None:
@@ -72,9 +73,9 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     try:
         metadata = yaml.load(found[1], _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"The metadata at the top of README.md are no YAML ({error}). Mend them.") from error
+        raise ValueError(f"The metadata of README.md can't be read as YAML ({error}). Correct them.") from error
     if metadata is not None and not isinstance(metadata, dict):
-        raise ValueError(f"The metadata at the top of README.md must be `key: value`; got {metadata!r}. Mend them.")
+        raise ValueError(f"The metadata of README.md must be `key: value`; got {metadata!r}. Correct them.")
     return metadata or {}, readme[found.end() :]
 
 
@@ -84,8 +85,8 @@ def _block(body: str) -> str:
     if (body.count(BEGIN), body.count(END)) != (1, 1) or end < begin:
         raise ValueError(
             f"README.md must have {BEGIN!r} and, after it, {END!r}, once each, or neither; it has "
-            f"{body.count(BEGIN)} and {body.count(END)}. Mend them by hand: what stands between them is "
-            "generated, what stands outside is kept."
+            f"{body.count(BEGIN)} and {body.count(END)}. Correct them by hand: what is between them is generated, and "
+            "what is outside is kept."
         )
     return body[begin : end + len(END)]
 

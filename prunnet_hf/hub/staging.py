@@ -1,7 +1,8 @@
-"""A finished run directory, laid out on the local disk as it shall stand on the Hub. Nothing here needs a network.
+"""Laying out a finished run on the local disk as it will be on the Hub. Nothing here needs a network.
 
-`branches`: the dense progressive model with the card on `main`, each ready subnetwork on a branch `capacity-0.20`.
-`subfolders`: the subnetworks in folders `capacity-0.20/` of `main`. `repos`: in repositories `org/name-capacity-0.20`.
+The card and the dense model, in capacity bands, go to the branch `main` of `org/name`. Ready subnetworks go to
+branches `capacity-0.20` (layout `branches`), to folders `capacity-0.20/` of `main` (`subfolders`), or to repositories
+`org/name-capacity-0.20` (`repos`).
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacities, format_capacity
-from ..runs.record import RunRecord
+from ..runs.record import EVALUATE_AGAIN, RECORD, RunRecord
 from ..runs.run_directory import without_local_paths, write_json, write_text
 from .card import Layout, build_card, build_subnetwork_card
 from .code import add_code, refer_to_code
 from .figures import read_run
 from .indices import record_indices
 from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
-from .names import MAIN, METRICS, PICTURES, PROCESSOR, README, subnetwork_name
+from .names import MAIN, PICTURES, PROCESSOR, README, subnetwork_name
 from .usage import Runner, run_code
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 BAND_EDGES = (0.2, 0.4, 0.6, 0.8)
-"""Between them a download grows. Saying which weights are in which of these five bands takes 2.8 bits a weight."""
+"""A download grows from edge to edge. To record which of the five bands a weight is in takes 2.8 bits a weight."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What to publish of a run, and as what.
+    """What to publish of a run, and where.
 
     Attributes:
         repo_id: `org/name` of the repository for the dense model and the card.
-        capacities: Of the ready subnetworks, among those that the run evaluated; None means those trained.
+        capacities: Capacities of the ready subnetworks, among those that the run evaluated; None for the trained ones.
         layout: Where ready subnetworks go: `branches`, `subfolders` or `repos`.
-        with_code: Whether the code that `trust_remote_code` runs goes along.
-        license: Of the weights, as the Hub abbreviates it (`apache-2.0`); None leaves it open.
-        eval_task: Task, in the `eval.yaml` of the Hub data set that the run was evaluated on, whose leaderboard shall
-            list the dense network; None for none.
+        with_code: Whether to publish the code that `trust_remote_code` runs, too.
+        license: License of the weights, as the Hub abbreviates it (`apache-2.0`); None leaves it open.
+        eval_task: Task in the `eval.yaml` of the Hub data set that the run was evaluated on, to list the dense network
+            on its leaderboard; None for no leaderboard.
 
     Raises:
-        ValueError: If `layout` is none of these.
+        ValueError: If `layout` is not one of these.
     """
 
     repo_id: str
@@ -66,12 +67,12 @@ class Publication:
 
 @dataclass(frozen=True)
 class StagedFolder:
-    """What one branch of one repository shall hold.
+    """What one branch of one repository will hold.
 
     Attributes:
         path: The local folder.
         repo_id: `org/name` of the model repository.
-        branch: `main`, or that of a ready subnetwork.
+        branch: `main`, or the branch of a ready subnetwork.
     """
 
     path: Path
@@ -79,7 +80,7 @@ class StagedFolder:
     branch: str = MAIN
 
     def files(self) -> dict[str, Path]:
-        """Local files by their path in the repository, in order."""
+        """The local files by their path in the repository, sorted."""
         files = sorted(path for path in self.path.rglob("*") if path.is_file())
         return {path.relative_to(self.path).as_posix(): path for path in files}
 
@@ -89,8 +90,8 @@ class StagedRun:
     """A run ready to be published.
 
     Attributes:
-        directory: Where all of it lies.
-        subnetworks: Branches and repositories of the ready subnetworks; none where they are folders of `main`.
+        directory: The folder that holds all of it.
+        subnetworks: Branches or repositories of the ready subnetworks; empty if they are folders of `main`.
         main: The dense model with the card.
     """
 
@@ -100,11 +101,11 @@ class StagedRun:
 
     @property
     def folders(self) -> tuple[StagedFolder, ...]:
-        """All of it in the order to upload: the card comes when what it speaks of is there."""
+        """All folders in the order of upload: the card comes last, when what it describes is there."""
         return (*self.subnetworks, self.main)
 
     def describe(self) -> str:
-        """A line for every file: its size in bytes and its place."""
+        """One line for every file: its size in bytes and its path."""
         lines = []
         for folder in self.folders:
             lines.append(f"{folder.repo_id}, branch {folder.branch}:")
@@ -118,14 +119,14 @@ def stage_run(run: Path, publication: Publication, directory: Path, *, runner: R
 
     Args:
         run: A finished run directory of train_accelerate.py.
-        publication: What of it, and as what.
-        directory: Where to; an empty folder.
+        publication: What to publish of it, and where.
+        directory: An empty folder to write to.
         runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
-        FileNotFoundError: If `run` is no finished run directory.
-        ValueError: If a capacity was never evaluated, there is no subnetwork to cut, or the run's files are damaged.
-        OSError: If there isn't room enough.
+        FileNotFoundError: If `run` is not a finished run directory.
+        ValueError: If a capacity was never evaluated, the model can't be pruned, or the run's files are damaged.
+        OSError: If the disk has too little room.
     """
     check_run(run)
     staging = _Staging(run, publication, directory, runner)
@@ -133,29 +134,29 @@ def stage_run(run: Path, publication: Publication, directory: Path, *, runner: R
         return staging.stage()
     except (OSError, SafetensorError) as error:  # what Python and safetensors raise on full disks
         raise OSError(
-            f"The files to publish could not be written to {directory} ({error}). Nothing was uploaded. They take "
-            "about twice the room of the run's model/: make room, or set TMPDIR to a folder where there is."
+            f"The files to publish could not be written to {directory} ({error}). Nothing was uploaded. They need "
+            "about twice the space of the run's model/: free some, or set TMPDIR to a folder on a larger disk."
         ) from error
 
 
 def check_run(run: Path) -> None:
-    """Refuse what is no finished run directory.
+    """Check that `run` is a finished run directory.
 
     Raises:
         FileNotFoundError: If something is missing.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"The run directory {run} doesn't exist. Name the --output_dir of a finished run.")
-    for needed in ("model/config.json", f"model/{PROCESSOR}", "config.yaml", METRICS):
+    for needed in ("model/config.json", f"model/{PROCESSOR}", "config.yaml", RECORD):
         if not (run / needed).is_file():
             raise FileNotFoundError(
-                f"{run} is no finished run directory: {needed} is missing. Let its training end (--resume goes on), "
-                "or evaluate it again with train_accelerate.py --eval_only true."
+                f"{run} is not a finished run directory: {needed} is missing. Finish its training (with --resume), or "
+                f"{EVALUATE_AGAIN}."
             )
 
 
 class _Staging:
-    """The folders of one run, laid out one after the other."""
+    """Lays out the folders of one run."""
 
     def __init__(self, run: Path, publication: Publication, directory: Path, runner: Runner) -> None:
         self._run = run
@@ -175,7 +176,7 @@ class _Staging:
         for capacity, folder in folders.items():
             self._save(self._model.prune(capacity), folder.path)
         for file in public_run.iterdir():
-            if file.name in (METRICS, *PICTURES):
+            if file.name in (RECORD, *PICTURES):
                 shutil.copyfile(file, self._main.path / file.name)
         self._write_cards(public_run, folders)
         if self._publication.eval_task is not None:
@@ -191,9 +192,9 @@ class _Staging:
         return StagedRun(self._directory, subnetworks, self._main)
 
     def _public_run(self) -> Path:
-        """What cards are made from, without the folders of this machine."""
+        """What cards are made from, without names of folders of this machine."""
         public = self._directory / ".run"
-        write_json(public / METRICS, without_local_paths(asdict(RunRecord.read(self._run / METRICS))))
+        write_json(public / RECORD, without_local_paths(asdict(RunRecord.read(self._run / RECORD))))
         write_text(public / "config.yaml", yaml.safe_dump(self._record.recipe, sort_keys=False))
         for picture in PICTURES:
             if (self._run / picture).is_file():
@@ -202,7 +203,7 @@ class _Staging:
         return public
 
     def _save(self, model: PrunNetModel, folder: Path) -> None:
-        """A model without the names of its training classes, in bands if it is prunable, with its image processor."""
+        """Save a model (in bands if it is prunable) without the names of its training classes, and its processor."""
         model.config.id2label = None
         model.config.num_labels = 2  # transformers' default, which its files leave out
         model.config.backbone_kwargs = without_local_paths(model.config.backbone_kwargs)
@@ -248,7 +249,7 @@ class _Staging:
 
 
 def band_edges(config: PrunNetConfig) -> list[float]:
-    """Where bands of a published model end: at `BAND_EDGES`, or, lacking statistics there, the trained capacities."""
+    """Where bands of a published model end: at `BAND_EDGES`, or without statistics there at the trained capacities."""
     usual = set(BAND_EDGES) <= set(config.stored_subnetworks)
     return list(BAND_EDGES if usual else config.capacities)
 
@@ -258,7 +259,7 @@ def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Seque
         if capacities:
             raise ValueError(
                 f"capacities must be left out, as the run's model is itself a subnetwork of capacity "
-                f"{format_capacity(model.config.capacity)}, from which no other can be cut; got {list(capacities)}."
+                f"{format_capacity(model.config.capacity)} and can't be pruned; got {list(capacities)}."
             )
         return []
     evaluated = [row.capacity for row in record.capacities]
@@ -267,7 +268,7 @@ def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Seque
     if unknown:
         raise ValueError(
             f"capacities must be among those that the run evaluated, {', '.join(map(format_capacity, evaluated))}; "
-            f"got {', '.join(map(format_capacity, unknown))} besides. Evaluate the run again with train_accelerate.py "
-            "--eval_only true --eval_capacities, so that the card can say how good they are."
+            f"got also {', '.join(map(format_capacity, unknown))}. The card must say how good they are: add them to "
+            f"--eval_capacities and {EVALUATE_AGAIN}."
         )
     return chosen

@@ -1,4 +1,4 @@
-"""One staged folder to one branch of a repository: what differs goes up in one commit, and what is stale goes away."""
+"""Uploading one staged folder to one branch: one commit uploads what differs and deletes what is stale."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class UploadedFolder:
     """What one branch of one repository holds now.
 
     Attributes:
-        url: Where people see it.
+        url: Address of its page.
         commit: Id of its newest commit.
-        uploaded: Paths of files that were new or had changed; none where nothing had.
-        deleted: Paths of files that this package had written earlier and that are no longer part of it.
+        uploaded: Paths of files that were new or had changed.
+        deleted: Paths of files that this package had written earlier and that are no longer part of what is published.
     """
 
     url: str
@@ -34,14 +34,14 @@ class UploadedFolder:
 
 
 def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
-    """Make a branch hold a staged folder, in one commit, or none where it does already.
+    """Make a branch hold a staged folder, in one commit; without a commit if it holds it already.
 
-    Other people's files stay, and so does what they wrote in README.md, which in the staged folder becomes what was
-    merged. A commit that somebody else makes meanwhile is never overwritten: the Hub then refuses this one.
+    Other people's files stay, and so does what they wrote in README.md: the staged README is replaced by the merged
+    one. If somebody else commits at the same time, nothing is overwritten: the Hub refuses this commit.
 
     Args:
-        api: With a token that may write; the repository exists.
-        folder: Staged files, and the branch for them, which is created where needed.
+        api: Client with a token that may write; the repository exists.
+        folder: Staged files, and the branch for them, which is created if needed.
 
     Raises:
         ValueError: If the README on the Hub can't be merged.
@@ -51,11 +51,11 @@ def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
         _create_branch(api, folder)
     head = api.repo_info(folder.repo_id, revision=folder.branch).sha
     if head is None:
-        raise ValueError(f"The Hub names no commit of {folder.repo_id}, branch {folder.branch}.")
+        raise ValueError(f"The Hub gave no commit of {folder.repo_id}, branch {folder.branch}. Try again.")
     there = _remote_files(api, folder.repo_id, head)
     _merge_readme(api, folder, head, exists=README in there)
     changed = [path for path, file in folder.files().items() if not _is_same(file, there.get(path))]
-    # Without a configuration no model of ours was there, and files of these names are other people's.
+    # Without a configuration there was no model of ours, so files of these names are other people's.
     stale = sorted(path for path in there if path not in folder.files() and is_ours(path) and CONFIG_NAME in there)
     if changed or stale:
         head = _commit(api, folder, head, changed, stale)
@@ -63,7 +63,7 @@ def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
 
 
 def _create_branch(api: HfApi, folder: StagedFolder) -> None:
-    """Let it begin where the repository did: it has nothing in common with `main`."""
+    """Create the branch at the repository's first commit, as it has nothing in common with `main`."""
     branches = api.list_repo_refs(folder.repo_id).branches
     if folder.branch not in [branch.name for branch in branches]:
         first = api.list_repo_commits(folder.repo_id)[-1].commit_id
@@ -82,12 +82,12 @@ def _merge_readme(api: HfApi, folder: StagedFolder, commit: str, *, exists: bool
     theirs = None
     if exists:
         cached = Path(api.hf_hub_download(folder.repo_id, README, revision=commit))
-        theirs = cached.read_bytes().decode("utf-8-sig")  # line endings as they are, without the mark of some editors
+        theirs = cached.read_bytes().decode("utf-8-sig")  # keeps line endings, drops a byte order mark
     readme.write_bytes(merge_readme(readme.read_text(encoding="utf-8"), theirs).encode("utf-8"))
 
 
 def _is_same(file: Path, remote: RepoFile | None) -> bool:
-    """By what the Hub knows of a file: SHA-256 of a large one, git's own hash of another."""
+    """Compare hashes: the Hub knows the SHA-256 of a large file, and git's own hash of any other."""
     if remote is None or remote.size != file.stat().st_size:
         return False
     if remote.lfs is not None:

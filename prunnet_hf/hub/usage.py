@@ -14,7 +14,7 @@ from ..runs.run_directory import write_json
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 TIME_LIMIT = 600
-"""Seconds a snippet may take; it embeds three images."""
+"""Seconds that a snippet may take. It embeds three images, so this only guards against hanging."""
 _RECORD = "usage.json"
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 _BEGINNING = """\
@@ -35,7 +35,7 @@ print(search(queries, gallery, k=1).tolist())  # for each query its nearest gall
 
 @dataclass(frozen=True)
 class Usage:
-    """A snippet and what came of it.
+    """A snippet and its output.
 
     Attributes:
         code: Python, ending with a newline.
@@ -54,8 +54,8 @@ def dense_code(model_id: str, capacity: float) -> str:
     """A snippet in which a subnetwork searches the gallery of the prunable network it is cut from.
 
     Args:
-        model_id: Of the prunable model: a Hub repository or a path.
-        capacity: Of the subnetwork, in (0, 1].
+        model_id: Hub repository or path of the prunable model.
+        capacity: Capacity of the subnetwork, in (0, 1].
     """
     loading = (
         f'server = AutoModel.from_pretrained("{model_id}")  # the dense network, which embeds the gallery\n'
@@ -85,11 +85,11 @@ def single_code(model_id: str) -> str:
 
 
 def run_code(code: str, root: Path) -> Usage:
-    """Run a snippet in a Python process of its own, offline, so that its model ids can only be paths.
+    """Run a snippet in a Python process of its own. It is offline, so that the ids of models can only be paths.
 
     Args:
         code: The snippet.
-        root: The folder to run it in, in which the ids of models are paths.
+        root: The folder to run it in, where the ids of models are paths.
 
     Raises:
         RuntimeError: If it fails; the message shows its output.
@@ -119,7 +119,7 @@ def record_usage(run: Path, usage: Usage) -> None:
 
 
 def recorded_usage(run: Path, code: str) -> Usage:
-    """The snippet with the output that was recorded in a run directory, if it was recorded of this very snippet."""
+    """The snippet, with the output that was recorded in a run directory if it is the output of this same snippet."""
     file = run / _RECORD
     if file.is_file():
         record = Usage(**json.loads(file.read_text(encoding="utf-8")))

@@ -419,7 +419,7 @@ def test_damaged_indices_are_an_error_and_leave_the_card(tmp_path: Path) -> None
     run = write_run(tmp_path / "run", metrics())
     (run / "README.md").write_text("old")
     (run / "compressibility.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run/compressibility\.json is damaged"):
+    with pytest.raises(ValueError, match=r"run/compressibility\.json.*damaged"):
         write_card(run, execute=False)
     assert (run / "README.md").read_text() == "old"
 
@@ -431,7 +431,7 @@ def test_weights_that_are_not_finite_make_no_card(tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_parameter("backbone.layer1.0.conv1.weight").fill_(torch.nan)
     model.save_pretrained(run / "model")
-    with pytest.raises(ValueError, match=r"layer 'backbone\.layer1\.0\.conv1': weights must be finite"):
+    with pytest.raises(ValueError, match=r"backbone\.layer1\.0\.conv1.*finite"):
         write_card(run, execute=False)
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.json", "model"]
 
@@ -514,9 +514,7 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
 
 def test_card_of_a_capacity_never_evaluated(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metrics())
-    with pytest.raises(
-        ValueError, match=r"capacity must be one that the run evaluated \(0\.20, 0\.50, 1\.00\).*0\.30"
-    ):
+    with pytest.raises(ValueError, match=r"capacity.*0\.20, 0\.50, 1\.00.*0\.30"):
         build_subnetwork_card(run, 0.3, model_id="org/small", dense_id="org/name", root=tmp_path)
 
 

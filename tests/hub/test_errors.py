@@ -1,4 +1,4 @@
-"""What the Hub's client raises, told to whoever publishes: what happened, what to do, and never the token."""
+"""Errors of the Hub's client as a user reads them: what happened, what to do, and never the token."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ REPO = "org/name"
     ("status", "message"),
     [
         (401, "hf auth login"),
-        (403, "The token may not write there"),
-        (404, "doesn't exist, or the token may not see it"),
-        (409, "Somebody else is changing it"),
-        (418, "The Hub refused the request. Status 418"),
-        (429, "Too many requests: wait some minutes"),
-        (503, "a problem of its own, status 503"),
+        (403, "token.*write access"),
+        (404, "hf auth whoami"),
+        (409, "Somebody else.*again"),
+        (412, "overwritten.*again"),
+        (413, "large"),
+        (418, "refused.*418"),
+        (429, "wait"),
+        (503, "503.*again"),
     ],
 )
 def test_refusals_are_explained(hub: HubServer, status: int, message: str) -> None:
     hub.fail_next("*", f"/api/models/{REPO}", status, times=100)
     with pytest.raises(PublishError, match=message) as raised, explained(REPO):
         HfApi().create_branch(REPO, branch="b")
-    assert str(raised.value).startswith(f"Publishing to {REPO} failed. ")
+    assert REPO in str(raised.value)
     assert hub.token not in str(raised.value)
 
 
@@ -40,13 +42,13 @@ def test_cause_is_found_behind_other_errors(hub: HubServer) -> None:
 
 
 def test_other_errors_of_the_client_are_shown() -> None:
-    with pytest.raises(PublishError, match=r"The client says: out of threads Run the same"), explained(REPO):
+    with pytest.raises(PublishError, match=r"out of threads.*again"), explained(REPO):
         raise RuntimeError("out of threads")
 
 
 def test_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PublishError, match=r"HF_HUB_OFFLINE is set\. Unset it"), explained(REPO):
+    with pytest.raises(PublishError, match=r"HF_HUB_OFFLINE.*Unset"), explained(REPO):
         HfApi().whoami()
 
 

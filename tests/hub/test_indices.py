@@ -48,7 +48,7 @@ def test_nothing_is_recorded_of_weights_that_are_not_finite(tmp_path: Path) -> N
     model = tiny().prunnet
     with torch.no_grad():
         model.get_parameter("backbone.conv1.weight").fill_(torch.inf)
-    with pytest.raises(ValueError, match=r"layer 'backbone\.conv1': weights must be finite"):
+    with pytest.raises(ValueError, match=r"backbone\.conv1.*finite"):
         record_indices(tmp_path, model, [0.2])
     assert list(tmp_path.iterdir()) == []
 
@@ -77,13 +77,13 @@ def test_mean_lies_between_the_layers_and_the_bound_within_what_is_kept(layers: 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "\x00"])
 def test_file_that_is_no_json(text: str, tmp_path: Path) -> None:
     (tmp_path / "compressibility.json").write_text(text)
-    with pytest.raises(ValueError, match=r"compressibility\.json is damaged .*Remove it, or make the card again"):
+    with pytest.raises(ValueError, match=r"(?s)compressibility\.json.*damaged.*Remove it"):
         recorded_indices(tmp_path)
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "compressibility.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"compressibility\.json is damaged"):
+    with pytest.raises(ValueError, match=r"(?s)compressibility\.json.*damaged.*Remove it"):
         recorded_indices(tmp_path)
 
 
@@ -91,34 +91,34 @@ def test_file_that_is_no_text(tmp_path: Path) -> None:
     ("content", "got"), [({**RECORD, "format": 2}, "2"), ({"rows": ROWS}, "None"), ([1], r"\[1\]"), (None, "None")]
 )
 def test_other_format(content: Any, got: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"compressibility\.json must have format 1; got {got}\. Remove it"):
+    with pytest.raises(ValueError, match=rf"compressibility\.json.*format 1.*{got}.*Remove it"):
         recorded_indices(write_record(tmp_path, content))
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"rows": ROWS[:1]}, "rows must hold at least one layer"),
-        ({"rows": ROWS[1:]}, "no layer None"),
-        ({"rows": []}, "rows must hold at least one layer"),
+        ({"rows": ROWS[:1]}, "rows.*layer"),
+        ({"rows": ROWS[1:]}, "None"),
+        ({"rows": []}, "rows.*layer"),
         ({"rows": None}, "TypeError"),
         ({"rows": ["conv"]}, "TypeError"),
-        ({"rows": [*ROWS, {**ROWS[1], "capacity": 1.0}]}, r"layer 'conv' must have the capacities \[0\.5\]"),
-        ({"p": 1.0}, "p and q must satisfy"),
-        ({"p": "0.5"}, "p must be a number"),
+        ({"rows": [*ROWS, {**ROWS[1], "capacity": 1.0}]}, r"conv.*\[0\.5\]"),
+        ({"p": 1.0}, "p and q"),
+        ({"p": "0.5"}, "p must"),
         ({"eta": None}, "TypeError"),
-        ({"eta": math.nan}, "eta must be at least 0"),
+        ({"eta": math.nan}, "eta.*nan"),
     ],
 )
 def test_damaged_record(changed: dict[str, Any], says: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"compressibility\.json is damaged \(.*{says}.*\. Remove it"):
+    with pytest.raises(ValueError, match=rf"compressibility\.json.*damaged.*{says}.*Remove it"):
         recorded_indices(write_record(tmp_path, {**RECORD, **changed}))
 
 
 @pytest.mark.parametrize("missing", ["rows", "p", "q", "eta"])
 def test_record_that_lacks_something(missing: str, tmp_path: Path) -> None:
     content = {name: entry for name, entry in RECORD.items() if name != missing}
-    with pytest.raises(ValueError, match=rf"is damaged \(KeyError: '{missing}'\)"):
+    with pytest.raises(ValueError, match=rf"damaged.*{missing}.*Remove it"):
         recorded_indices(write_record(tmp_path, content))
 
 
@@ -133,5 +133,5 @@ def test_record_that_lacks_something(missing: str, tmp_path: Path) -> None:
 )
 def test_figure_out_of_range(changed: dict[str, Any], tmp_path: Path) -> None:
     rows = [ROWS[0], {**ROWS[1], **changed}, ROWS[2]]
-    with pytest.raises(ValueError, match=r"compressibility\.json is damaged"):
+    with pytest.raises(ValueError, match=r"(?s)compressibility\.json.*damaged.*Remove it"):
         recorded_indices(write_record(tmp_path, {**RECORD, "rows": rows}))

@@ -30,7 +30,7 @@ def embed(model: PrunNetModel) -> torch.Tensor:
 
 
 def same_weights(found: PrunNetModel, expected: PrunNetModel) -> bool:
-    """Bit for bit, but for scores, which bands store as their order."""
+    """Whether all bits are the same, except for scores, which bands store as their order."""
     state, wanted = found.state_dict(), expected.state_dict()
     names = [name for name in wanted if not name.endswith(".scores")]
     return state.keys() == wanted.keys() and all(torch.equal(state[name], wanted[name]) for name in names)
@@ -71,7 +71,8 @@ def test_published_downloaded_and_published_again(hub: HubServer, finished_run: 
 
     fewer = publish(finished_run, options={"capacities": [0.2]})
     assert len(fewer.remarks) == 1
-    assert "still has capacity-0.50 of an earlier publication" in fewer.remarks[0]
+    assert "capacity-0.50" in fewer.remarks[0]
+    assert "hf repos branch delete org/name capacity-0.50" in fewer.remarks[0]
     assert "capacity-0.50" in hub.repos["org/name"].branches
 
 
@@ -98,7 +99,7 @@ def test_repositories_of_their_own_in_a_private_collection(hub: HubServer, finis
 def test_an_interrupted_publication_goes_on(hub: HubServer, finished_run: Path) -> None:
     options = {"layout": "subfolders", "capacities": [0.2]}
     hub.fail_next("POST", "/commit/main", 500, times=20)
-    with pytest.raises(PublishError, match="a problem of its own, status 500"):
+    with pytest.raises(PublishError, match=r"org/name.*500.*again"):
         publish(finished_run, options=options)
     assert set(hub.repos["org/name"].branches["main"].files) == {".gitattributes"}
     hub.stop_failing()
@@ -120,25 +121,25 @@ def test_names_that_are_no_repository(hub: HubServer, finished_run: Path, repo_i
 
 
 def test_unfinished_runs_are_refused_before_the_hub_is_asked(hub: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no finished run directory"):
+    with pytest.raises(FileNotFoundError, match=r"model/config\.json.*--eval_only"):
         publish(tmp_path)
     assert hub.requests == []
 
 
 def test_capacity_that_was_never_evaluated(hub: HubServer, finished_run: Path) -> None:
-    with pytest.raises(ValueError, match=r"got 0\.40 besides"):
+    with pytest.raises(ValueError, match=r"capacities.*0\.40"):
         publish(finished_run, options={"capacities": [0.4]})
     assert hub.repos == {}
 
 
 def test_no_token(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PublishError, match="needs a token: log in with `hf auth login`"):
+    with pytest.raises(PublishError, match=r"org/name.*hf auth login"):
         publish(finished_run)
 
 
 def test_wrong_token(hub: HubServer, finished_run: Path) -> None:
-    with pytest.raises(PublishError, match=r"not valid: log in .* Status 401") as raised:
+    with pytest.raises(PublishError, match=r"hf auth login.*401") as raised:
         publish(finished_run, token="hf_wrong")
     assert "hf_wrong" not in str(raised.value)
 
@@ -146,26 +147,26 @@ def test_wrong_token(hub: HubServer, finished_run: Path) -> None:
 @pytest.mark.parametrize("name", ["read_token", "foreign_token"])
 def test_no_rights(hub: HubServer, finished_run: Path, name: str) -> None:
     HfApi().create_repo("org/name")
-    with pytest.raises(PublishError, match=r"The token may not write there.* Status 403"):
+    with pytest.raises(PublishError, match=r"token.*write access.*403"):
         publish(finished_run, token=getattr(hub, name))
     assert nothing_was_uploaded(hub)
 
 
 def test_offline(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PublishError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(PublishError, match=r"HF_HUB_OFFLINE.*Unset"):
         publish(finished_run)
 
 
 def test_no_network(hub: HubServer, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(PublishError, match=r"The connection failed \(ConnectError: .* Run the same command again"):
+    with pytest.raises(PublishError, match=r"ConnectError.*again"):
         publish(finished_run)
 
 
 def test_private_publication_to_a_public_repository(hub: HubServer, finished_run: Path) -> None:
     HfApi().create_repo("org/name")
-    with pytest.raises(PublishError, match="exists and is public"):
+    with pytest.raises(PublishError, match=r"org/name.*public.*private=True"):
         publish(finished_run, private=True)
     assert nothing_was_uploaded(hub)
 
@@ -178,13 +179,13 @@ def test_repository_of_another_model(hub: HubServer, finished_run: Path, config:
     HfApi().create_repo("org/name")
     HfApi().upload_file(path_or_fileobj=config, path_in_repo="config.json", repo_id="org/name")
     before = len(hub.asked("POST", "/commit/"))
-    with pytest.raises(PublishError, match=f"holds a model of type '{model_type}', which would be lost"):
+    with pytest.raises(PublishError, match=f"org/name.*'{model_type}'.*another repository"):
         publish(finished_run)
     assert len(hub.asked("POST", "/commit/")) == before
 
 
 def test_collection_that_does_not_exist(hub: HubServer, finished_run: Path) -> None:
-    with pytest.raises(PublishError, match="the collection org/nets-0123456789abcdef01234567 failed"):
+    with pytest.raises(PublishError, match=r"org/nets-0123456789abcdef01234567.*404"):
         publish(finished_run, collection="org/nets-0123456789abcdef01234567")
     assert hub.repos == {}
 
@@ -209,5 +210,5 @@ def test_made_by_its_title_and_found_by_title_and_slug(hub: HubServer) -> None:
 def test_title_needs_no_check_and_unknown_slug_is_refused(hub: HubServer) -> None:
     check_collection(HfApi(), "A title / of words")
     assert hub.requests == []
-    with pytest.raises(PublishError, match=r"the collection org/nets-0123456789abcdef01234567 failed"):
+    with pytest.raises(PublishError, match=r"org/nets-0123456789abcdef01234567.*404"):
         check_collection(HfApi(), "org/nets-0123456789abcdef01234567")

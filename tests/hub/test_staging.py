@@ -152,7 +152,7 @@ def test_a_run_of_one_subnetwork_is_published_as_it_is(independent_run: Path, tm
     assert "bands.index.json" not in staged.main.files()
     assert "compressibility.png" not in staged.main.files()
     assert "PQ Index" not in (staged.main.path / "README.md").read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match=r"capacities must be left out, .* capacity 0\.20, .*; got \[0\.2\]"):
+    with pytest.raises(ValueError, match=r"capacities.*left out.*0\.20.*\[0\.2\]"):
         stage(independent_run, tmp_path / "refused", capacities=[0.2])
 
 
@@ -168,22 +168,22 @@ def test_description_has_a_line_for_every_file(branches: StagedRun) -> None:
 def test_unfinished_runs_are_refused(finished_run: Path, tmp_path: Path, missing: str) -> None:
     run = damaged(finished_run, tmp_path / "run")
     (run / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is no finished run directory: {missing} is missing"):
+    with pytest.raises(FileNotFoundError, match=rf"run .*{re.escape(missing)}.*--eval_only"):
         stage(run, tmp_path / "staged")
 
 
 def test_unknown_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"The run directory .*nowhere doesn't exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*--output_dir"):
         stage(tmp_path / "nowhere", tmp_path / "staged")
 
 
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("metrics.json", "{", r"metrics\.json is damaged"),
-        ("metrics.json", "[1]", r"metrics\.json must hold a JSON object"),
-        ("metrics.json", "{}", r"metrics\.json lacks dataset, .*capacities"),
-        ("config.yaml", "a: [", r"config\.yaml is damaged"),
+        ("metrics.json", "{", r"metrics\.json.*damaged.*--eval_only"),
+        ("metrics.json", "[1]", r"metrics\.json.*list.*--eval_only"),
+        ("metrics.json", "{}", r"metrics\.json.*dataset, .*capacities.*--eval_only"),
+        ("config.yaml", "a: [", r"(?s)config\.yaml.*damaged.*--eval_only"),
     ],
 )
 def test_damaged_runs_are_refused(finished_run: Path, tmp_path: Path, file: str, content: str, says: str) -> None:
@@ -194,12 +194,12 @@ def test_damaged_runs_are_refused(finished_run: Path, tmp_path: Path, file: str,
 
 
 def test_capacity_that_was_never_evaluated_is_refused(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"among those .* evaluated, 0\.20, 0\.30, 0\.50, 1\.00; got 0\.40 besides"):
+    with pytest.raises(ValueError, match=r"capacities.*0\.20, 0\.30, 0\.50, 1\.00.*0\.40.*--eval_capacities"):
         stage(finished_run, tmp_path, capacities=[0.2, 0.4])
 
 
 def test_unknown_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match="layout must be one of branches, subfolders, repos; got 'tags'"):
+    with pytest.raises(ValueError, match=r"layout.*branches, subfolders, repos.*'tags'"):
         Publication("org/name", layout="tags")  # type: ignore[arg-type]
 
 
@@ -207,7 +207,7 @@ def test_full_disk(finished_run: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # longer files can't be written
     try:
-        with pytest.raises(OSError, match=r"could not be written to .* Nothing was uploaded\. .* set TMPDIR"):
+        with pytest.raises(OSError, match=r"(?s)Nothing was uploaded.*TMPDIR"):
             stage(finished_run, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -220,7 +220,7 @@ def test_bands_end_at_fifths_or_where_the_model_has_statistics() -> None:
 
 
 def test_a_leaderboard_needs_a_data_set_of_the_hub(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'retrieval' needs a run on a data set of the Hub"):
+    with pytest.raises(ValueError, match=r"task_id.*'retrieval'.*'photos'"):
         stage(finished_run, tmp_path / "staged", eval_task="retrieval")
     run = shutil.copytree(finished_run, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())

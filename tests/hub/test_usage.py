@@ -39,7 +39,10 @@ def test_snippet_of_the_dense_model_prunes() -> None:
 
 
 def test_code_runs_in_its_folder_offline_with_this_package(tmp_path: Path) -> None:
-    code = "import os, prunnet_hf\nprint(os.getcwd(), os.environ['HF_HUB_OFFLINE'], prunnet_hf.__file__)\n"
+    code = (
+        "import os\nfrom importlib.util import find_spec\n"
+        "print(os.getcwd(), os.environ['HF_HUB_OFFLINE'], find_spec('prunnet_hf').origin)\n"
+    )
     found = run_code(code, tmp_path)
     expected = Path(__file__).parents[2] / "prunnet_hf/__init__.py"
     assert found == Usage(code, f"{tmp_path.resolve()} 1 {expected}\n")
@@ -52,9 +55,7 @@ def test_code_takes_no_module_from_the_folder_it_runs_in(tmp_path: Path) -> None
 
 def test_failure_shows_code_and_output(tmp_path: Path) -> None:
     code = "print('so far')\nraise ValueError('and no further')\n"
-    with pytest.raises(
-        RuntimeError, match=r"(?s)exit status 1:\nso far.*ValueError: and no further.*print\('so far'\)"
-    ):
+    with pytest.raises(RuntimeError, match=r"(?s)status 1.*so far.*ValueError: and no further.*print\('so far'\)"):
         run_code(code, tmp_path)
 
 
