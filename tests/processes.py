@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -52,6 +53,7 @@ def start_processes(
 
 def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: Any, folder: Path) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # see `small_heap` in conftest.py
     # A data loader's workers are forked, as in a launcher's processes; a forkserver's would import all once more.
     multiprocessing.set_start_method("fork", force=True)
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.compression import sap as sap_module
+from prunnet_hf.compression.plots import plot_trajectories
 from prunnet_hf.compression.round_files import load_weights
 from prunnet_hf.compression.sap import PruningLoop
 from prunnet_hf.compression.sap_arguments import SETTLED, SapArguments
@@ -71,6 +72,12 @@ def untimed(trajectory: Trajectory) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name != "training_seconds"} for entry in rounds]
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a third of such a run. Only the run `whole` has its picture."""
+    monkeypatch.setattr(sap_module, "plot_trajectories", lambda *given, **options: None)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that was never interrupted, and the parameters that each round started from. To be left as it is."""
@@ -96,6 +103,8 @@ def finished_kind(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         sap, options = KINDS[kind]
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(TrainingStep, "backward", note_and_go_back)
+            if kind == "default":
+                patched.setattr(sap_module, "plot_trajectories", plot_trajectories)
             prune(photos, run, sap, **options)
         reset_accelerate()
         return Finished(run, starts)
