@@ -1,4 +1,4 @@
-"""The files that a data set's owners hand out: found, read and checked, with errors that name file and line."""
+"""The files that a data set's owners publish: found, read and checked, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -10,30 +10,44 @@ from pathlib import Path, PurePosixPath
 from .splits import listed
 
 
-def require_root(root: str | os.PathLike[str], name: str, source: str) -> Path:
-    """The folder of a data set as an absolute path: images are opened later, perhaps from another working directory.
+def require_folder(argument: str, path: str | os.PathLike[str], remedy: str) -> Path:
+    """A folder as an absolute path: images are opened later, perhaps from another working directory.
 
     Args:
-        root: As the user gave it.
-        name: Of the data set.
-        source: Where it is to be had, a sentence.
+        argument: The argument's name, for the error.
+        path: As the user gave it.
+        remedy: What the folder must hold or where to find it, in whole sentences.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    folder = Path(root).absolute()
+    folder = Path(path).absolute()
     if not folder.is_dir():
-        raise FileNotFoundError(f"root={os.fspath(root)!r} is no folder; it must hold {name}. {source}")
+        raise FileNotFoundError(f"{argument}={os.fspath(path)!r} is not a folder. {remedy}")
     return folder
 
 
+def require_root(root: str | os.PathLike[str], name: str, source: str) -> Path:
+    """The folder of a data set, see `require_folder`.
+
+    Args:
+        root: As the user gave it.
+        name: The data set's name.
+        source: A sentence that says where to get it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    return require_folder("root", root, f"It must hold {name}. {source}")
+
+
 def find_file(root: Path, *candidates: str, source: str) -> Path:
-    """The first of several places that exists: owners and mirrors pack the same file into different folders.
+    """The first of several places that exists, as owners and mirrors put the same file into different folders.
 
     Args:
         root: The folder of the data set.
         *candidates: Relative paths of a file or a folder, the usual one first.
-        source: Where it is to be had, a sentence.
+        source: A sentence that says where to get it.
 
     Raises:
         FileNotFoundError: If none exists.
@@ -46,10 +60,10 @@ def find_file(root: Path, *candidates: str, source: str) -> Path:
 
 
 def numbered_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Lines that hold anything, without surrounding blanks, each with its number from 1.
+    """The lines that are not blank, without surrounding spaces, each with its number from 1.
 
     Raises:
-        ValueError: If the file is no text in this encoding.
+        ValueError: If the file is not text in this encoding.
     """
     with path.open(encoding=encoding) as file:
         try:
@@ -57,33 +71,35 @@ def numbered_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int
                 if line.strip():
                     yield number, line.strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in {encoding}: {error}. Download it again.") from error
+            raise ValueError(f"{path} is not text in {encoding}: {error}. Download it again.") from error
 
 
 def bad_line(path: Path, number: int, line: str, expected: str) -> ValueError:
-    """The error for a line that doesn't parse."""
+    """The error for a line that can't be parsed."""
     return ValueError(f"{path}, line {number}: expected {expected}; got {line!r}.")
 
 
 def join_inside(root: Path, relative: str, *, where: str) -> Path:
-    """`root / relative`, which a list must not use to point anywhere else.
+    """`root / relative`, if that lies inside `root`.
 
     Args:
         root: The folder.
         relative: A path with forward slashes, as lists and archives write it.
-        where: What holds the path, for the error: a file and a line, or an archive.
+        where: What holds the path (a file and a line, or an archive), for the error.
 
     Raises:
         ValueError: If the path is absolute, empty, or leaves the folder.
     """
     path = PurePosixPath(relative)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
-        raise ValueError(f"{where}: {relative!r} is no path inside {root}. Don't use this file: it may be hostile.")
+        raise ValueError(
+            f"{where}: {relative!r} is not a path inside {root}. Don't use this file: it may be an attack."
+        )
     return root / path
 
 
 def refuse_repeats(names: Sequence[str], where: Path) -> None:
-    """Refuse a list that names an image twice: it would be trained on or counted twice.
+    """Refuse a list that names an image twice: the image would be trained on or counted twice.
 
     Raises:
         ValueError: If a name is repeated; the message shows the first few.
@@ -94,13 +110,13 @@ def refuse_repeats(names: Sequence[str], where: Path) -> None:
 
 
 def require_images(folder: Path, names: Sequence[str], *, where: Path, source: str) -> None:
-    """Refuse a list whose images aren't all on disk, by listing each folder once instead of asking for every file.
+    """Refuse a list whose images aren't all on disk. Each folder is listed once, which is faster than checking files.
 
     Args:
         folder: The images' folder.
         names: Their paths in it, with forward slashes.
         where: The list, for the error.
-        source: Where the images are to be had, a sentence.
+        source: A sentence that says where to get the images.
 
     Raises:
         FileNotFoundError: If images are missing; the message counts them and shows the first few.
@@ -123,12 +139,12 @@ def require_images(folder: Path, names: Sequence[str], *, where: Path, source: s
 def check_identities(
     train: Sequence[str], query: Sequence[str], gallery: Sequence[str], *, what: str, where: Path
 ) -> None:
-    """Refuse lists by which the test would be of classes that training saw, or ask for what isn't there.
+    """Refuse lists that test on classes of the training images, or query a class that the gallery lacks.
 
     Args:
         train: The class of each training image.
-        query: Of each query.
-        gallery: Of each gallery image.
+        query: The class of each query.
+        gallery: The class of each gallery image.
         what: What the classes are, in the plural.
         where: The list or the folder of the lists, for the error.
 

@@ -1,8 +1,8 @@
-"""Pickles of plain data, read without running what else they may ask for.
+"""Pickles of plain data, read without running any other code that they name.
 
-Unpickling calls whatever the file names. Here it can name only what NumPy's arrays and numbers are pickled with, and
-even these names stand for functions of this file, which check their arguments: NumPy's own trust theirs, so that a
-file could describe an array that reads memory beyond its end.
+Unpickling calls whatever the file names. Here a file can name only what NumPy's arrays and numbers are pickled with,
+and these names stand for functions of this module, which check their arguments. NumPy's own functions don't: with them
+a file could describe an array that reads memory beyond its end.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ _DAMAGE = (
 
 
 def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
-    """Read a pickle that holds nothing but plain data, of any protocol, written by Python 2 or 3.
+    """Read a pickle of plain data, of any protocol, written by Python 2 or 3.
 
-    Plain are None, booleans, numbers, strings, bytes, lists, tuples and dicts, and NumPy's arrays and numbers but
-    those of dates, of Python objects and of records. Strings of Python 2 are taken to be Latin-1.
+    Plain data are None, booleans, numbers, strings, bytes, lists, tuples and dicts, and NumPy's arrays and numbers
+    except those of dates, of Python objects and of records. Strings of Python 2 are read as Latin-1.
 
     Args:
         path: The file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no pickle, is damaged, or asks for anything else; nothing of it was executed.
+        ValueError: If the file is not a pickle, is damaged, or names anything else. Nothing in it is executed.
     """
     content = Path(path).read_bytes()
     try:
         _refuse_extensions(content)
-        # Rewritten, because lengths of frames and places in memory that lie make CPython's reader fail or fill memory.
+        # Written again, because wrong frame lengths and memo numbers make CPython's reader fail or fill the memory.
         sound = pickletools.optimize(content)
         return _PlainUnpickler(io.BytesIO(sound), encoding="latin1").load()
     except _Refused as refused:
         raise ValueError(
-            f"{os.fspath(path)} asks for {refused}, which plain data never does. Nothing was executed; don't use this "
-            "file, it may be hostile."
+            f"{os.fspath(path)} contains {refused}, which plain data never does. Nothing was executed. Don't use this "
+            "file: it may be an attack."
         ) from refused
     except _DAMAGE as error:
         raise ValueError(
-            f"{os.fspath(path)} is no sound pickle of plain data ({error}). Download it again."
+            f"{os.fspath(path)} is not a sound pickle of plain data ({error}). Download it again."
         ) from error
 
 
 class _Refused(pickle.UnpicklingError):
-    """What a file asks for and doesn't get."""
+    """What a file names and doesn't get."""
 
 
 def _refuse_extensions(content: bytes) -> None:
-    """Refuse what the unpickler may hand out without asking `find_class`: what this process registered by number."""
+    """Refuse classes registered by number, which the unpickler may return without calling `find_class`."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in _EXTENSIONS:
             raise _Refused(f"the registered extension {argument}")
@@ -82,11 +82,11 @@ class _PlainUnpickler(pickle.Unpickler):
         return _CONSTRUCTORS[module, name]
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise _Refused("an object outside of it")
+        raise _Refused("an object outside of the file")
 
 
 class _Constructor:
-    """A function that a file can call but, unlike functions and classes, not alter."""
+    """A function that a file can call but not change, as it could change functions and classes."""
 
     __slots__ = ("_call",)
 
@@ -118,21 +118,21 @@ class _PlainType:
 
 
 class _PlainArray(np.ndarray[Any, Any]):
-    """An array that takes its content from a file only where shape, type and number of bytes agree."""
+    """An array that takes its content from a file only if shape, type and number of bytes agree."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, is_fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
         _check_content(shape, kind, content)
-        # NumPy's stub asks for a bool of NumPy, its code for one of Python.
+        # NumPy's stub wants a NumPy bool, its code a Python bool.
         super().__setstate__((1, shape, kind.dtype, bool(is_fortran), content))  # type: ignore[arg-type]
 
 
 def _check_content(shape: Any, kind: Any, content: Any) -> None:
     if not isinstance(kind, _PlainType) or not isinstance(content, bytes):
-        raise _Refused("an array of something else than bytes")
+        raise _Refused("an array whose content isn't bytes")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise _Refused("an array of no shape")
+        raise _Refused("an array without a proper shape")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
         raise _Refused(f"an array of another size than the {len(content)} bytes it comes with")
 
@@ -147,7 +147,7 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> _PlainArray:
 def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _PlainArray:
     """An array of pickle protocol 5."""
     if not isinstance(content, bytes | bytearray):
-        raise _Refused("an array of something else than bytes")
+        raise _Refused("an array whose content isn't bytes")
     array = np.empty(0, np.uint8).view(_PlainArray)
     array.__setstate__((1, shape, kind, order == "F", bytes(content)))
     return array
@@ -186,4 +186,4 @@ _CONSTRUCTORS = {
         )
     },
 }
-"""What pickled arrays and numbers name, in NumPy 1 and 2, and what they get for it."""
+"""What pickled arrays and numbers name, in NumPy 1 and 2, and what stands for it here."""

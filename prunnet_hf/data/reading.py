@@ -1,8 +1,8 @@
-"""From a stored image to pixels: decoded late, cropped to its box where it has one, named where it can't be read."""
+"""From a stored image to pixels: decoded late, cropped if it has a box, and named in the error if it can't be read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Image
@@ -18,12 +18,12 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombE
 
 
 def stored_images(images: ImageDataset) -> ImageDataset:
-    """The same data set with images as they are stored, for `read_image`: shuffled, skipped and sent undecoded."""
+    """The same data set with images as they are stored, so that shuffling, skipping and sending don't decode them."""
     return images.cast_column(IMAGE, Image(decode=False))
 
 
 def read_image(row: Mapping[str, Any]) -> PILImage.Image:
-    """Decode the image of a row of `stored_images`, and crop it where the row has a `bbox`.
+    """Decode the image of a row of `stored_images`, and crop it if the row has a `bbox`.
 
     Raises:
         ValueError: If the image is missing, can't be decoded or lies outside its box; the message names its file.
@@ -35,15 +35,26 @@ def read_image(row: Mapping[str, Any]) -> PILImage.Image:
         image: PILImage.Image = Image().decode_example(stored)
     except DECODING_ERRORS as error:
         name = stored.get("path") or f"{len(stored['bytes'] or b'')} bytes without a name"
-        raise ValueError(f"The image {name} can't be decoded ({error}). Repair it, or take it out.") from error
+        raise ValueError(f"The image {name} can't be decoded ({error}). Repair or remove it.") from error
     return _cropped(image, row) if BOX in row else image
 
 
 def _cropped(image: PILImage.Image, row: Mapping[str, Any]) -> PILImage.Image:
     left, upper, right, lower = row[BOX]
-    if left >= image.width or upper >= image.height or right <= 0 or lower <= 0:
-        raise ValueError(
-            f"The box {row[BOX]} holds nothing of the image {row[IMAGE].get('path')}, which is of size {image.size}. "
-            "Correct the list of boxes."
-        )
+    check_box(row[BOX], image.size, row[IMAGE].get("path"))
     return image.crop((left, upper, right, lower))
+
+
+def check_box(box: Sequence[int], size: tuple[int, int], name: object) -> None:
+    """Refuse a box (x1, y1, x2, y2) that lies outside its image.
+
+    Args:
+        box: In pixels.
+        size: Width and height of the image.
+        name: The image's name, for the error.
+
+    Raises:
+        ValueError: If no pixel of the image is in the box.
+    """
+    if box[0] >= size[0] or box[1] >= size[1] or box[2] <= 0 or box[3] <= 0:
+        raise ValueError(f"The box {box} lies outside the image {name}, whose size is {size}. Correct the box.")

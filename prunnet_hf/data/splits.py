@@ -1,4 +1,4 @@
-"""What every data set is here: images to train on, queries, a gallery, and the protocol that judges them."""
+"""What every data set gives: images to train on, queries, a gallery, and the name of the test protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 IMAGE = "image"
 LABEL = "label"
 SHOWN = 5
-"""Names an error message lists before it only counts."""
+"""How many names an error message lists; it counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class RetrievalSplits:
     """Images of a retrieval task: data sets, or streams of them, with a column `image` (Image).
 
     Attributes:
-        train: Images of the training classes, with a column `label` (ClassLabel) from 0 to `num_classes - 1`; None for
-            sets that are for evaluation only.
+        train: Images of the training classes, with a column `label` (ClassLabel) from 0 to `num_classes - 1`; None if
+            the data set is for evaluation only.
         query: Images to search with, and the columns that the protocol needs.
-        gallery: Images to search among; the same object as `query` where each image is a query against all others.
-        protocol: Name of the rule by which retrieval is judged; `retrieval.protocols.resolve_protocol` finds it.
+        gallery: Images to search among; the same object as `query` if each image is a query against all others.
+        protocol: Name of the test's rule; `retrieval.protocols.resolve_protocol` finds it.
 
     Raises:
-        ValueError: If a split is empty or lacks a column, or, under `"leave_one_out"`, a test class has one image
-            only. Test classes that are also training classes give a warning: retrieval is meant for unseen ones.
+        ValueError: If a split is empty or lacks a column, or, for the protocol `"leave_one_out"`, a test class has
+            one image only. Test classes that are also training classes give a warning: they should be unseen.
     """
 
     train: ImageDataset | None
@@ -55,7 +55,7 @@ class RetrievalSplits:
 
     @property
     def num_classes(self) -> int:
-        """Number of training classes; 0 where there are no training images."""
+        """Number of training classes; 0 if there are no training images."""
         return 0 if self.train is None else int(self.train.features[LABEL].num_classes)
 
     @property
@@ -74,15 +74,15 @@ class RetrievalSplits:
 
 
 def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Set some of the training classes aside, to choose between models without looking at the test classes.
+    """Set some training classes aside, to choose between models without the test classes.
 
     Args:
         train: Images with `label`.
         share: Share of the classes to hold out, in (0, 1).
-        seed: Decides which, among the classes with at least two images: a single one has nothing to find.
+        seed: Decides which classes. Only those with at least two images can be held out: a single image finds nothing.
 
     Returns:
-        The remaining images and the held-out images, the labels of each numbered from 0.
+        The remaining images and the held-out images; the labels of each start from 0.
 
     Raises:
         ValueError: If no class would be held out, fewer than two would remain, or too few classes have two images.
@@ -106,7 +106,7 @@ def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, 
 
 
 def select_classes(images: Dataset, classes: Sequence[int]) -> Dataset:
-    """Take the images of some classes, which get the labels 0, 1, ... in the order given and keep their names.
+    """Take the images of some classes. These get the labels 0, 1, ... in the given order and keep their names.
 
     Args:
         images: With a column `label`.
@@ -116,26 +116,26 @@ def select_classes(images: Dataset, classes: Sequence[int]) -> Dataset:
     number = {old: new for new, old in enumerate(classes)}
     labels = [number.get(label, -1) for label in images[LABEL][:]]
     feature = ClassLabel(names=[names[label] for label in classes])
-    # Renumbered before selection: a column added to a selection would copy the data set.
+    # Labels are changed before the selection, because adding a column to a selection would copy the data set.
     renumbered = images.remove_columns(LABEL).add_column(LABEL, labels, feature=feature)
     return renumbered.select([row for row, label in enumerate(labels) if label >= 0])
 
 
 def check_pairs(images: Dataset) -> None:
-    """Refuse a class with a single image: as a query it has nothing to find.
+    """Refuse a class with a single image, which as a query has nothing to find.
 
     Args:
-        images: Searched among themselves, in a test or a validation; with a column `label`.
+        images: The images of a leave-one-out test, with a column `label`.
 
     Raises:
-        ValueError: If there is one; the message names the first few.
+        ValueError: If there is such a class; the message names the first few.
     """
     names: list[str] = images.features[LABEL].names
     single = sorted(names[label] for label, count in Counter(images[LABEL][:]).items() if count == 1)
     if single:
         raise ValueError(
-            f"{len(single)} classes to search among have one image only, which finds nothing as a query: "
-            f"{listed(single)}. Add images, or take these classes out."
+            f"{len(single)} test classes have one image only, which finds nothing as a query: {listed(single)}. Add "
+            "images, or remove these classes."
         )
 
 
@@ -158,8 +158,8 @@ def _warn_of_seen_classes(train: Dataset, test: Dataset) -> None:
     shared = sorted(_class_names(train) & _class_names(test))
     if shared:
         logger.warning(
-            "%d test classes are also training classes: %s. Figures on them say little about unseen classes. (Classes "
-            "that only share a name do no harm.)",
+            "%d test classes are also training classes: %s. Results on them say little about unseen classes. (Ignore "
+            "this if the classes only share a name.)",
             len(shared),
             listed(shared),
         )

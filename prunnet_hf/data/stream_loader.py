@@ -1,4 +1,4 @@
-"""Batches of a stream: every image once an epoch, for any number of processes and workers, from any point on."""
+"""Batches of a stream: every image once in an epoch, for any number of processes and workers, from any point on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset as TorchStream
 from .reading import stored_images
 
 SHUFFLE_BUFFER = 1000
-"""Images that each worker keeps, undecoded, to draw from."""
+"""Number of undecoded images that each worker keeps and draws the next one from."""
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
@@ -26,12 +26,12 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 @dataclass
 class Position:
-    """How far a process has come in an epoch of a stream; what a checkpoint keeps of it.
+    """How far a process has come in an epoch of a stream; saved in checkpoints.
 
     Attributes:
-        images: How many images of each worker (worker 0 where there are none) went into whole batches.
+        images: Number of images of each worker that went into whole batches (without workers: under 0).
         turn: The worker whose batch comes next.
-        tail: Batches made of what the workers had left over at the end.
+        tail: Number of batches given out that were made of the workers' leftovers at the end.
     """
 
     images: dict[int, int] = field(default_factory=dict)
@@ -42,22 +42,22 @@ class Position:
 class StreamLoader:
     """The batches of one process's share of a stream.
 
-    Shards go to processes and, within one, to workers (`datasets.distributed.split_dataset_by_node`); where there are
-    fewer shards than processes, each process reads all of them and keeps its share of the images. Each worker ends its
-    shards with a batch of what is left; these leftovers are put together here, so that batches are whole but for the
-    last ones, and none holds a single image, which batch norms refuse.
+    Shards are shared among processes and, within each, among workers (`datasets.distributed.split_dataset_by_node`).
+    If there are fewer shards than processes, each process reads all of them and keeps its share of the images. Each
+    worker ends with a batch of what is left. These leftovers are joined here, so that all batches except the last ones
+    are whole, and none holds a single image, which batch norms refuse.
 
     Args:
-        stream: This data set's images; see `streams`.
+        stream: See `streams`.
         collate: Makes a batch of rows of `stored_images`; runs in the workers.
-        batch_size: Images a batch and process, at least 2.
-        num_workers: Processes that read images, for this process; 0 reads them here.
-        rank: Of this process.
+        batch_size: Images in a batch of this process, at least 2.
+        num_workers: Number of worker processes that read images for this process; 0 reads them here.
+        rank: This process's number.
         world_size: Number of processes.
         seed: Decides, with the epoch, the order of shards and images.
 
     Attributes:
-        position: After which batch of the epoch this process stands.
+        position: How far this process has come in the epoch.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class StreamLoader:
         self.collate = collate
         self.batch_size = batch_size
         shares_shards = stream.num_shards >= world_size
-        # A worker without a shard would be started for nothing, with a warning.
+        # A worker without a shard would do nothing and give a warning.
         self.num_workers = min(num_workers, stream.num_shards // world_size if shares_shards else stream.num_shards)
         self.position = Position()
 
     def epoch(self, epoch: int, start: Position | None = None) -> Iterator[Batch]:
-        """The batches of an epoch, or what is left of it.
+        """The batches of an epoch, or the rest of them.
 
         Args:
-            epoch: Its number.
-            start: The `position` to go on from; the loader must be made with the same arguments as then.
+            epoch: The epoch's number.
+            start: A `position` to go on from, of a loader made with the same arguments.
         """
         self.stream.set_epoch(epoch)
         start = start or Position()
@@ -95,7 +95,7 @@ class StreamLoader:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_Tagging(self.collate),
-            generator=torch.Generator(),  # an epoch begun again must not draw from the one that dropout draws from
+            generator=torch.Generator(),  # dropout must draw the same numbers after a resumed epoch
         )
         held: tuple[int, Batch] | None = None
         leftovers: dict[int, Batch] = {}
@@ -103,7 +103,7 @@ class StreamLoader:
             if len(batch["labels"]) < self.batch_size:
                 leftovers[worker] = batch
                 continue
-            # The last whole batch is held back: a single leftover image will need company.
+            # The last whole batch is held back, in case a single leftover image must join it.
             if held is not None:
                 yield self._advance(*held, worker)
             held = worker, batch
@@ -120,13 +120,13 @@ class StreamLoader:
 
 
 def split_stream(stream: IterableDataset, rank: int, world_size: int) -> IterableDataset:
-    """One process's share: whole shards where there are enough, so that no file is read by two processes."""
+    """One process's share: whole shards if there are enough, so that no two processes read the same file."""
     strategy = "shards" if stream.num_shards >= world_size else "examples"
     return split_dataset_by_node(stream, rank, world_size, strategy=strategy)
 
 
 class _ThenNothing(TorchStream[Mapping[str, Any] | None]):
-    """A stream without the first images of each worker, and with a None where a worker ends: it is not told else."""
+    """A stream that skips the first images of each worker, and gives a None at the end of each worker's images."""
 
     def __init__(self, stream: IterableDataset, images: Mapping[int, int]) -> None:
         self.stream = stream
@@ -138,7 +138,7 @@ class _ThenNothing(TorchStream[Mapping[str, Any] | None]):
 
 
 class _Tagging:
-    """A collate function that also says which worker it ran in, and whether that has come to its end."""
+    """A collate function that also says which worker it ran in, and whether that worker has ended."""
 
     def __init__(self, collate: Collate) -> None:
         self.collate = collate
@@ -151,7 +151,7 @@ class _Tagging:
 def _in_turn(
     loader: Iterable[tuple[int, Batch | None, bool]], num_workers: int, turn: int
 ) -> Iterator[tuple[int, Batch]]:
-    """Batches of the workers one after another, beginning with `turn`; a loader always begins with worker 0."""
+    """Batches of the workers in turn, beginning with `turn`, although a loader always begins with worker 0."""
     batches = iter(loader)
     waiting: dict[int, deque[tuple[Batch | None, bool]]] = {worker: deque() for worker in range(num_workers)}
     while waiting:
@@ -173,7 +173,7 @@ def _worker() -> int:
 
 
 def _evenly(batches: Sequence[Batch], batch_size: int) -> Iterator[Batch]:
-    """Put batches together and part them again into ones of nearly equal size, none of a single image."""
+    """Join batches and split them again into ones of nearly equal size, none of a single image."""
     if not batches:
         return
     whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,8 +1,7 @@
 """Streams: data sets that are read from front to back, in many shards, and shared among processes and workers.
 
-Each row of a stream knows its place in the list it comes from (`row`), and each stream how many rows it has. So
-whatever order the shards are read in, by however many processes, what was read can be put back in order, and a row
-that was lost or came twice doesn't go unnoticed.
+Each row of a stream knows its place in its list (`row`), and each stream knows how many rows it has. So rows can be
+put back in order after any number of processes have read the shards in any order, and lost or repeated rows are found.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ _READ_AT_A_TIME = 64
 
 
 def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
-    """A data set as a stream, its images read from where they lie.
+    """A data set as a stream that reads the images from disk.
 
     Lists are in order of classes, and a stream is shuffled within a buffer only. So the rows are dealt to the shards
     at random, always in the same way.
 
     Args:
-        images: Rows of any columns.
-        num_shards: Parts that processes and workers share; no more than there are images.
+        images: A data set with any columns.
+        num_shards: Number of parts that processes and workers share, at most one for each image.
 
     Returns:
         The same rows with a column `row`.
     """
     dealt = np.random.default_rng(0).permutation(len(images))
     shards = np.array_split(dealt, min(num_shards, len(images)))
-    # Not `Dataset.to_iterable_dataset`, which copies all class names many times for each shard.
+    # `Dataset.to_iterable_dataset` would copy all class names many times for each shard.
     arguments = {"shards": shards, "images": images.with_format("arrow")}
     return stream_of(_stored_rows, arguments, Features({**images.features, ROW: Value("int64")}), len(images))
 
@@ -60,17 +59,17 @@ def stream_of(
     """A stream of the rows that a generator function yields.
 
     Args:
-        generate: Called with `arguments`; its rows hold what `features` says, `row` included.
-        arguments: Those that are lists are shards: a process or worker calls `generate` with some of their elements.
-        features: Columns of a row.
-        num_images: How many rows all shards have together.
+        generate: Called with `arguments`; its rows have the columns of `features`, `row` included.
+        arguments: Lists are split into shards: a process or worker calls `generate` with some of their elements.
+        features: The columns of a row.
+        num_images: Number of rows in all shards together.
     """
     stream = IterableDataset.from_generator(generate, features=features, gen_kwargs=dict(arguments))
     return _counted(stream, num_images)
 
 
 def num_images(images: ImageDataset) -> int:
-    """How many images a data set has, or a stream, all of its shards together.
+    """How many images a data set or a stream has.
 
     Raises:
         TypeError: If a stream doesn't say how many it has.
@@ -79,18 +78,18 @@ def num_images(images: ImageDataset) -> int:
         return len(images)
     splits = images.info.splits or {}
     if _SPLIT not in splits:
-        raise TypeError("A stream must know how many images it has: make it by as_stream or stream_of.")
+        raise TypeError("A stream must know how many images it has: make it with as_stream or stream_of.")
     return int(splits[_SPLIT].num_examples)
 
 
 class NumberedRows(TorchDataset[dict[str, Any]]):
-    """Rows of a data set that know their place, as those of streams do.
+    """Rows of a data set that know their place in it (`row`), as those of streams do.
 
-    A column would do the same, but copy a data set that was selected from another.
+    A column would do the same, but it would copy a data set that was selected from another.
 
     Args:
         images: The data set.
-        places: Those rows of it that are wanted; all if not given.
+        places: The rows to take; all if not given.
     """
 
     def __init__(self, images: Dataset, places: range | None = None) -> None:
@@ -101,7 +100,7 @@ class NumberedRows(TorchDataset[dict[str, Any]]):
         return len(self.places)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """What a DataLoader calls for a batch."""
+        """The rows of a batch; a DataLoader calls this."""
         places = [self.places[index] for index in indices]
         return [{**row, ROW: place} for row, place in zip(self.images.__getitems__(places), places, strict=True)]
 

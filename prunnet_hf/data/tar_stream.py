@@ -1,4 +1,4 @@
-"""Tar files read from front to back, without extraction, and not taken for whole when they are cut short."""
+"""Tar files read from front to back without extraction; a file that was cut short is refused."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .official_files import join_inside
 
 
 def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files of an uncompressed tar, in its order; the bytes of others are jumped over.
+    """The wanted files of an uncompressed tar, in its order; the bytes of others are skipped.
 
     Args:
         path: The tar.
-        is_wanted: Says by a member's name whether to read it.
+        is_wanted: Whether to read the member of this name.
 
     Yields:
         Name and content.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the tar is damaged or cut short, even where only the blocks that mark its end are missing, has
-            a member whose name leaves its folder, or a wanted member that is no regular file.
+        ValueError: If the tar is damaged or cut short (even if only the blocks that mark its end are missing), or if
+            a member's name leaves the folder, or a wanted member is not a regular file.
     """
     with path.open("rb") as file:
         try:
-            # Not "r|", which reads unwanted members too, and took three to four times as long even for wanted ones.
+            # Mode "r|" reads unwanted members too, and took three to four times as long even for wanted ones.
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
                     if _is_file(member, path) and is_wanted(member.name):
@@ -36,13 +36,13 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
             _check_end(file)
         except tarfile.TarError as error:
             raise ValueError(
-                f"{path} is no whole, uncompressed tar ({error}). It is damaged or was cut short: compare its "
+                f"{path} is not a whole, uncompressed tar ({error}). It is damaged or was cut short: compare its "
                 "checksum, and download it again."
             ) from error
 
 
 def _is_file(member: tarfile.TarInfo, path: Path) -> bool:
-    """Whether a member is more than a folder; refuses names that lead out of the tar's folder."""
+    """Whether a member is not a folder; refuses names that lead out of the tar's folder."""
     if member.name != ".":
         join_inside(path.parent, member.name, where=str(path))
     return not member.isdir()
@@ -56,9 +56,9 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Refuse a tar that doesn't end in two blocks of zeros, the first of which has just been read.
+    """Refuse a tar that doesn't end in two blocks of zeros. The first of them has just been read.
 
-    To tarfile any header that is missing, short or invalid is the end.
+    tarfile takes any header that is missing, short or invalid for the end.
     """
     file.seek(-tarfile.BLOCKSIZE, os.SEEK_CUR)
     if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):

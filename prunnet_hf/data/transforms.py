@@ -1,4 +1,4 @@
-"""Training images: augmented and turned into tensors; outside training the image processor does that."""
+"""Training images: augmented and turned into tensors. Outside training the image processor does that."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from .streams import ROW
 Augmentation = Literal["crop_flip", "crop", "affine"]
 
 ROTATION = 10.0
-"""Degrees either way, of `affine`."""
+"""`affine` rotates by up to so many degrees either way."""
 SHEAR = 10.0
-"""Degrees either way, of `affine`."""
+"""`affine` shears by up to so many degrees either way."""
 SHIFT = 0.1
-"""Share of the side, of `affine`."""
+"""`affine` shifts by up to this share of the side."""
 SCALE = (0.85, 1.15)
-"""Of `affine`."""
+"""`affine` scales by a factor in this range."""
 
 
 def train_transform(
     image_size: int, *, resize: int, mean: Sequence[float], std: Sequence[float], augmentation: str
 ) -> Callable[[Image.Image], Tensor]:
-    """The way of a training image into the network.
+    """The function that turns a training image into what the network sees.
 
     Args:
-        image_size: Side in pixels of the result.
+        image_size: The result's side in pixels.
         resize: Shorter side in pixels before the crop (bicubic).
-        mean: Of each channel, subtracted.
-        std: Of each channel, divided by.
-        augmentation: `"crop_flip"`, a random crop and a mirror image every other time (the paper's); `"crop"`, for
-            images whose mirror image means something else; `"affine"`, a small rotation, shear, shift and scaling as
-            well, for drawings.
+        mean: Subtracted from each channel.
+        std: Each channel is divided by it.
+        augmentation: `"crop_flip"`, a random crop, mirrored with chance 1/2 (as in the paper); `"crop"`, a random
+            crop only, for images whose mirror image means something else; `"affine"`, a small rotation, shear, shift
+            and scaling before the crop, for drawings.
 
     Returns:
         A function from a PIL image of any mode to a float tensor `(3, image_size, image_size)`.
@@ -52,9 +52,9 @@ def train_transform(
         raise ValueError(f"augmentation must be one of {', '.join(get_args(Augmentation))}; got {augmentation!r}.")
     if resize < image_size:
         raise ValueError(
-            f"resize must be at least image_size ({image_size}), else nothing is left to crop; got {resize}."
+            f"resize must be at least image_size ({image_size}), or nothing is left to crop; got {resize}."
         )
-    # Pillow all the way: on single small images torchvision's tensor operations take twice the time.
+    # Pillow does everything: on single small images torchvision's tensor operations take twice the time.
     steps: list[Any] = [to_rgb, v2.Resize(resize, InterpolationMode.BICUBIC)]
     if augmentation == "affine":
         steps.append(_Affine())
@@ -66,7 +66,7 @@ def train_transform(
 
 
 class _Affine(v2.RandomAffine):  # type: ignore[misc]
-    """A small random affine map; what comes into view from outside has the mean colour of the image's border."""
+    """A small random affine map; new pixels at the edges get the mean colour of the image's border."""
 
     def __init__(self) -> None:
         super().__init__(ROTATION, translate=(SHIFT, SHIFT), scale=SCALE, shear=SHEAR)
@@ -93,21 +93,21 @@ class _ToNormalizedTensor:
 class TrainingCollator:
     """Turns rows of `stored_images` into a batch; reads and augments, so that worker processes do both.
 
-    What happens to an image by chance is decided by the seed, the epoch and the image's `row`, and by nothing else:
-    not by how many processes and workers there are, nor by where a run was interrupted.
+    Only the seed, the epoch and the image's `row` decide the random changes of an image. The number of processes and
+    workers and the place where a run was interrupted don't matter.
 
     Args:
         transform: From `train_transform`.
-        seed: Of the run.
+        seed: The run's seed.
     """
 
     def __init__(self, transform: Callable[[Image.Image], Tensor], seed: int) -> None:
         self.transform = transform
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with workers that live on
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew, in the workers too, from the next batch that is asked for."""
+        """Make other random changes, in the workers too, from the next batch that is requested on."""
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -120,9 +120,9 @@ class TrainingCollator:
 
     def _pixel_values(self, row: Mapping[str, Any]) -> Tensor:
         image = read_image(row)
-        # The seeds of a run, an epoch and an image are mixed, or images would share those of their neighbours.
+        # Seed, epoch and row are mixed, or images would share the numbers of their neighbours.
         draw = np.random.SeedSequence([self.seed, int(self._epoch), row[ROW]]).generate_state(1, np.uint64)
-        # Not torch.manual_seed, which is slower and reseeds the GPUs too.
+        # torch.manual_seed would be slower and reseed the GPUs too.
         generator = torch.default_generator
         before = generator.get_state()
         try:

@@ -1,7 +1,8 @@
-"""Compatibility: may two networks' embeddings be compared, and how well does each search the other's gallery?
+"""Compatibility: can two networks' embeddings be compared, and how well does each search the other's gallery?
 
 The matrix holds every metric for every pair (query capacity, gallery capacity) of one model. Its diagonal is the
-self-test (both sides by one subnetwork), its last column the cross-test (the gallery by the dense network).
+self-test (both sides embedded by one subnetwork), its last column the cross-test (the gallery embedded by the dense
+network).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .protocols import RetrievalProtocol, Side
 from .spaces import check_compatible as check_compatible  # noqa: PLC0414  # users look for it here
 
 SHOWN_METRICS = 3
-"""Whole matrices that a reader can take in, beginning with the headline; of further metrics the tests are told."""
+"""How many metrics are shown as whole matrices, the headline first; the others only as self-test and cross-test."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CompatibilityResult:
     value: float
 
     def __post_init__(self) -> None:
-        """Refuse what can't be a result, such as a value in percent."""
+        """Refuse impossible results, such as a value in percent."""
         for field in ("query_capacity", "gallery_capacity"):
             if not 0 < getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in (0, 1], got {getattr(self, field)!r}")
@@ -82,10 +83,10 @@ def compatibility_matrix(
 
 
 def format_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
-    """Lay out one metric as a table for a terminal, in percent.
+    """Write one metric as a table for a terminal, in percent.
 
     Args:
-        results: From `compatibility_matrix`; a pair that is missing shows as a dash.
+        results: From `compatibility_matrix`; a missing pair is shown as a dash.
         metric: Which metric.
 
     Returns:
@@ -107,14 +108,14 @@ def format_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
 
 
 def format_tests(results: Sequence[CompatibilityResult]) -> str:
-    """Lay out self-test and cross-test by every metric as a table for a terminal, in percent.
+    """Write self-test and cross-test by every metric as a table for a terminal, in percent.
 
     Args:
         results: From `compatibility_matrix`.
 
     Returns:
-        Lines: rows are query capacities, ascending; self-tests first, then cross-tests, the gallery embedded at the
-        largest capacity.
+        Lines: rows are query capacities, ascending; self-tests first, then cross-tests, where the gallery is embedded
+        at the largest capacity.
 
     Raises:
         ValueError: If there are no results.
@@ -127,7 +128,7 @@ def format_tests(results: Sequence[CompatibilityResult]) -> str:
 
 
 def markdown_tests(results: Sequence[CompatibilityResult]) -> str:
-    """Lay out self-test and cross-test by every metric as a Markdown table, in percent.
+    """Write self-test and cross-test by every metric as a Markdown table, in percent.
 
     Args:
         results: As in `format_tests`.
@@ -145,7 +146,7 @@ def markdown_tests(results: Sequence[CompatibilityResult]) -> str:
 
 
 def _test_rows(results: Sequence[CompatibilityResult]) -> tuple[list[str], list[tuple[str, float, list[str]]]]:
-    """The metrics, and for each test and query capacity its values by these, as text."""
+    """The metrics, and their values as text for each test and query capacity."""
     if not results:
         raise ValueError("results must hold at least one value")
     metrics = list(dict.fromkeys(result.metric for result in results))
@@ -165,7 +166,7 @@ def _cells(texts: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def markdown_matrix(results: Sequence[CompatibilityResult], metric: str) -> str:
-    """Lay out one metric as a Markdown table, in percent.
+    """Write one metric as a Markdown table, in percent.
 
     Args:
         results: As in `format_matrix`.
@@ -200,7 +201,7 @@ def as_grid(
 
     Returns:
         Query capacities, gallery capacities, both ascending, and a `(query, gallery)` array of values in [0, 1], NaN
-        where missing.
+        if missing.
 
     Raises:
         ValueError: As in `format_matrix`.
@@ -208,7 +209,7 @@ def as_grid(
     chosen = [result for result in results if result.metric == metric]
     if not chosen:
         known = ", ".join(sorted({result.metric for result in results})) or "none"
-        raise ValueError(f"results hold no metric {metric!r}: they hold {known}")
+        raise ValueError(f"results don't hold the metric {metric!r}: they hold {known}")
     query_capacities = sorted({result.query_capacity for result in chosen})
     gallery_capacities = sorted({result.gallery_capacity for result in chosen})
     values = np.full((len(query_capacities), len(gallery_capacities)), np.nan)
@@ -217,13 +218,12 @@ def as_grid(
         if not np.isnan(values[cell]):
             raise ValueError(
                 f"results hold {metric!r} twice for query capacity {format_capacity(result.query_capacity)} and "
-                f"gallery capacity {format_capacity(result.gallery_capacity)}: keep one run's results apart from "
-                "another's"
+                f"gallery capacity {format_capacity(result.gallery_capacity)}: pass the results of one run only"
             )
         values[cell] = result.value
     return query_capacities, gallery_capacities, values
 
 
 def percent(value: float) -> str:
-    """Write a value in [0, 1] in percent, as all tables and pictures do; a missing one (NaN) is a dash."""
+    """Write a value in [0, 1] in percent, as in all tables and pictures; NaN, a missing value, becomes a dash."""
     return "-" if np.isnan(value) else f"{100 * value:.1f}"

@@ -31,7 +31,7 @@ class Encoded(Generic[Key]):
 
     Attributes:
         rows: `(n,)`, the place of each image in its data set.
-        columns: What the data set says of each image besides its pixels: n values under each name.
+        columns: What the data set says of each image apart from its pixels: n values under each name.
         embeddings: `(n, embedding_dim)` by the key of the network, not normalised.
     """
 
@@ -40,24 +40,24 @@ class Encoded(Generic[Key]):
     embeddings: dict[Key, NDArray[np.float32]]
 
     def side(self, key: Key) -> Side:
-        """What one network embedded, as protocols take it."""
+        """The embeddings of one network, in the form that protocols take."""
         return Side(self.embeddings[key], self.columns)
 
     def in_order(self, total: int) -> Encoded[Key]:
         """The same, in the data set's order.
 
         Args:
-            total: How many images the data set has.
+            total: The number of images in the data set.
 
         Raises:
-            ValueError: If images are missing or came twice: no figure from these would mean anything.
+            ValueError: If images are missing or came twice, as all results would then be wrong.
         """
         times = np.bincount(self.rows, minlength=total)
         if len(times) != total or not (times == 1).all():
             raise ValueError(
                 f"Of {total} images {int((times == 0).sum())} were not read and {int((times > 1).sum())} more than "
-                f"once (first: row {int(np.argmax(times != 1))} of the list). Files are missing from the data set's "
-                "archives, or are in them twice: check their checksums."
+                f"once (first: row {int(np.argmax(times != 1))} of the list). The data set's archives lack files or "
+                "hold them twice: compare their checksums."
             )
         if (np.diff(self.rows) > 0).all():
             return self
@@ -78,11 +78,11 @@ def encode(
     """Embed the images of a data set with several subnetworks, reading each image once.
 
     Args:
-        models: By capacity or any other key, each on the device it is to run on; put into eval mode.
-        dataset: With a column `image`.
+        models: By capacity or any other key, each on the device to use; they are put into eval mode.
+        dataset: Has a column `image`.
         image_processor: Turns images into pixel_values.
-        batch_size: Images a forward pass.
-        num_workers: Processes that read images; 0 reads them here.
+        batch_size: Number of images in a forward pass.
+        num_workers: Number of processes that read images; 0 reads them here.
         progress: Whether to show a bar.
 
     Returns:
@@ -115,14 +115,14 @@ def encode_share(
         models: As in `encode`.
         dataset: As in `encode`, the same on all processes.
         image_processor: As in `encode`.
-        rank: Of this process.
+        rank: This process's number.
         world_size: Number of processes; their shares together are the data set.
         batch_size: As in `encode`.
         num_workers: As in `encode`.
         progress: As in `encode`.
 
     Returns:
-        What this process has read.
+        The images that this process has read.
 
     Raises:
         ValueError: As in `encode`.
@@ -150,9 +150,9 @@ def encode_share(
 def pixel_batches(
     dataset: ImageDataset, image_processor: BaseImageProcessor, *, batch_size: int = 64, num_workers: int = 0
 ) -> Iterator[Tensor]:
-    """The images of a data set, processed as for inference, as batches `(batch, 3, height, width)`.
+    """The images of a data set, processed as for inference, in batches `(batch, 3, height, width)`.
 
-    In the data set's order; of a stream read by several workers, in theirs.
+    They come in the data set's order, or for a stream in the order in which its workers read it.
     """
     loader = _share_loader(dataset, 0, 1, _Processing(image_processor), batch_size, num_workers)
     yield from (pixel_values for pixel_values, _ in loader)
@@ -163,7 +163,7 @@ def embed(model: PrunNetModel, pixel_values: Tensor) -> NDArray[np.float32]:
     """Embed a batch on the model's device and in its precision; the model is put into eval mode.
 
     Args:
-        model: Any subnetwork.
+        model: Dense or a subnetwork.
         pixel_values: `(batch, 3, height, width)`, from the image processor.
 
     Returns:
@@ -177,7 +177,7 @@ def embed(model: PrunNetModel, pixel_values: Tensor) -> NDArray[np.float32]:
 
 
 class _Processing:
-    """A collate function that worker processes can be sent: pixel values, and what else the rows hold."""
+    """A collate function that can be sent to worker processes: pixel values, and the other columns of the rows."""
 
     def __init__(self, image_processor: Callable[..., Mapping[str, Tensor]]) -> None:
         self.image_processor = image_processor
@@ -197,7 +197,7 @@ def _share_loader(
     else:
         places = range(rank * len(images) // world_size, (rank + 1) * len(images) // world_size)
         share = NumberedRows(images, places)
-    # Its own generator: embedding amid a training must not change what dropout draws.
+    # It has its own generator, so that embedding doesn't change what dropout draws in training.
     return DataLoader(
         share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator()
     )

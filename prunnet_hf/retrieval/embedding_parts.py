@@ -1,8 +1,8 @@
 """Embedding tables that grow part by part: a process may be killed at any moment, and the next one goes on.
 
-While `F.parquet` is being made, `F.parquet.partial/` holds `plan.json` (whose embeddings these are) and the finished
-parts, each the embeddings of so many consecutive images. At the end they are merged into one file, which is moved to
-its place whole; for that moment, twice its size is needed on the disk.
+While `F.parquet` is being made, `F.parquet.partial/` holds `plan.json` (which model makes the embeddings, and how) and
+the finished parts, each with the embeddings of consecutive images. At the end they are merged into one file, which is
+then moved to its place; at that moment the disk needs room for twice its size.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .embedding_table import PATH, whole_table
 
 _PLAN = "plan.json"
 _IMAGES, _SKIPPED = b"images", b"skipped"
-"""Metadata of a part: a digest of the images it is of, and those of them that couldn't be read."""
+"""Metadata of a part: a digest of its images, and the paths of those that couldn't be read."""
 _PARTS_A_ROW_GROUP = 64
 
 
 def check_output(output: Path) -> None:
-    """Refuse a place where no table can be written.
+    """Refuse a path where no table can be written.
 
     Raises:
-        FileExistsError: If there is a file already.
+        FileExistsError: If the file exists already.
         FileNotFoundError: If its folder doesn't exist.
     """
     if output.exists():
@@ -42,13 +42,13 @@ class EmbeddingParts:
     """The parts of a table that isn't finished yet.
 
     Args:
-        output: The file that they will become.
-        schema: Of the file, from `table_schema`.
-        plan: What the parts have in common, and a process that goes on must share: JSON values by name.
+        output: The file to make of them.
+        schema: The file's schema, from `table_schema`.
+        plan: JSON values by name. They must be the same for all parts, also in a process that goes on.
 
     Raises:
         FileExistsError: If `output` is there already.
-        ValueError: If there are parts of another plan; the message says in what it differs.
+        ValueError: If there are parts with another plan; the message names the differences.
         OSError: If the folder can't be made.
     """
 
@@ -69,10 +69,10 @@ class EmbeddingParts:
         """Write a part, whole or not at all.
 
         Args:
-            number: From 0.
-            rows: Of the file's schema; of images that could be read.
-            images: Digest of the images that the part is of.
-            skipped: Paths of those that couldn't be read.
+            number: The part's number, from 0.
+            rows: The images that could be read, in the file's schema.
+            images: Digest of all images of the part.
+            skipped: Paths of the images that couldn't be read.
 
         Raises:
             OSError: If it can't be written.
@@ -83,18 +83,18 @@ class EmbeddingParts:
             writer.write_table(rows.cast(schema))
 
     def check(self, number: int, images: str, paths: list[str]) -> list[str]:
-        """See that a finished part is of the images that it would be of now.
+        """Check that a finished part was made of the images that are there now.
 
         Args:
-            number: Of the part.
+            number: The part's number.
             images: Digest of its images as they are now.
             paths: Their paths.
 
         Returns:
-            Those of them that couldn't be read then.
+            The paths that couldn't be read when the part was made.
 
         Raises:
-            ValueError: If they are others, or the part is damaged.
+            ValueError: If the images differ, or the part is damaged.
         """
         metadata = self._read(number, columns=[]).schema.metadata or {}
         skipped: list[str] = json.loads(metadata.get(_SKIPPED, "[]"))
@@ -102,24 +102,24 @@ class EmbeddingParts:
             return skipped
         embedded = {*self._read(number, columns=[PATH])[PATH].to_pylist(), *skipped}
         differing = sorted(embedded.symmetric_difference(paths))
-        what = f"{differing[0]} is only in one of the two" if differing else "their sizes or times of change differ"
+        what = f"{differing[0]} is in only one of the two" if differing else "their sizes or modification times differ"
         raise ValueError(
             f"{self._file(number)} was made of other images than data_dir holds now: {what}. {self._remedy()}"
         )
 
     def finish(self, num_parts: int) -> None:
-        """Put the parts together and the file in its place.
+        """Merge the parts and put the file in its place.
 
         Args:
-            num_parts: How many there must be.
+            num_parts: The number of parts.
 
         Raises:
-            ValueError: If a part is missing, damaged or one too many.
+            ValueError: If a part is missing, damaged or superfluous.
             OSError: If the file can't be written.
         """
         if self.done() != list(range(num_parts)):
             raise ValueError(f"{self.folder} must hold the parts 0 to {num_parts - 1}; it has {self.done()}.")
-        # In the folder, so that what a killed process leaves behind goes with it.
+        # The temporary file lies in the folder, so that a killed process leaves nothing elsewhere.
         with whole_table(self.output, self.schema, self.folder) as writer:
             for start in range(0, num_parts, _PARTS_A_ROW_GROUP):
                 numbers = range(start, min(start + _PARTS_A_ROW_GROUP, num_parts))
@@ -151,7 +151,7 @@ class EmbeddingParts:
         except ValueError as error:
             raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
         if not isinstance(begun, dict):
-            raise ValueError(f"{file} is damaged (no JSON object). {self._remedy()}")
+            raise ValueError(f"{file} is damaged (not a JSON object). {self._remedy()}")
         differing = [
             f"{name} ({begun.get(name)!r} then, {plan[name]!r} now)" for name in plan if begun.get(name) != plan[name]
         ]
@@ -159,4 +159,4 @@ class EmbeddingParts:
             raise ValueError(f"{self.folder} was begun with another {', '.join(differing)}. {self._remedy()}")
 
     def _remedy(self) -> str:
-        return f"To begin anew, remove {self.folder} or choose another output; to go on, put back what was changed."
+        return f"To start again, remove {self.folder} or choose another output; to go on, undo the change."

@@ -1,9 +1,9 @@
-"""Embedding tables: Parquet files of embeddings that say whose they are and which space they belong to.
+"""Embedding tables: Parquet files of embeddings that name their images, their model and their embedding space.
 
-The layout, version 1: a row an image, with the columns `embedding` (fixed-size list of float32, as the network gave
-it, not normalised), `path` (string), `label` (string or null) and `embedding_space` (string, the same in every row, so
-that a row doesn't lose it in a database). The schema's metadata, all text: `format` (`prunnet-embeddings`), `version`
-(`1`), `embedding_space`, `capacity`, `model` and `embedding_dim`.
+The layout, version 1: one row for each image, with the columns `embedding` (fixed-size list of float32, as the network
+gave it, not normalised), `path` (string), `label` (string or null) and `embedding_space` (string, the same in every
+row, so that a row in a database still has it). The schema's metadata, all text: `format` (`prunnet-embeddings`),
+`version` (`1`), `embedding_space`, `capacity`, `model` and `embedding_dim`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..storage.tensor_file import refuse_newer
 from ..storage.whole_file import whole_file
 from .spaces import check_compatible, check_known_space
 
@@ -28,7 +29,7 @@ FORMAT_VERSION = 1
 EMBEDDING, PATH, LABEL, SPACE = "embedding", "path", "label", "embedding_space"
 _METADATA_KEYS = ("format", "version", "embedding_space", "capacity", "model", "embedding_dim")
 _REPEATED = [LABEL, SPACE]
-"""Columns whose values repeat: stored as a dictionary, which embeddings and paths only lose time by."""
+"""Columns whose values repeat. They are stored as a dictionary, which would only slow down embeddings and paths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,10 @@ class Embeddings:
     Attributes:
         embeddings: `(n, dim)` float32, not normalised.
         embedding_space: Id of their space, `model.config.embedding_space`.
-        capacity: Of the network that embedded them, in (0, 1].
-        paths: One an image, or empty.
-        labels: One an image, None where an image has none; or empty.
-        model: Where the network came from, for people.
+        capacity: Capacity of the network that embedded them, in (0, 1].
+        paths: One for each image, or empty.
+        labels: One for each image, None if the image has no label; or empty.
+        model: The name of the model, for people.
     """
 
     embeddings: NDArray[np.float32]
@@ -52,15 +53,15 @@ class Embeddings:
     model: str = ""
 
     def __post_init__(self) -> None:
-        """Check what a wrong search would come of.
+        """Check what would make a search wrong.
 
         Raises:
             TypeError: If `embeddings` aren't float32.
-            ValueError: If a shape, length, capacity or the space is none.
+            ValueError: If a shape, a length, the capacity or the space is impossible.
         """
         if not isinstance(self.embeddings, np.ndarray) or self.embeddings.dtype != np.float32:
             kind = getattr(self.embeddings, "dtype", type(self.embeddings).__name__)
-            raise TypeError(f"embeddings must be a NumPy array of float32, got {kind}: convert it by astype.")
+            raise TypeError(f"embeddings must be a NumPy array of float32, got {kind}: convert it with astype.")
         if self.embeddings.ndim != 2 or self.embeddings.shape[1] < 1:
             raise ValueError(f"embeddings must have the shape (n, dim), dim at least 1; got {self.embeddings.shape}.")
         check_known_space(self.embedding_space)
@@ -70,7 +71,7 @@ class Embeddings:
             count = len(getattr(self, name))
             if count not in (0, len(self.embeddings)):
                 raise ValueError(
-                    f"{name} must have one entry for each of the {len(self.embeddings)} embeddings, or none at all; "
+                    f"{name} must have one entry for each of the {len(self.embeddings)} embeddings, or be empty; "
                     f"it has {count}."
                 )
 
@@ -79,18 +80,18 @@ class Embeddings:
 
 
 Searchable: TypeAlias = NDArray[np.floating] | Embeddings
-"""Embeddings with their space, or an array `(n, dim)` for which the caller vouches."""
+"""Embeddings with their space, or an array `(n, dim)` whose space the caller knows."""
 
 
 def arrays_of_one_space(queries: Searchable, gallery: Searchable) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """The arrays to compare, once they are known to be comparable.
+    """Check that two sides can be compared, and return their arrays.
 
     Args:
         queries: Embeddings or an array.
-        gallery: The same kind: an array beside Embeddings would be of a space that nobody checks.
+        gallery: The same kind, because the space of an array beside Embeddings can't be checked.
 
     Raises:
-        TypeError: If one is an array and the other not.
+        TypeError: If only one is an array.
         ValueError: If they are of two spaces.
     """
     if isinstance(queries, Embeddings) and isinstance(gallery, Embeddings):
@@ -100,20 +101,20 @@ def arrays_of_one_space(queries: Searchable, gallery: Searchable) -> tuple[NDArr
         if isinstance(item, Embeddings):
             raise TypeError(
                 f"{argument} are Embeddings of the space {item.embedding_space!r}, but the other side is an array, "
-                "which doesn't say its space. Pass it as Embeddings(array, model.config.embedding_space, "
+                "whose space is unknown. Pass it as Embeddings(array, model.config.embedding_space, "
                 "model.config.capacity)."
             )
-    return queries, gallery  # type: ignore[return-value]  # neither is Embeddings, as the loop has found
+    return queries, gallery  # type: ignore[return-value]  # the loop has found that neither is Embeddings
 
 
 def table_schema(dim: int, embedding_space: str, capacity: float, model: str) -> pa.Schema:
-    """The schema of a table, its metadata included.
+    """The schema of a table, with its metadata.
 
     Args:
         dim: Length of an embedding.
         embedding_space: Id of the space.
-        capacity: Of the network, in (0, 1].
-        model: Where the network came from.
+        capacity: Capacity of the network, in (0, 1].
+        model: The name of the model.
     """
     values = (FORMAT, str(FORMAT_VERSION), embedding_space, repr(float(capacity)), model, str(dim))
     columns = [
@@ -133,8 +134,8 @@ def as_table(
     Args:
         schema: From `table_schema`.
         embeddings: `(n, dim)`.
-        paths: n of them.
-        labels: n of them.
+        paths: n paths.
+        labels: n labels.
     """
     flat = pa.array(np.ascontiguousarray(embeddings).reshape(-1))
     space = schema.metadata[b"embedding_space"].decode()
@@ -153,15 +154,15 @@ def whole_table(path: Path, schema: pa.Schema, scratch: Path | None = None) -> I
 
     Args:
         path: The file.
-        schema: Of the file.
-        scratch: As for `whole_file`.
+        schema: The schema of the file.
+        scratch: See `whole_file`.
     """
     with whole_file(path, scratch) as file, pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
         yield writer
 
 
 def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Path:
-    """Write a Parquet file, whole or not at all; one that was there is replaced.
+    """Write a Parquet file, whole or not at all; an existing file is replaced.
 
     Args:
         path: The file. Its folder must exist.
@@ -176,7 +177,9 @@ def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Pa
     """
     path = Path(path)
     if len(embeddings.paths) != len(embeddings):
-        raise ValueError(f"embeddings of {len(embeddings)} images have no paths: name the images, to find them again.")
+        raise ValueError(
+            f"embeddings of {len(embeddings)} images have no paths: name the images, so that results can be found."
+        )
     array = embeddings.embeddings
     schema = table_schema(array.shape[1], embeddings.embedding_space, embeddings.capacity, embeddings.model)
     table = as_table(schema, array, embeddings.paths, embeddings.labels or [None] * len(embeddings))
@@ -186,7 +189,7 @@ def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Pa
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
-    """Read a file of `write_embeddings`, `encode_folder` or `python -m prunnet_hf.retrieval.encoding`.
+    """Read a file from `write_embeddings`, `encode_folder` or `python -m prunnet_hf.retrieval.encoding`.
 
     Args:
         path: The file.
@@ -196,12 +199,12 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no embedding table, of a newer version, or at odds with itself.
+        ValueError: If it is damaged, not an embedding table, of a newer version, or contradicts itself.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"path={str(path)!r} is no file. `python -m prunnet_hf.retrieval.encoding` writes them."
+            f"path={str(path)!r} is not a file. `python -m prunnet_hf.retrieval.encoding` writes such files."
         )
     try:
         with pq.ParquetFile(path) as file:
@@ -222,7 +225,7 @@ def _read(file: pq.ParquetFile) -> Embeddings:
     labels: list[str | None] = []
     for batch in file.iter_batches():
         if set(batch.column(SPACE).unique().to_pylist()) - {space}:
-            raise ValueError(f"rows from {len(paths)} on are of other spaces than {space!r}, which the file states.")
+            raise ValueError(f"rows from {len(paths)} on have another space than {space!r}, which the file states.")
         array[len(paths) : len(paths) + len(batch)] = batch.column(EMBEDDING).flatten().to_numpy().reshape(-1, dim)
         paths += batch.column(PATH).to_pylist()
         labels += batch.column(LABEL).to_pylist()
@@ -234,10 +237,10 @@ def _checked_metadata(stored: Mapping[bytes, bytes]) -> dict[str, str]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its metadata 'format' is {metadata.get('format')!r}; embedding tables have {FORMAT!r}.")
     version = metadata.get("version", "")
+    if version.isdecimal():
+        refuse_newer(int(version), FORMAT_VERSION)
     if version != str(FORMAT_VERSION):
-        newer = version.isdecimal() and int(version) > FORMAT_VERSION
-        remedy = "Upgrade prunnet_hf." if newer else "Embed the images again."
-        raise ValueError(f"its format version is {version!r}; this prunnet_hf reads {FORMAT_VERSION}. {remedy}")
+        raise ValueError(f"its format version is {version!r}, not {FORMAT_VERSION}. Embed the images again.")
     missing = [key for key in _METADATA_KEYS if key not in metadata]
     if missing:
         raise ValueError(f"its metadata lacks {', '.join(missing)}. Embed the images again.")

@@ -3,7 +3,7 @@ r"""The command that embeds a folder of images with one network into a Parquet f
     python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --output gallery.parquet
     python -m prunnet_hf.retrieval.encoding --model org/name --capacity 0.2 --data_dir queries --output queries.parquet
 
-If it is killed and started again, it goes on where it was. The columns: `prunnet_hf.retrieval.embedding_table`.
+If it is killed and started again, it goes on where it was. See `prunnet_hf.retrieval.embedding_table` for the columns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed a folder as the command line says; or say in a line, with status 1, why not.
+    """Run the command; an error is printed in one line, with status 1.
 
     Args:
-        arguments: Instead of the command line's.
+        arguments: Those of the command line if not given.
     """
     chosen = _parser().parse_args(arguments)
     try:
@@ -64,21 +64,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="directory or Hub repository of a trained model")
-    parser.add_argument("--data_dir", required=True, help="folder of images, or of one folder a class")
+    parser.add_argument("--data_dir", required=True, help="folder of images, or of one folder for each class")
     parser.add_argument(
         "--output", required=True, help="Parquet file to write; until it is whole, OUTPUT.partial/ grows"
     )
     parser.add_argument("--capacity", type=float, help="prune the dense model to this kept share, in (0, 1], first")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: none)")
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network"
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the network"
     )
     parser.add_argument("--revision", default="main", help="branch, tag or commit of the Hub repository")
-    parser.add_argument("--subfolder", default="", help="of the directory or repository")
-    parser.add_argument("--skip_corrupt_images", action="store_true", help="list images that can't be decoded, go on")
+    parser.add_argument("--subfolder", default="", help="folder in the directory or repository")
     parser.add_argument(
-        "--images_per_part", type=int, default=IMAGES_PER_PART, help="saved at a time; lost at most when killed"
+        "--skip_corrupt_images", action="store_true", help="list images that can't be decoded and go on"
+    )
+    parser.add_argument(
+        "--images_per_part",
+        type=int,
+        default=IMAGES_PER_PART,
+        help="images saved at a time; so many are lost at most",
     )
     return parser
 

@@ -1,6 +1,6 @@
-"""A folder of images to an embedding table: any number of images in bounded memory, resumed where it was killed.
+"""A folder of images to an embedding table: any number of images in limited memory; it can be killed and resumed.
 
-Only the list of paths is held for all images; embeddings go to the disk part by part (`embedding_parts`).
+Only the list of paths is in memory for all images; embeddings are written to disk in parts (`embedding_parts`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..configuration_prunnet import PrunNetConfig
+from ..data.official_files import require_folder
 from ..data.reading import read_image
 from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 IMAGES_PER_PART = 1024
 _CORRUPT_REMEDY = "Or pass --skip_corrupt_images (skip_corrupt_images=True) to embed the others."
 _Batch = tuple[Tensor | None, list[str], dict[str, str]]
-"""Pixel values of the images that can be read, their paths, and what is wrong with the others by path."""
+"""Pixel values of the images that can be read, their paths, and the error of each other image by path."""
 
 
 def encode_folder(
@@ -53,20 +54,20 @@ def encode_folder(
     images_per_part: int = IMAGES_PER_PART,
     progress: bool = True,
 ) -> list[str]:
-    """Embed all images of a folder, and of the folders in it, into a Parquet file.
+    """Embed all images of a folder, and of folders inside it, into a Parquet file.
 
-    Killed at any moment and called again with the same arguments, it goes on at the first part that is missing.
+    If it is killed and called again with the same arguments, it goes on with the first missing part.
 
     Args:
-        model: A trained network, dense or a subnetwork, on the device it is to run on.
-        data_dir: The folder. An image's label is the name of the folder of `data_dir` it lies in, however deep; null
-            where it lies in `data_dir` itself.
-        output: The file to write; see `embedding_table`. Until it is whole there is only `<output>.partial/`.
+        model: A trained network, dense or a subnetwork, on the device to use.
+        data_dir: The folder. An image's label is the first part of its path inside `data_dir`; null if the image lies
+            in `data_dir` itself.
+        output: The file to write, see `embedding_table`. Until it is whole, only `<output>.partial/` exists.
         image_processor: Turns images into pixel_values.
-        batch_size: Images a forward pass.
-        num_workers: Processes that read images; 0 reads them here.
-        skip_corrupt_images: Leave images that can't be decoded out, with a warning, instead of stopping.
-        images_per_part: How many images are embedded once more at most after the process was killed.
+        batch_size: Number of images in a forward pass.
+        num_workers: Number of processes that read images; 0 reads them here.
+        skip_corrupt_images: Leave out images that can't be decoded, with a warning, instead of stopping.
+        images_per_part: At most so many images are embedded again after the process was killed.
         progress: Whether to show a bar.
 
     Returns:
@@ -75,8 +76,8 @@ def encode_folder(
     Raises:
         FileNotFoundError: If `data_dir` or the folder of `output` doesn't exist.
         FileExistsError: If `output` exists.
-        ValueError: If the model's embedding space is unknown, there are no images, one can't be decoded or embedded,
-            a number is out of range, or what an earlier call has left is of another model or other images.
+        ValueError: If the model's embedding space is unknown, there are no images, an image can't be decoded or
+            embedded, a number is out of range, or an earlier call has left parts of another model or other images.
         OSError: If a file can't be written.
     """
     _check_at_least(1, batch_size=batch_size, images_per_part=images_per_part)
@@ -90,7 +91,7 @@ def encode_folder(
     paths = _listed_images(root)
     spans = [paths[start : start + images_per_part] for start in range(0, len(paths), images_per_part)]
     parts = EmbeddingParts(Path(output).absolute(), schema, _plan(model, image_processor, images_per_part))
-    # Taken before any image is read: one that changes meanwhile is found out by the next call.
+    # Taken before any image is read, so that the next call finds images that changed meanwhile.
     digests = [_digest(root, span) for span in spans]
     skipped = _check_done(parts, spans, digests, skip_corrupt_images)
     missing = {number: span for number, span in enumerate(spans) if number not in skipped}
@@ -110,7 +111,7 @@ def encode_folder(
 
 
 class _Files(TorchDataset[dict[str, Any]]):
-    """Images as they lie in a folder, by their place in a list; rows as `read_image` takes them."""
+    """The images of a folder by their place in a list, as rows for `read_image`."""
 
     def __init__(self, root: Path, paths: Sequence[str]) -> None:
         self.root = root
@@ -122,7 +123,7 @@ class _Files(TorchDataset[dict[str, Any]]):
 
 
 class _Reading:
-    """A collate function that worker processes can be sent; it hands on what can't be read instead of raising."""
+    """A collate function that can be sent to worker processes; it returns errors of images instead of raising."""
 
     def __init__(self, image_processor: Callable[..., Mapping[str, Tensor]]) -> None:
         self.image_processor = image_processor
@@ -143,7 +144,7 @@ class _Reading:
 def _read_batches(
     root: Path, spans: Sequence[Sequence[str]], reading: _Reading, batch_size: int, num_workers: int
 ) -> Iterator[_Batch]:
-    """The images of all spans in order, in batches none of which is of two spans."""
+    """The images of all spans in order; no batch mixes two spans."""
     if not spans:
         return iter(())
     loader = DataLoader(
@@ -151,13 +152,13 @@ def _read_batches(
         batch_sampler=_PlacesBySpan([len(span) for span in spans], batch_size),
         num_workers=num_workers,
         collate_fn=reading,
-        generator=torch.Generator(),  # embedding amid other work must not change what dropout draws
+        generator=torch.Generator(),  # embedding must not change what dropout draws elsewhere
     )
     return iter(loader)
 
 
 class _PlacesBySpan(Sampler[list[int]]):
-    """Batches of places in a list of consecutive spans: the same whichever spans are there already."""
+    """Batches of places in a list of consecutive spans. A span's batches don't depend on the other spans."""
 
     def __init__(self, sizes: Sequence[int], batch_size: int) -> None:
         self.sizes = sizes
@@ -174,7 +175,7 @@ class _PlacesBySpan(Sampler[list[int]]):
 def _embed_part(
     model: PrunNetModel, batches: Iterator[_Batch], skip_corrupt_images: bool, bar: tqdm[Any]
 ) -> tuple[NDArray[np.float32], list[str], list[str]]:
-    """Embeddings of a part, the paths of its images, and of those that can't be read."""
+    """Embeddings of a part, the paths of its images, and the paths of those that can't be read."""
     arrays = [np.empty((0, model.config.embedding_dim), dtype=np.float32)]
     embedded: list[str] = []
     skipped: list[str] = []
@@ -193,8 +194,8 @@ def _finite(embeddings: NDArray[np.float32], paths: Sequence[str]) -> NDArray[np
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"the model's embedding of {paths[bad[0]]!r} is not finite, so it can't be searched: look at the model "
-            "(in float16, try bfloat16 or float32)."
+            f"the model's embedding of {paths[bad[0]]!r} must be finite to be searched. In float16, try bfloat16 or "
+            "float32; otherwise look at the model."
         )
     return embeddings
 
@@ -202,7 +203,7 @@ def _finite(embeddings: NDArray[np.float32], paths: Sequence[str]) -> NDArray[np
 def _check_done(
     parts: EmbeddingParts, spans: Sequence[list[str]], digests: Sequence[str], skip_corrupt_images: bool
 ) -> dict[int, list[str]]:
-    """The finished parts, each with the images that it left out, once they are found to be of these images."""
+    """The images that each finished part left out, after checking that the part is of these images."""
     skipped = {}
     for number in parts.done():
         span, digest = (spans[number], digests[number]) if number < len(spans) else ([], "")
@@ -216,19 +217,18 @@ def _check_done(
 
 
 def check_places(data_dir: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Refuse, before any work, a folder that isn't there, and a place where no table can be written.
+    """Refuse, before any work, a missing folder, or a path where no table can be written.
 
     Raises:
         FileNotFoundError: If `data_dir` or the folder of `output` doesn't exist.
         FileExistsError: If `output` exists.
     """
-    if not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is no folder; give one that holds images.")
+    require_folder("data_dir", data_dir, "It must hold images.")
     check_output(Path(output).absolute())
 
 
 def _model_name(config: PrunNetConfig) -> str:
-    """The repository, or of a local folder its name: the path means nothing to whom the table is given."""
+    """The repository's name, or the name of a local folder, whose whole path would mean nothing to others."""
     source = config.name_or_path or ""
     return Path(source).name if Path(source).is_absolute() else source
 
@@ -236,12 +236,14 @@ def _model_name(config: PrunNetConfig) -> str:
 def _listed_images(root: Path) -> list[str]:
     paths = list_images(root)
     if not paths:
-        raise ValueError(f"data_dir={str(root)!r} holds no images (by their suffix, hidden files left aside).")
+        raise ValueError(
+            f"data_dir={str(root)!r} holds no images: it needs files with the suffix of an image, not hidden."
+        )
     for path in paths:
         try:
             path.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"the name of {path!r} is no valid UTF-8, which Parquet needs: rename it.") from error
+            raise ValueError(f"the name of {path!r} is not valid UTF-8, which Parquet needs: rename it.") from error
     return paths
 
 
@@ -251,7 +253,7 @@ def _label(path: str) -> str | None:
 
 
 def _digest(root: Path, paths: Sequence[str]) -> str:
-    """Hash names, sizes and times of change: what a part is of, without reading its images again."""
+    """Hash names, sizes and modification times, to recognise a part's images without reading them again."""
     digest = hashlib.sha256()
     for path in paths:
         file = root / path
@@ -279,7 +281,7 @@ def _plan(model: PrunNetModel, image_processor: BaseImageProcessor, images_per_p
 
 def _report(left_out: list[str], total: int) -> None:
     if len(left_out) == total:
-        raise ValueError(f"none of the {total} images can be decoded: {listed(left_out)}. Nothing would be left.")
+        raise ValueError(f"none of the {total} images can be decoded: {listed(left_out)}. There is nothing to write.")
     if left_out:
         logger.warning(
             "%d of %d images can't be decoded: %s. They are left out.", len(left_out), total, listed(left_out)

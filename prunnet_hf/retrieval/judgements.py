@@ -1,7 +1,7 @@
-"""What a benchmark's rule says of the images in a ranking, and where that leaves the images to be found.
+"""A benchmark's judgement of the images in a ranking, and the ranks of the images to be found once junk is removed.
 
-A rule judges every image: it is to be found, or junk that counts neither way, or, as nearly all of a gallery, a
-negative. Only the places of the others are kept, so full orderings may come and go in blocks.
+A rule judges every image: it is to be found, or it is junk, which is ignored, or it is a negative, as nearly all of a
+gallery. Only the places of the first two are kept, so that full orderings can be handled in blocks.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LISTS = {"easy": EASY, "hard": HARD, "junk": JUNK}
 
 @dataclass(frozen=True)
 class Judged:
-    """The ranked images that are anything but negatives, ordered by query and rank.
+    """The ranked images that are not negatives, ordered by query and rank.
 
     Attributes:
         query: `(n,)`, ascending.
-        position: `(n,)` from 0 in the query's ranking, ascending within a query.
+        position: `(n,)`, the place in the query's ranking, from 0, ascending within a query.
         judgement: `(n,)`, never `NEGATIVE`.
     """
 
@@ -42,14 +42,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Positives:
-    """The images to be found, where the rankings hold them once junk is taken out.
+    """The images to be found, with their ranks once junk is removed.
 
-    Queries without any are left out; the others are numbered anew, so each has at least one.
+    Queries without any are left out and the others are numbered again, so each has at least one.
 
     Attributes:
-        query: `(n,)`, ascending from 0, none skipped.
-        rank: `(n,)` from 1, ascending within a query.
-        nth: `(n,)`, how many of its query's positives the ranking holds up to and with this one.
+        query: `(n,)`, ascending from 0 without gaps.
+        rank: `(n,)`, from 1, ascending within a query.
+        nth: `(n,)`, the number of the query's positives in the ranking up to this one, itself included.
     """
 
     query: NDArray[np.int64]
@@ -63,7 +63,7 @@ class Positives:
 
     @property
     def last(self) -> NDArray[np.int64]:
-        """`(num_queries,)`: index of each query's worst ranked positive; its `nth` is how many there are."""
+        """`(num_queries,)`: index of each query's worst ranked positive; its `nth` is the number of positives."""
         return np.append(self.first[1:], len(self.nth)) - 1
 
     def mean_of(self, values: NDArray[Any], divisors: NDArray[np.int64]) -> float:
@@ -78,7 +78,7 @@ def judge_by_camera(
     gallery_ids: ArrayLike,
     gallery_cameras: ArrayLike,
 ) -> Judged:
-    """Find the images of the query's vehicle, and tell whether the query's own camera took them.
+    """Find the images of the query's vehicle, and say whether the query's own camera took them.
 
     Example:
         >>> judge_by_camera([[2, 0, 1]], [5], [1], [5, 6, 5], [1, 1, 2])
@@ -95,7 +95,7 @@ def judge_by_camera(
         Judgements `SAME_CAMERA` and `OTHER_CAMERA`.
 
     Raises:
-        TypeError: If ranks aren't integers, or ids or cameras neither integers nor strings.
+        TypeError: If ranks aren't integers, or ids or cameras are not integers or strings.
         ValueError: If shapes disagree, the gallery lacks a query's vehicle, or ranks don't hold every gallery image
             exactly once.
     """
@@ -142,7 +142,7 @@ def judge_by_difficulty(ranks: ArrayLike | RankBlocks, gnd: Sequence[Mapping[str
             image twice or outside the gallery.
     """
     if not len(gnd):
-        raise ValueError("gnd is empty: it must hold one dict a query")
+        raise ValueError("gnd is empty: it must hold one dict for each query")
     named = [_named_images(query, lists) for query, lists in enumerate(gnd)]
 
     def judgements() -> Iterator[NDArray[np.int8]]:
@@ -161,7 +161,7 @@ def judge_by_difficulty(ranks: ArrayLike | RankBlocks, gnd: Sequence[Mapping[str
 
 
 def _named_images(query: int, lists: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """All images that one query's ground truth names, and what it says of each."""
+    """All images that one query's ground truth names, and its judgement of each."""
     missing = [name for name in _LISTS if name not in lists]
     if missing:
         raise ValueError(f"gnd[{query}] lacks {missing}: it must hold the lists {list(_LISTS)}")
@@ -185,7 +185,7 @@ def _named_images(query: int, lists: Mapping[str, Any]) -> tuple[NDArray[np.int6
 def judge_predictions(
     predictions: Mapping[str, Sequence[str]], solution: Mapping[str, Sequence[str]], k: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Find the relevant images among the first k predictions of each query; one that comes again is none.
+    """Find the relevant images among the first k predictions of each query; an image counts only once.
 
     Example:
         >>> judge_predictions({"q": ["x", "x", "y"]}, {"q": ["x", "y"]}, k=3)
@@ -200,7 +200,7 @@ def judge_predictions(
         `(num_queries, k)` hits and `(num_queries,)` numbers of relevant images, both in the order of `solution`.
 
     Raises:
-        TypeError: If an id is no string, or a value no list.
+        TypeError: If an id is not a string, or a value is not a list.
         ValueError: If `solution` is empty or lacks a query of the predictions, or a query of it has no relevant image
             or one twice.
     """
@@ -210,14 +210,14 @@ def judge_predictions(
         raise ValueError("solution is empty: it must hold the relevant images of at least one query")
     unknown = [query for query in predictions if query not in solution]
     if unknown:
-        raise ValueError(f"predictions hold {len(unknown)} queries that solution lacks, {unknown[0]!r} the first")
+        raise ValueError(f"predictions hold {len(unknown)} queries that solution lacks, first {unknown[0]!r}")
     hits = np.zeros((len(solution), k), dtype=bool)
     for row, (query, relevant) in zip(hits, solution.items(), strict=True):
         unseen = set(relevant)
         if len(unseen) < max(len(relevant), 1):
             raise ValueError(
                 f"solution of query {query!r} must name at least one image, and none twice, got {list(relevant)}: "
-                "leave out queries that have nothing to find"
+                "leave out queries with nothing to find"
             )
         for position, image in enumerate(predictions.get(query, ())[:k]):
             row[position] = image in unseen
@@ -228,7 +228,7 @@ def judge_predictions(
 def _check_id_lists(name: str, lists: Mapping[str, Sequence[str]]) -> None:
     for query, images in lists.items():
         if not isinstance(query, str):
-            raise TypeError(f"{name} must have query ids (strings) for keys, got {query!r}")
+            raise TypeError(f"{name} must have query ids (strings) as keys, got {query!r}")
         if isinstance(images, str) or not isinstance(images, Sequence | np.ndarray):
             raise TypeError(f"{name} of query {query!r} must be a list of image ids, got {images!r}")
         for image in images:
@@ -237,7 +237,7 @@ def _check_id_lists(name: str, lists: Mapping[str, Sequence[str]]) -> None:
 
 
 def _without_negatives(judgements: Iterable[NDArray[np.int8]]) -> Judged:
-    """Keep the places of all but negatives, from blocks whose rows are in the order of the rankings."""
+    """Keep the places of all images except negatives, from blocks whose rows are in the order of the rankings."""
     queries, positions, kept, done = [], [], [], 0
     for judgement in judgements:
         query, position = np.nonzero(judgement)
@@ -249,19 +249,19 @@ def _without_negatives(judgements: Iterable[NDArray[np.int8]]) -> Judged:
 
 
 def find_positives(judged: Judged, positive: Sequence[np.int8], junk: Sequence[np.int8], *, what: str) -> Positives:
-    """Take junk out of the rankings, and say where that leaves the images to be found.
+    """Remove junk from the rankings, and give the new ranks of the images to be found.
 
     Example:
-        Junk at rank 1 and positives at ranks 2 and 4, which become 1 and 3.
+        Junk is at rank 1, positives are at ranks 2 and 4, which become 1 and 3.
 
         >>> judged = Judged(np.array([0, 0, 0]), np.array([0, 1, 3]), np.array([JUNK, EASY, EASY]))
         >>> find_positives(judged, positive=[EASY], junk=[JUNK], what="an easy image").rank
         array([1, 3])
 
     Args:
-        judged: What the rule says of the ranked images.
+        judged: The judgements of the ranked images.
         positive: Judgements of images to be found.
-        junk: Judgements of images that count neither way.
+        junk: Judgements of images to be ignored.
         what: What error messages call a positive.
 
     Raises:
@@ -277,7 +277,7 @@ def find_positives(judged: Judged, positive: Sequence[np.int8], junk: Sequence[n
 
 
 def _running_count(query: NDArray[np.int64], flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the flags up to and with each entry, beginning anew at each query."""
+    """Count the flags up to each entry, itself included, from 0 again for each query."""
     totals = np.cumsum(flags)
     first_of_query = np.searchsorted(query, query)
     counts: NDArray[np.int64] = totals - (totals - flags)[first_of_query]

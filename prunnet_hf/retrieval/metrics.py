@@ -1,13 +1,13 @@
 """Retrieval metrics: ids in, numbers out, all in [0, 1].
 
-`ranks` is what `search` returns: `(num_queries, k)` gallery indices, best first. Labels are one a query and one a
-gallery image, integers or strings. A gallery image is relevant to a query when their labels are equal.
+`ranks` is what `search` returns: `(num_queries, k)` gallery indices, best first. Each query and each gallery image has
+one label, an integer or a string. A gallery image is relevant to a query if their labels are equal.
 
 In a leave-one-out test the queries are gallery images themselves, and none may retrieve itself. Pass the same
-`exclude` here as to `search`: the image left out is then not counted among the relevant ones.
+`exclude` here as to `search`: the excluded image then isn't counted as relevant.
 
-Each benchmark has a rule of its own, `evaluate_<benchmark>`, which gives the numbers of its official evaluation. Where
-a rule needs full orderings, blocks of them will do, as `search_blocks` yields them: all together may be too large.
+Each benchmark has its own rule, `evaluate_<benchmark>`, which gives the numbers of its official evaluation. If a rule
+needs full orderings, it also takes blocks of them from `search_blocks`, as all together may be too large.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .rankings import (
 )
 
 _DIFFICULTIES = {"easy": ([EASY], [HARD, JUNK]), "medium": ([EASY, HARD], [JUNK]), "hard": ([HARD], [EASY, JUNK])}
-"""Which images are to be found, and which are junk."""
+"""The judgements of the images to be found, and those of junk, at each difficulty."""
 
 
 def found_first(hits: NDArray[np.bool_], num_relevant: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -78,8 +78,8 @@ def mean_average_precision(
     """Average, over the queries, the mean precision at the ranks of all relevant images.
 
     Definition: AP = 1/R * sum over relevant images of (relevant images up to and with its rank) / (its rank), where R
-    is the number of relevant images in the gallery; mAP is the mean of AP over queries. This is the finite sum of
-    precision at hits, not the trapezoid.
+    is the number of relevant images in the gallery; mAP is the mean of AP over queries. This is the sum of the
+    precision at hits, without trapezoids.
 
     Edge case: `ranks` may be shorter than the gallery, but every relevant image must be among them.
 
@@ -94,7 +94,7 @@ def mean_average_precision(
         ranks: `(num_queries, k)` gallery indices, best first.
         query_labels: `(num_queries,)`.
         gallery_labels: `(num_gallery,)`.
-        exclude: `(num_queries,)` gallery indices that `search` left out, or None.
+        exclude: `(num_queries,)` gallery indices that `search` excluded, or None.
 
     Returns:
         The mAP, in [0, 1].
@@ -126,7 +126,7 @@ def recall_at_k(
 ) -> dict[str, float]:
     """Share of queries with at least one relevant image among their first k.
 
-    Edge case: a query without any relevant image in the gallery is a miss at every k.
+    Edge case: a query without a relevant image in the gallery is a miss at every k.
 
     Example:
         Gallery a b a. A query a finds one at rank 1, a query b at rank 2: half the queries at 1, all at 2.
@@ -139,7 +139,7 @@ def recall_at_k(
         query_labels: `(num_queries,)`.
         gallery_labels: `(num_gallery,)`.
         ks: The cut-offs.
-        exclude: `(num_queries,)` gallery indices that `search` left out, or None.
+        exclude: `(num_queries,)` gallery indices that `search` excluded, or None.
 
     Returns:
         `{"recall@k": share}`, one for each of `ks`, in their order.
@@ -156,13 +156,13 @@ def recall_at_k(
 def chance_mean_average_precision(
     query_labels: ArrayLike, gallery_labels: ArrayLike, *, exclude: ArrayLike | None = None
 ) -> float:
-    """Expected mAP of a gallery in random order: what a model that learned nothing would get.
+    """Expected mAP of a gallery in random order, as of a model that learned nothing.
 
-    Edge case: as for `mean_average_precision`, each query needs a relevant image.
+    Edge case: each query needs a relevant image.
 
     Example:
-        Two images a and two b, each a query against the other three: its one partner comes first, second or third with
-        equal chance, (1 + 1/2 + 1/3) / 3 = 11/18.
+        Two images a and two b, each a query against the other three: its partner comes first, second or third with
+        equal chance: (1 + 1/2 + 1/3) / 3 = 11/18.
 
         >>> round(chance_mean_average_precision(list("aabb"), list("aabb"), exclude=range(4)), 4)
         0.6111
@@ -170,10 +170,10 @@ def chance_mean_average_precision(
     Args:
         query_labels: `(num_queries,)`.
         gallery_labels: `(num_gallery,)`.
-        exclude: `(num_queries,)` gallery indices that a search would leave out, or None.
+        exclude: `(num_queries,)` gallery indices that a search would exclude, or None.
 
     Returns:
-        The expectation, exact, in [0, 1].
+        The exact expectation, in [0, 1].
 
     Raises:
         TypeError: If `exclude` doesn't hold integers.
@@ -190,11 +190,11 @@ def evaluate_in_shop(
     gallery_labels: ArrayLike,
     ks: Sequence[int] = (1, 2, 4, 8, 10, 20, 30),
 ) -> dict[str, float]:
-    """Share of queries with an image of their item among the first k: the rule of In-shop Clothes Retrieval.
+    """The rule of In-shop Clothes Retrieval: the share of queries with an image of their item among the first k.
 
     Definition: `recall_at_k`, the top-k accuracy of Liu et al., DeepFashion, CVPR 2016.
 
-    Edge case: a query that has nothing to find is an error here; the official lists hold none.
+    Edge case: a query with nothing to find is an error; the official lists have no such query.
 
     Example:
         Gallery 7 8 7. Query 7 finds an image at rank 2, query 8 at rank 1.
@@ -227,12 +227,12 @@ def evaluate_gldv2(
 
     Definition: AP@k = 1/min(R, k) * sum over hits at ranks i <= k of (hits up to and with rank i) / i, R the number of
     relevant images; mAP@k is its mean over the queries of the solution. Weyand et al., Google Landmarks Dataset v2,
-    CVPR 2020; the numbers are those of the metrics that came with DELF.
+    CVPR 2020. The numbers are equal to those of the metrics that came with DELF.
 
-    Edge case: an image predicted again is no hit, but keeps its rank; a query without predictions counts 0.
+    Edge case: an image that is predicted again is not a hit, but takes a rank; a query without predictions has AP 0.
 
     Example:
-        Query q has x and y to find. Its second x is no hit, so y at rank 3 is the second: (1/1 + 2/3) / 2 = 5/6.
+        Query q has x and y to find. Its second x is not a hit, but y at rank 3 is one: (1/1 + 2/3) / 2 = 5/6.
         Query r has no predictions: the mean is 5/12.
 
         >>> found = evaluate_gldv2({"q": ["x", "x", "y"]}, {"q": ["x", "y"], "r": ["z"]})
@@ -240,7 +240,7 @@ def evaluate_gldv2(
         {'mAP@100': 0.4167}
 
     Args:
-        predictions: For each query id the ids of index images, best first; those behind rank k don't count.
+        predictions: For each query id the ids of index images, best first; those after rank k don't count.
         solution: For each query id the ids of all relevant index images.
         k: The cut-off.
 
@@ -248,10 +248,10 @@ def evaluate_gldv2(
         `{"mAP@k": value}`.
 
     Raises:
-        TypeError: If an id is no string, predictions aren't lists, or `k` is no integer.
-        ValueError: If `solution` is empty, holds a query with no relevant image or one image twice, predictions hold a
-            query that `solution` lacks, or `k` is below 1. Which ids the index has is not known here: the protocol
-            refuses a solution with others.
+        TypeError: If an id is not a string, predictions aren't lists, or `k` is not an integer.
+        ValueError: If `solution` is empty, has a query with no relevant image or with one image twice, predictions
+            have a query that `solution` lacks, or `k` is below 1. Relevant ids that the index lacks are refused by the
+            protocol, as this function doesn't know the index.
     """
     check_cutoffs("k", [k])
     hits, num_relevant = judge_predictions(predictions, solution, k)
@@ -266,20 +266,20 @@ def evaluate_veri(
     gallery_cameras: ArrayLike,
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """mAP, CMC and mINP of vehicle re-identification across cameras: the rule of VeRi-776.
+    """The rule of VeRi-776: mAP, CMC and mINP of vehicle re-identification across cameras.
 
-    Definition: images of the query's vehicle by the query's camera are junk and leave the ranking first; those by
-    other cameras are positives, at ranks r_1 < ... < r_R. AP = 1/R * sum of i/r_i; CMC@k is 1 if r_1 <= k, else 0; INP
-    = R/r_R. Each is averaged over queries. Liu et al., ECCV 2016 (VeRi-776); Ye et al., TPAMI 2021 (mINP); the numbers
-    are those of FastReID.
+    Definition: images of the query's vehicle by the query's camera are junk and are removed from the ranking; those
+    by other cameras are positives, at ranks r_1 < ... < r_R. AP = 1/R * sum of i/r_i; CMC@k is 1 if r_1 <= k, else 0;
+    INP = R/r_R. Each is averaged over queries. Liu et al., ECCV 2016 (VeRi-776); Ye et al., TPAMI 2021 (mINP). The
+    numbers are equal to those of FastReID.
 
-    Edge cases: a query whose vehicle only its own camera saw again has no positives and is left out, as it is there. A
-    vehicle that the gallery lacks altogether, left out there too, is an error here: it means that lists don't belong
-    together.
+    Edge cases: a query whose vehicle was seen again only by the same camera has no positives and is left out, as in
+    FastReID. A vehicle that the gallery lacks is left out there too, but is an error here, because it means that the
+    lists don't belong together.
 
     Example:
-        Vehicle 5 seen by camera 1. The gallery holds it by cameras 1, 2, 3, then another. The junk at rank 1 gone,
-        positives are at ranks 1 and 3: AP = (1/1 + 2/3) / 2 = 5/6, INP = 2/3.
+        Vehicle 5 seen by camera 1. The gallery holds it by cameras 1, 2, 3, then another. Without the junk at
+        rank 1, positives are at ranks 1 and 3: AP = (1/1 + 2/3) / 2 = 5/6, INP = 2/3.
 
         >>> found = evaluate_veri([[0, 1, 3, 2]], [5], [1], [5, 5, 5, 6], [1, 2, 3, 1], ks=(1,))
         >>> {name: round(value, 4) for name, value in found.items()}
@@ -295,10 +295,10 @@ def evaluate_veri(
         ks: The cut-offs of CMC.
 
     Returns:
-        `{"mAP": .., "CMC@k": .., "mINP": ..}`, a CMC for each of `ks`, in their order.
+        `{"mAP": .., "CMC@k": .., "mINP": ..}`, with a CMC for each of `ks`, in their order.
 
     Raises:
-        TypeError: If `ranks` or `ks` don't hold integers, or ids and cameras neither integers nor strings.
+        TypeError: If `ranks` or `ks` don't hold integers, or ids and cameras are not integers or strings.
         ValueError: If shapes disagree, ranks don't hold every gallery image exactly once, the gallery lacks a query's
             vehicle, a cut-off is below 1, or no query has a positive.
     """
@@ -319,17 +319,17 @@ def evaluate_revisited(
 ) -> dict[str, dict[str, float]]:
     """Mean AP and mean precision at k of the revisited Oxford and Paris sets, at three difficulties.
 
-    Definition: easy: easy images are positives, hard ones junk like junk; medium: easy and hard ones are positives;
-    hard: hard ones are positives, easy ones junk. Junk leaves the ranking first; positives are then at ranks r_1 < ...
-    < r_R. AP = 1/R * sum of ((i-1)/(r_i-1) + i/r_i) / 2, the first quotient 1 where r_i = 1 (trapezoids under the
-    curve). P@k is the precision of the first min(k, r_R). Each is averaged over queries. Radenovic et al., CVPR 2018;
-    the numbers are those of the authors' `compute_map`.
+    Definition: easy: easy images are positives, hard ones junk; medium: easy and hard ones are positives; hard: hard
+    ones are positives, easy ones junk. Junk is removed from the ranking; positives are then at ranks r_1 < ... < r_R.
+    AP = 1/R * sum of ((i-1)/(r_i-1) + i/r_i) / 2, the first quotient 1 if r_i = 1 (trapezoids under the
+    curve). P@k is the precision of the first min(k, r_R). Each is averaged over queries. Radenovic et al., CVPR 2018.
+    The numbers are equal to those of the authors' `compute_map`.
 
-    Edge case: a query without positives at a difficulty is left out there, as it is by the authors.
+    Edge case: a query without positives at a difficulty is left out of that difficulty, as in the authors' code.
 
     Example:
-        Image 2 is easy, 0 hard, 1 junk, 3 none of them. Easy, with 1 and 0 gone, finds 2 at rank 2, behind 3:
-        AP = (0/1 + 1/2) / 2, and of its first two one is right.
+        Image 2 is easy, 0 hard, 1 junk, 3 a negative. At difficulty easy, without 1 and 0, image 2 has rank 2, after
+        3: AP = (0/1 + 1/2) / 2, and one of the first two images is right.
 
         >>> gnd = [{"easy": [2], "hard": [0], "junk": [1]}]
         >>> evaluate_revisited([[1, 0, 3, 2]], gnd, kappas=(1, 5))["easy"]
@@ -338,11 +338,11 @@ def evaluate_revisited(
     Args:
         ranks: `(num_queries, num_gallery)`, each row the full ordering of the gallery, best first; or an iterator over
             blocks of them.
-        gnd: For each query a dict of gallery indices by `easy`, `hard` and `junk`; other keys (`bbx`) don't matter.
+        gnd: For each query a dict of gallery indices by `easy`, `hard` and `junk`; other keys (`bbx`) are ignored.
         kappas: The cut-offs of P@k.
 
     Returns:
-        `{"easy": {"mAP": .., "mP@k": ..}, "medium": .., "hard": ..}`, an mP for each of `kappas`, in their order.
+        `{"easy": {"mAP": .., "mP@k": ..}, "medium": .., "hard": ..}`, with an mP for each of `kappas`, in their order.
 
     Raises:
         TypeError: If `ranks`, `kappas` or the lists in `gnd` don't hold integers.

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SMALLEST_COLOUR_SPAN = 0.05
-"""Values closer than this are drawn in like colours: half a point must not look like a cliff."""
+"""Values closer than this get similar colours: half a point must not look like a large difference."""
 _LEGEND = (
     "outlined: query and gallery by the same subnetwork (self-test)\n"
     "gallery capacity 1.00: gallery by the dense network (cross-test)"
 )
 _SELF_COLOUR, _CROSS_COLOUR, _DENSE_COLOUR = "#31688e", "#d1742e", "0.35"
 _SMALLEST_PERCENT_SPAN = 10.0
-"""Percent that the curve's axis shows at least: half a point must not look like a cliff here either."""
+"""The curve's axis spans at least so many percent: half a point must not look like a large difference."""
 
 
 def plot_matrix(
@@ -39,10 +39,10 @@ def plot_matrix(
     """Draw the metrics as heat maps side by side, and save them as a PNG.
 
     Args:
-        results: From `compatibility_matrix`; a pair that is missing stays blank.
+        results: From `compatibility_matrix`; a missing pair stays blank.
         path: Where to write; an existing file is replaced only by a complete one.
-        metrics: Which metrics, one panel each.
-        title: Above all panels.
+        metrics: The metrics, one panel for each.
+        title: Written above all panels.
 
     Returns:
         The path.
@@ -74,11 +74,11 @@ def plot_curve(
     """Draw self-test and cross-test of one metric over capacity, and save them as a PNG.
 
     Args:
-        results: From `compatibility_matrix`; the largest capacity's self-test is drawn as a line to compare with.
+        results: From `compatibility_matrix`; the largest capacity's self-test becomes a line to compare with.
         path: Where to write; an existing file is replaced only by a complete one.
-        metric: Which metric.
-        trained: The capacities that training optimised, drawn filled; others are drawn hollow.
-        title: Above the curves.
+        metric: The metric.
+        trained: The capacities that training optimised. Their markers are filled, those of others hollow.
+        title: Written above the curves.
 
     Returns:
         The path.
@@ -138,7 +138,7 @@ def _draw_panel(
 
 
 def _colour_limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the range of the values, widened where they are nearly equal."""
+    """Return the range of the values, widened if they are nearly equal."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     missing = max(_SMALLEST_COLOUR_SPAN - (high - low), 0.0)
     return low - missing / 2, high + missing / 2
@@ -183,7 +183,7 @@ def _label_curve(axes: Axes, capacities: Sequence[float], metric: str, values: S
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` by `height` inches; one of its own, because pyplot's state belongs to the caller."""
+    """An empty figure of `width` by `height` inches, made without pyplot, whose state belongs to the caller."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because only plots need matplotlib
     from matplotlib.figure import Figure
 

@@ -62,7 +62,7 @@ RetrievalProtocol = Callable[[Side, Side], dict[str, float]]
 """`(query, gallery) -> {metric: value}`."""
 
 _QUERIES_AT_A_TIME = 128
-"""Full orderings are long: few at a time stay in cache from the search to the metrics."""
+"""Full orderings are long: a few at a time stay in cache from the search to the metrics."""
 
 _IN_SHOP_CUTOFFS = (1, 2, 4, 8, 10, 20, 30)
 _GLDV2_CUTOFF = 100
@@ -70,10 +70,10 @@ _SHOWN = 5
 
 
 def leave_one_out(query: Side, gallery: Side) -> dict[str, float]:
-    """Each image is a query against all others: the test for sets without a query and a gallery of their own.
+    """Each image is a query against all others: the test for data sets without separate queries and gallery.
 
-    Query and gallery are the same images in the same order, embedded once by each of two networks. The query's own
-    image is left out of the gallery even then: it would be found at once, and say nothing.
+    Query and gallery are the same images in the same order, embedded by one network or by two. The query's own image
+    is always left out of the gallery, as it would be found at once.
 
     Args:
         query: Needs the column `label`.
@@ -220,7 +220,7 @@ def resolve_protocol(name: str) -> RetrievalProtocol:
         The protocol.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r} is unknown: choose one of {', '.join(sorted(PROTOCOLS))}")

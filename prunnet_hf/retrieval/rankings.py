@@ -1,6 +1,6 @@
-"""What the metrics stand on: labels and rankings, checked, and the precision at hits.
+"""The base of the metrics: labels and rankings, checked, and the precision at hits.
 
-`ranks` are gallery indices, best first, one row a query; labels are one an image.
+`ranks` are gallery indices, best first, one row for each query; each image has one label.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RankBlocks: TypeAlias = Iterator[tuple[slice, NDArray[np.int64]]]
-"""Blocks of queries and their `(block, k)` ranks, as `search_blocks` yields them: all together may be too large."""
+"""Blocks of queries and their `(block, k)` ranks from `search_blocks`, as all together may be too large."""
 
 _QUERIES_AT_A_TIME = 128
 
@@ -65,7 +65,7 @@ def expected_average_precision(num_relevant: NDArray[np.integer], retrievable: i
         `(num_queries,)` in [0, 1].
     """
     harmonic = float((1 / np.arange(1, retrievable + 1)).sum())
-    others = max(retrievable - 1, 1)  # with one image R - 1 is 0 and the quotient is moot
+    others = max(retrievable - 1, 1)  # with one image R - 1 is 0, whatever it is divided by
     return (harmonic + (num_relevant - 1) * (retrievable - harmonic) / others) / retrievable
 
 
@@ -110,7 +110,7 @@ def count_relevant(
 ) -> NDArray[np.int64]:
     """Count the gallery images that each query should find.
 
-    Edge case: an excluded image of another label changes nothing.
+    Edge case: excluding an image of another label changes nothing.
 
     Example:
         >>> count_relevant(["a", "b"], ["a", "b", "a", "b", "b"], exclude=[0, 1])
@@ -119,7 +119,7 @@ def count_relevant(
     Args:
         query_labels: `(num_queries,)`.
         gallery_labels: `(num_gallery,)`.
-        exclude: `(num_queries,)` gallery indices left out of the search, or None.
+        exclude: `(num_queries,)` gallery indices excluded from the search, or None.
 
     Returns:
         `(num_queries,)`, each at least 1.
@@ -139,7 +139,7 @@ def count_relevant(
         query = without[0]
         raise ValueError(
             f"query {query} (label {np.asarray(query_labels)[query].item()!r}) has no relevant image in the gallery"
-            f"{' besides itself' if exclude is not None else ''}: leave it out of the queries, or add one"
+            f"{' except itself' if exclude is not None else ''}: leave it out of the queries, or add one"
         )
     return num_relevant
 
@@ -147,7 +147,7 @@ def count_relevant(
 def label_codes(
     query_labels: ArrayLike, gallery_labels: ArrayLike, name: str = "labels"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number the distinct labels, so that comparing is cheap whatever they were.
+    """Number the distinct labels, because numbers are compared faster.
 
     Example:
         >>> [codes.tolist() for codes in label_codes(["b", "z"], ["a", "b", "b"])]
@@ -159,41 +159,41 @@ def label_codes(
         name: What error messages call them.
 
     Returns:
-        `(num_queries,)` and `(num_gallery,)` codes, equal where the labels are.
+        `(num_queries,)` and `(num_gallery,)` codes, equal if the labels are.
 
     Raises:
-        TypeError: If they are neither integers nor strings, or one holds integers and the other strings.
+        TypeError: If they are not integers or strings, or one holds integers and the other strings.
         ValueError: If one isn't a list of at least one label.
     """
     query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
     for argument, labels in ((f"query_{name}", query_labels), (f"gallery_{name}", gallery_labels)):
         if labels.ndim != 1 or not labels.size:
-            raise ValueError(f"{argument} must hold one label an image, at least one, got shape {labels.shape}")
+            raise ValueError(f"{argument} must hold one label for each image, at least one, got shape {labels.shape}")
     both = f"query_{name} are {query_labels.dtype} and gallery_{name} {gallery_labels.dtype}"
     if (query_labels.dtype.kind in "US") != (gallery_labels.dtype.kind in "US"):
         raise TypeError(f"{both}: use one kind")
     joined = np.concatenate([query_labels, gallery_labels])
     if joined.dtype.kind not in "biuUS":
-        raise TypeError(f"{both}: integers or strings can be told apart exactly, use those")
+        raise TypeError(f"{both}: use integers or strings, which can be compared exactly")
     codes = np.unique(joined, return_inverse=True)[1].astype(np.int64)
     return codes[: len(query_labels)], codes[len(query_labels) :]
 
 
 def checked_ranks(ranks: ArrayLike, num_queries: int, num_gallery: int, first_query: int = 0) -> NDArray[np.int64]:
-    """Check that each query's ranks are gallery indices, none of them repeated.
+    """Check that each query's ranks are distinct gallery indices.
 
     Args:
         ranks: `(num_queries, k)`.
-        num_queries: How many rows there must be.
-        num_gallery: What the indices must stay below.
-        first_query: What error messages call the first row.
+        num_queries: The number of rows.
+        num_gallery: The indices must be below this.
+        first_query: Number of the first row in error messages.
 
     Returns:
         `(num_queries, k)`.
 
     Raises:
         TypeError: If they aren't integers.
-        ValueError: If there is another number of rows, or a row holds an index twice or one outside the gallery.
+        ValueError: If the number of rows is wrong, or a row holds an index twice or one outside the gallery.
     """
     ranks = _index_rows(ranks, num_queries)
     outside = np.flatnonzero(((ranks < 0) | (ranks >= num_gallery)).any(axis=1))
@@ -213,25 +213,25 @@ def _index_rows(ranks: ArrayLike, num_queries: int) -> NDArray[np.integer]:
     try:
         ranks = np.asarray(ranks)
     except ValueError as error:
-        raise ValueError("ranks must hold equally many gallery indices for each query") from error
+        raise ValueError("ranks must hold the same number of gallery indices for each query") from error
     if ranks.ndim != 2 or len(ranks) != num_queries or not ranks.size:
-        raise ValueError(f"ranks must be ({num_queries}, k), one row a query, got shape {ranks.shape}")
+        raise ValueError(f"ranks must be ({num_queries}, k), one row for each query, got shape {ranks.shape}")
     if ranks.dtype.kind not in "iu":
         raise TypeError(f"ranks must hold gallery indices (integers), got dtype {ranks.dtype}")
     return ranks
 
 
 def check_cutoffs(name: str, ks: Sequence[int], largest: int | None = None) -> None:
-    """Check the ranks down to which a metric looks.
+    """Check the cut-offs of a metric.
 
     Args:
         name: What error messages call them.
         ks: The cut-offs.
-        largest: How many ranks there are; None where any cut-off will do.
+        largest: The number of ranks; None if any cut-off is allowed.
 
     Raises:
-        TypeError: If one is no integer.
-        ValueError: If there are none, or one is below 1 or above `largest`.
+        TypeError: If one is not an integer.
+        ValueError: If there is no cut-off, or one is below 1 or above `largest`.
     """
     if not len(ks):
         raise ValueError(f"{name} must hold at least one cut-off, got {ks!r}")
@@ -244,12 +244,12 @@ def check_cutoffs(name: str, ks: Sequence[int], largest: int | None = None) -> N
 
 
 def check_exclude(exclude: ArrayLike, num_queries: int, num_gallery: int) -> NDArray[np.int64]:
-    """Check the gallery indices that queries leave out.
+    """Check the gallery indices that queries exclude.
 
     Args:
-        exclude: One gallery index a query.
-        num_queries: How many there must be.
-        num_gallery: What they must stay below.
+        exclude: One gallery index for each query.
+        num_queries: The number of queries.
+        num_gallery: The indices must be below this.
 
     Returns:
         `(num_queries,)` int64.
@@ -262,7 +262,7 @@ def check_exclude(exclude: ArrayLike, num_queries: int, num_gallery: int) -> NDA
     if exclude.dtype.kind not in "iu":
         raise TypeError(f"exclude must hold gallery indices (integers), got dtype {exclude.dtype}")
     if exclude.shape != (num_queries,):
-        raise ValueError(f"exclude must name one gallery index a query, shape ({num_queries},), got {exclude.shape}")
+        raise ValueError(f"exclude must hold one index for each query, shape ({num_queries},), got {exclude.shape}")
     outside = np.flatnonzero((exclude < 0) | (exclude >= num_gallery))
     if outside.size:
         query = outside[0]
@@ -279,15 +279,15 @@ def full_orderings(ranks: ArrayLike | RankBlocks, num_queries: int, num_gallery:
 
     Args:
         ranks: `(num_queries, num_gallery)`, or an iterator over blocks of them.
-        num_queries: How many queries there must be.
-        num_gallery: Size of the gallery; None where nothing but the rankings tells it.
+        num_queries: The number of queries.
+        num_gallery: Size of the gallery; if None, it follows from the rankings.
 
     Yields:
         The slice of queries and their `(block, num_gallery)` orderings, in order.
 
     Raises:
         TypeError: If the ranks aren't integers.
-        ValueError: If there is another number of queries, blocks come out of order, or a query's ranks don't hold
+        ValueError: If the number of queries is wrong, blocks come out of order, or a query's ranks don't hold
             every gallery image exactly once.
     """
     done = 0
@@ -298,8 +298,8 @@ def full_orderings(ranks: ArrayLike | RankBlocks, num_queries: int, num_gallery:
         num_gallery = num_gallery or max(int(orders.max()) + 1, orders.shape[1])
         if orders.shape[1] != num_gallery:
             raise ValueError(
-                f"ranks must order the whole gallery, its images 0 to {num_gallery - 1}, but hold {orders.shape[1]} a "
-                "query: search with k=None"
+                f"ranks must order the whole gallery, its images 0 to {num_gallery - 1}, but hold {orders.shape[1]} "
+                "for each query: search with k=None"
             )
         yield block, checked_ranks(orders, len(orders), num_gallery, first_query=done)
         done = block.stop

@@ -1,13 +1,12 @@
-"""Exact nearest neighbours by cosine similarity, in one order that nothing but the embeddings decides.
+"""Exact nearest neighbours by cosine similarity, in an order that only the embeddings decide.
 
-Floating-point sums depend on their order, and matrix libraries choose that order by the shape of the block. Left
-alone, two copies of one image could part, and another block size could give another ranking. So the embeddings are
-rounded first, to multiples of 2**-22: float32 holds those exactly, and every dot product of two unit vectors on this
-grid is exact in float64 (its terms are multiples of 2**-44 and their magnitudes sum to about 1, well inside 53 bits).
-Whatever the order of summation, the similarity is the same number; the rounding costs about as much as float32
-arithmetic would.
+Floating-point sums depend on their order, and matrix libraries choose that order by the shape of the block. So two
+copies of one image could get different similarities, and another block size could give another ranking. To prevent
+this, embeddings are first rounded to multiples of 2**-22. float32 holds those exactly, and every dot product of two
+such unit vectors is exact in float64 (its terms are multiples of 2**-44 and their magnitudes sum to about 1, well
+inside 53 bits), whatever the order of summation. The rounding costs about as much precision as float32 arithmetic.
 
-faiss then only proposes candidates, from float32 similarities with a known error bound; the exact ones put them in
+faiss then only proposes candidates, from float32 similarities with a known error bound; exact similarities put them in
 order.
 """
 
@@ -28,27 +27,27 @@ GRID = 2.0**-22
 _NORMALIZED_AT_A_TIME = 8192
 _SPARE_CANDIDATES = 64
 _FETCH_GROWTH = 8
-# Beyond this share of the gallery, or this many, comparing with every image is faster than faiss' selection.
+# If more than this share of the gallery or this number is wanted, comparing with every image is faster than faiss.
 _LARGEST_FAISS_SHARE = 1 / 8
 _LARGEST_FAISS_FETCH = 2**11
-# Beyond this share of the columns, sorting all of them is as fast as selecting first.
+# If more than this share of the columns is wanted, sorting all of them is as fast as selecting first.
 _LARGEST_SELECTED_SHARE = 1 / 8
-# 16 MiB of similarities stay in cache from product to sort; fewer rows than this would waste the product.
+# 16 MiB of similarities stay in cache between product and sort; with too few rows the product is slow.
 _SORTED_AT_A_TIME = 2**21
 _FEWEST_ROWS = 16
 # Similarity and column share one int64 when sorted: 46 bits and 17.
 _PACKED_COLUMN_BITS = 17
 _BELOW_EVERY_COSINE = -2.0
-_NOTHING = -1  # what a query excludes when it excludes nothing
+_NOTHING = -1  # stands for no excluded image
 
 
 def normalize(embeddings: NDArray[np.floating], *, argument: str = "embeddings") -> NDArray[np.float32]:
     """Scale each embedding to length 1 and round it to multiples of `GRID`.
 
-    A zero embedding has no direction, so no cosine and no honest rank: it is refused like a non-finite one.
+    A zero embedding has no direction and so no cosine: it is refused like one that is not finite.
 
     Args:
-        embeddings: `(n, dim)` floats, float32 or narrower unless the caller has reason otherwise.
+        embeddings: `(n, dim)` floats.
         argument: What error messages call the array.
 
     Returns:
@@ -56,7 +55,7 @@ def normalize(embeddings: NDArray[np.floating], *, argument: str = "embeddings")
 
     Raises:
         TypeError: If the array doesn't hold floats.
-        ValueError: If it isn't `(n, dim)`, is empty, or a row is non-finite or zero.
+        ValueError: If it isn't `(n, dim)`, is empty, or a row is zero or not finite.
     """
     embeddings = check_table(embeddings, argument)
     unit = np.empty(embeddings.shape, dtype=np.float32)
@@ -101,22 +100,22 @@ def search(
     exclude: NDArray[np.integer] | None = None,
     block_size: int = 1024,
 ) -> NDArray[np.int64]:
-    """Rank the gallery for each query: cosine similarity first, then the lower gallery index.
+    """Rank the gallery for each query by cosine similarity; equals are ranked by gallery index.
 
     Args:
         queries: `(num_queries, dim)` embeddings, of any length, or `Embeddings`, which know their space.
-        gallery: `(num_gallery, dim)` embeddings, of any length, or `Embeddings` where `queries` are.
-        k: How many to retrieve for each query; None for all that can be retrieved.
-        exclude: `(num_queries,)` gallery indices; the one image each query must not retrieve. Leave-one-out passes
-            each query's own index.
-        block_size: How many queries are compared with the gallery at a time. It decides memory, never the result.
+        gallery: `(num_gallery, dim)` embeddings, of any length; `Embeddings` if `queries` are.
+        k: How many images to retrieve for each query; None for all.
+        exclude: `(num_queries,)` gallery indices: the one image that each query must not retrieve. In a leave-one-out
+            test this is the query itself.
+        block_size: How many queries are compared with the gallery at a time. It changes memory, not the result.
 
     Returns:
         `(num_queries, k)` gallery indices, best first.
 
     Raises:
-        TypeError: If the embeddings aren't floats, `exclude` or `k` aren't integers, or only one side says its space.
-        ValueError: If the sides are of two spaces, shapes disagree, an embedding is non-finite or zero, or a number is
+        TypeError: If the embeddings aren't floats, `exclude` or `k` aren't integers, or only one side knows its space.
+        ValueError: If the sides are of two spaces, shapes disagree, an embedding is zero or not finite, or a number is
             out of range.
     """
     blocks = search_blocks(queries, gallery, k, exclude=exclude, block_size=block_size)
@@ -131,7 +130,7 @@ def search_blocks(
     exclude: NDArray[np.integer] | None = None,
     block_size: int = 1024,
 ) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """Do what `search` does, a block of queries at a time, for when all ranks together would be too large.
+    """Do what `search` does, but one block of queries at a time, as all ranks together may be too large.
 
     Args:
         queries: As in `search`.
@@ -176,7 +175,7 @@ def _comparable(queries: Searchable, gallery: Searchable) -> tuple[NDArray[np.fl
 
 def _checked_k(k: int | None, retrievable: int) -> int:
     if retrievable < 1:
-        raise ValueError("gallery holds one image and exclude leaves it out: there is nothing to retrieve")
+        raise ValueError("gallery holds one image and exclude excludes it: there is nothing to retrieve")
     if k is None:
         return retrievable
     if not isinstance(k, int | np.integer):
@@ -200,13 +199,14 @@ def _rank_candidates(
     k: int,
     excluded: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Rank by faiss' candidates where they are sure to hold the k best, by all similarities elsewhere."""
+    """Rank by faiss' candidates if these surely hold the k best, otherwise by all similarities."""
     ranks = np.empty((len(queries), k), dtype=np.int64)
     pending = np.arange(len(queries))
-    needed = k + 1  # one may turn out to be the excluded image
+    needed = k + 1  # one may be the excluded image
     fetch = _first_fetch(k)
-    # A float32 dot product of unit vectors errs by at most about dim * 2**-24, however it is summed. Both the k-th
-    # and its rival may err, so a candidate further behind than twice that can't be among the best: doubled for safety.
+    # The error of a float32 dot product of unit vectors is at most about dim * 2**-24, in any order of summation. Both
+    # the k-th and its rival may be wrong, so a candidate further behind than twice that can't be among the best. It is
+    # doubled again for safety.
     margin = queries.shape[1] * 2.0**-22
     while pending.size and _faiss_serves(fetch, len(gallery)):
         found, candidates = faiss.knn(queries[pending], gallery, fetch, metric=faiss.METRIC_INNER_PRODUCT)
@@ -238,7 +238,7 @@ def _rank_all(
     k: int,
     excluded: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Rank by all similarities, a few rows of them at a time."""
+    """Rank by all similarities, a few rows at a time."""
     ranks = np.empty((len(queries), k), dtype=np.int64)
     gallery = gallery.astype(np.float64, copy=False)
     rows_at_a_time = max(_SORTED_AT_A_TIME // len(gallery), _FEWEST_ROWS)
@@ -252,12 +252,12 @@ def _rank_all(
 
 
 def _best_columns(similarities: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Return the first k columns of `order`; where they are few, without sorting the others."""
+    """Return the first k columns of `order`; if they are few, without sorting the others."""
     if k > similarities.shape[1] * _LARGEST_SELECTED_SHARE:
         return order(similarities)[:, :k]
     best = np.empty((len(similarities), k), dtype=np.int64)
     for row, kth in enumerate(np.partition(similarities, -k, axis=1)[:, -k]):
-        candidates = np.flatnonzero(similarities[row] >= kth)  # all that equal the k-th, too
+        candidates = np.flatnonzero(similarities[row] >= kth)  # with all that equal the k-th
         best[row] = candidates[order_reference(similarities[row : row + 1, candidates])[0, :k]]
     return best
 
@@ -270,8 +270,8 @@ def exact_cosines(queries: NDArray[np.float32], gallery: NDArray[np.floating]) -
 def order(similarities: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the columns of each row, the largest similarity first, equals by the lower column.
 
-    Same result as `order_reference`, several times faster: similarity (a whole number of `GRID**2`) and column become
-    one integer, and plain integers sort fast.
+    The result is that of `order_reference`, but several times faster: similarity (a multiple of `GRID**2`) and column
+    become one integer, and integers sort fast.
 
     Args:
         similarities: `(rows, columns)` from `exact_cosines`, or -2 for what must come last.
@@ -291,7 +291,7 @@ def order(similarities: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def order_reference(similarities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Say plainly what `order` computes.
+    """The plain definition of `order`.
 
     Args:
         similarities: `(rows, columns)`.

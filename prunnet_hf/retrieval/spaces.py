@@ -1,4 +1,4 @@
-"""Embedding spaces: whether embeddings of two networks mean anything to each other."""
+"""Embedding spaces: whether embeddings of two networks can be compared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class HasEmbeddingSpace(Protocol):
-    """A config, or embeddings of `embedding_table`: they know the id of their embedding space."""
+    """A config, or `embedding_table.Embeddings`: they know the id of their embedding space."""
 
     @property
     def embedding_space(self) -> str | None:
@@ -16,7 +16,7 @@ class HasEmbeddingSpace(Protocol):
 
 @runtime_checkable
 class HasConfig(Protocol):
-    """A model: its config knows."""
+    """A model, whose config knows the id of its embedding space."""
 
     @property
     def config(self) -> HasEmbeddingSpace:
@@ -24,7 +24,7 @@ class HasConfig(Protocol):
 
 
 Embedder = HasConfig | HasEmbeddingSpace | str | None
-"""A model, its config, embeddings, or the id of an embedding space itself; None is an id that nobody set."""
+"""A model, its config, embeddings, or the id of an embedding space; None is an id that was never set."""
 
 
 def check_compatible(a: Embedder, b: Embedder) -> None:
@@ -32,7 +32,7 @@ def check_compatible(a: Embedder, b: Embedder) -> None:
 
     Args:
         a: A model, a config, embeddings (`embedding_table.Embeddings`) or an embedding-space id.
-        b: What it is to be compared with.
+        b: The same for the other side.
 
     Raises:
         TypeError: If an argument is none of these.
@@ -43,12 +43,12 @@ def check_compatible(a: Embedder, b: Embedder) -> None:
         if not space:
             raise ValueError(
                 f"the embedding space of {argument} is unknown (embedding_space is {space!r}). It is set when "
-                "training ends: finish training this model, or take the checkpoint of a finished run"
+                "training ends: finish training this model, or use the checkpoint of a finished run"
             )
     if spaces["a"] != spaces["b"]:
         raise ValueError(
             f"embeddings of space {spaces['a']!r} and of space {spaces['b']!r} can't be compared: they come from "
-            "different trainings, so their similarities mean nothing even where the dimensions agree. Use subnetworks "
+            "different trainings, so their similarities mean nothing, even if the dimensions agree. Use subnetworks "
             "pruned from one dense model, or embed the gallery again"
         )
 
@@ -58,7 +58,7 @@ def check_known_space(embedding_space: str | None) -> str:
     if not isinstance(embedding_space, str) or not embedding_space:
         raise ValueError(
             f"embedding_space must be the id of a trained model's space, got {embedding_space!r}. It is set when "
-            "training ends: take the checkpoint of a finished run."
+            "training ends: use the checkpoint of a finished run."
         )
     return embedding_space
 

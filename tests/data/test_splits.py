@@ -33,7 +33,7 @@ def test_splits_know_their_classes():
 
 def test_class_with_one_test_image_is_named():
     test = labelled("xyz", [0, 0, 1, 2, 2])
-    with pytest.raises(ValueError, match=r"1 classes.*among.*image only.*: y\. Add images"):
+    with pytest.raises(ValueError, match=r"1 test classes.*one image.*: y\. Add images"):
         RetrievalSplits(labelled("ab", [0, 1]), test, test, "leave_one_out")
 
 

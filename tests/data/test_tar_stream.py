@@ -143,7 +143,7 @@ def test_compressed_tar_is_refused(tmp_path):
 @pytest.mark.parametrize("wanted", [everything, nothing])
 def test_name_that_leaves_the_folder_is_refused_even_unread(tmp_path, name, wanted):
     path = write_members(tmp_path / "some.tar", member(name, size=2))
-    with pytest.raises(ValueError, match=r"some\.tar.*path inside.*it may.*hostile"):
+    with pytest.raises(ValueError, match=r"some\.tar.*path inside.*attack"):
         list(read_members(path, wanted))
 
 

@@ -56,7 +56,7 @@ def test_half_written_parts_do_not_count(tmp_path: Path) -> None:
     [
         (
             {"weights": "bb"},
-            r"begun.*weights \('aa'.*'bb' now\).*begin anew, remove.*f.parquet.partial",
+            r"weights \('aa'.*'bb' now\).*remove.*f.parquet.partial",
         ),
         ({"capacity": 0.2, "weights": "bb"}, r"weights \('aa'.*, capacity \(1\.0.*0\.2 now\)"),
         ({"dtype": "bfloat16"}, r"dtype \(None.*'bfloat16' now\)"),
@@ -72,7 +72,7 @@ def test_another_plan_is_refused_and_nothing_is_lost(tmp_path: Path, plan: dict[
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["0.png", "0.jpg"], r"their sizes.*times.*change differ"),
+        (["0.png", "0.jpg"], r"sizes.*times differ"),
         (["0.png", "0.jpg", "new.png"], r"new.png.*two"),
         ([], r"0.jpg.*two"),
     ],
@@ -80,7 +80,7 @@ def test_another_plan_is_refused_and_nothing_is_lost(tmp_path: Path, plan: dict[
 def test_part_of_other_images_is_refused(tmp_path: Path, paths: list[str], message: str) -> None:
     parts = begin(tmp_path)
     write(parts, 0)
-    with pytest.raises(ValueError, match=rf"part-000000.parquet.*images.*: {message}"):
+    with pytest.raises(ValueError, match=rf"part-000000.parquet.*{message}"):
         parts.check(0, "another digest", paths)
 
 
@@ -129,5 +129,5 @@ def test_a_copy_that_somebody_made_is_no_part(tmp_path: Path) -> None:
 def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
     parts = begin(tmp_path)
     (parts.folder / "plan.json").write_text(text)
-    with pytest.raises(ValueError, match=r"plan\.json.*damaged.*To begin anew, remove"):
+    with pytest.raises(ValueError, match=r"plan\.json.*damaged.*remove"):
         begin(tmp_path)

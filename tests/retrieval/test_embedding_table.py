@@ -97,7 +97,7 @@ def forged(path: Path, metadata: dict[str, str | None], space: str = "3f9a") -> 
     ("metadata", "message"),
     [
         ({"format": None}, r"'format'.*None; embedding tables.*'prunnet-embeddings'"),
-        ({"version": "2"}, r"format version.*'2'.*prunnet_hf reads 1. Upgrade prunnet_hf"),
+        ({"version": "2"}, r"format version.*2.*up to 1. Upgrade prunnet_hf"),
         ({"version": "one"}, r"format version.*'one'.*Embed.*images again"),
         ({"capacity": None, "model": None}, "metadata lacks capacity, model"),
         ({"capacity": "7"}, r"capacity.*\(0, 1\].*7"),
@@ -105,7 +105,7 @@ def forged(path: Path, metadata: dict[str, str | None], space: str = "3f9a") -> 
         ({"embedding_dim": "3"}, r"columns.*not.*format version 1"),
         ({"embedding_dim": "9" * 11}, r"read.*table.*embeddings"),
         ({"embedding_dim": "-3"}, r"read.*table.*embeddings"),
-        ({"embedding_space": "77aa"}, r"rows.*0.*spaces.*'77aa'"),
+        ({"embedding_space": "77aa"}, r"rows.*0.*space.*'77aa'"),
         ({"embedding_space": ""}, r"read.*table.*embeddings"),
     ],
 )

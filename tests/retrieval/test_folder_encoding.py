@@ -123,10 +123,10 @@ def test_other_images_are_refused(
 ) -> None:
     stopped_half_way(model, processor, photos, tmp_path / "f.parquet")
     os.utime(photos / "a/2.png", ns=(0, 0))
-    with pytest.raises(ValueError, match=r"images.*data_dir.*now: their sizes.*times.*change differ"):
+    with pytest.raises(ValueError, match=r"images.*data_dir.*now.*sizes.*times differ"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=2, progress=False)
     (photos / "a/2.png").unlink()
-    with pytest.raises(ValueError, match=r"a/2\.png.*two.*begin anew, remove"):
+    with pytest.raises(ValueError, match=r"a/2\.png.*two.*remove"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=2, progress=False)
 
 
@@ -147,7 +147,7 @@ def test_an_image_that_changed_after_it_was_read_is_refused(
     with pytest.raises(KeyboardInterrupt):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
     hook.remove()
-    with pytest.raises(ValueError, match=r"images.*sizes.*times.*change differ"):
+    with pytest.raises(ValueError, match=r"images.*sizes.*times differ"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor, **arguments)
 
 

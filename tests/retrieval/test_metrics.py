@@ -167,7 +167,7 @@ def test_recall_beyond_the_ranks_is_refused(k):
         ({"query_labels": [[1], [2]]}, ValueError, r"query_labels.*label.*image"),
         ({"query_labels": ["1", "2"]}, TypeError, r"query_labels.*kind"),
         ({"exclude": [0, 1]}, ValueError, r"ranks.*query 0.*gallery image 0.*exclude.*out"),
-        ({"exclude": [0]}, ValueError, r"exclude.*gallery index.*query"),
+        ({"exclude": [0]}, ValueError, r"exclude.*one.*query"),
         ({"exclude": [0, 9]}, ValueError, r"exclude\[1\].*9"),
         ({"exclude": [0.0, 1.0]}, TypeError, r"exclude.*gallery"),
     ],
@@ -276,7 +276,7 @@ def test_gldv2_equals_the_slow_one(predictions, solution, k):
     [
         ({"k": 0}, ValueError, r"^k.*1.*0"),
         ({"k": 1.5}, TypeError, r"^k.*integers.*1\.5"),
-        ({"predictions": {"z": ["a"]}}, ValueError, r"predictions.*1 queries.*solution lacks, 'z'"),
+        ({"predictions": {"z": ["a"]}}, ValueError, r"predictions.*1 queries.*solution.*'z'"),
         ({"solution": {}}, ValueError, r"solution.*empty"),
         ({"solution": {"q": []}}, ValueError, r"solution.*query 'q'.*image"),
     ],

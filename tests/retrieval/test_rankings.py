@@ -102,8 +102,8 @@ def test_codes_are_equal_where_labels_are(data):
         ([[1], [2]], [1], ValueError, r"query_ids.*label.*image.*shape \(2, 1\)"),
         ([1], [], ValueError, r"gallery_ids.*label.*image.*shape \(0,\)"),
         (["1"], [1], TypeError, r"query_ids.*<U1.*gallery_ids int64.*kind"),
-        ([0.5], [1], TypeError, r"query_ids.*float64.*gallery_ids int64: integers.*strings"),
-        ([None], [1], TypeError, r"query_ids.*object.*: integers.*strings"),
+        ([0.5], [1], TypeError, r"query_ids.*float64.*gallery_ids int64.*integers.*strings"),
+        ([None], [1], TypeError, r"query_ids.*object.*integers.*strings"),
     ],
 )
 def test_bad_labels_are_refused(query_labels, gallery_labels, error, message):
@@ -130,7 +130,7 @@ def test_ranks_of_any_integers_become_int64(dtype):
         ([[0, 1, 2]], ValueError, r"ranks.*\(2, k\).*row.*query.*shape \(1, 3\)"),
         ([0, 1], ValueError, r"ranks.*\(2, k\).*shape \(2,\)"),
         ([[], []], ValueError, r"ranks.*\(2, k\).*shape \(2, 0\)"),
-        ([[0, 1], [0]], ValueError, r"equally.*gallery.*query"),
+        ([[0, 1], [0]], ValueError, r"same number.*query"),
     ],
 )
 def test_bad_ranks_are_refused(ranks, error, message):

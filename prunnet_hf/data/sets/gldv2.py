@@ -41,28 +41,30 @@ def load_gldv2(
 
     Training images have the columns `image`, `id` and `label` (the landmark, in order of landmark numbers, from 0 to
     `num_classes - 1`), the gallery `image` and `id`, queries `image`, `id` and `relevant`: the ids of the gallery
-    images to be found. Queries are those test images that the solution gives an answer to and that it counts to one
-    of the parts in `usage`. Images whose answer is None, almost all, are left out, as in the official evaluation.
+    images to be found. Queries are the test images that the solution has an answer to and puts into one of the
+    parts in `usage`. Almost all images have the answer None and are left out, as in the official evaluation.
 
-    Which landmarks a class subset takes is our choice, as the paper that trains on 30 % doesn't say: those with the
-    smallest SHA-256 of their number. So a subset depends on no seed and no order, and a larger holds the smaller.
+    A class subset takes the landmarks whose numbers have the smallest SHA-256. This is our choice, as the paper that
+    trains on 30 % doesn't say. So a subset depends on no seed and no order, and a larger one contains the smaller.
 
     Args:
         root: The folder that holds the lists (also in `metadata/`, `ground_truth/`, or beside the images) and the
-            folders `train/`, `index/` and `test/`. In these, images lie as `a/b/c/<id>.jpg`, by the first three
-            digits of their id, or in tars: `images_000.tar`, ...
+            folders `train/`, `index/` and `test/`. In these, images lie as `a/b/c/<id>.jpg`, where a, b and c
+            are the first three digits of the id, or in tars: `images_000.tar`, ...
         subset: `"clean"` reads `train_clean.csv`, `"full"` `train.csv`.
         num_classes: How many landmarks to train on; all if neither this nor `class_share` is given.
-        class_share: Their share of all in the list, in (0, 1], rounded down: 0.3 takes 24,393 of 81,313 clean ones.
-        usage: Parts of the solution: `"Private"`, the test of 750 queries that papers report, `"Public"`, or both.
+        class_share: Share of the landmarks to train on, in (0, 1], rounded down: 0.3 takes 24,393 of 81,313 clean
+            ones.
+        usage: Parts of the solution: `"Private"` (the 750 queries that papers report), `"Public"`, or both.
         evaluation_only: Leave out training images, which then needn't be there.
-        streaming: Give streams: straight from tars where there are any, one tar a shard, else of extracted images.
+        streaming: Return streams: straight from the tars if there are any, with one tar in each shard; otherwise of
+            extracted images.
 
     Raises:
         FileNotFoundError: If the folder, a list, a tar before the last, or an image that a list names is missing.
-            Images missing from tars are only missed at the end of a stream, by whoever reads it.
-        ValueError: If an argument is out of its range, a line doesn't parse, a list names an image twice, or a query
-            is missing from the test images or an image it should find from the index.
+            Images missing from tars are noticed only at the end of a stream, by the code that reads it.
+        ValueError: If an argument is out of its range, a line can't be parsed, a list names an image twice, or a
+            query is missing from the test images, or an image to be found from the index.
     """
     folder = require_root(root, "Google Landmarks v2", SOURCE)
     _check_arguments(subset, num_classes, class_share, usage)
@@ -85,11 +87,13 @@ def _check_arguments(subset: str, num_classes: int | None, class_share: float | 
     if class_share is not None and not 0 < class_share <= 1:
         raise ValueError(f"class_share={class_share} must be in (0, 1].")
     if isinstance(usage, str) or not usage or not set(usage) <= set(SCORED_USAGES):
-        raise ValueError(f"usage={usage!r} must be a tuple of {' and '.join(map(repr, SCORED_USAGES))}, or of one.")
+        raise ValueError(
+            f"usage={usage!r} must be a tuple of {' and '.join(map(repr, SCORED_USAGES))}, or of one of them."
+        )
 
 
 def _images(folder: Path, images: ImageList, streaming: bool) -> ImageDataset:
-    """The images of a list, from wherever they lie."""
+    """The images of a list, from folders or tars."""
     find_file(folder.parent, folder.name, source=SOURCE)
     tars = sorted(folder.glob("images_[0-9][0-9][0-9].tar"))
     if tars and streaming:
@@ -128,12 +132,12 @@ def _features(images: ImageList) -> Features:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a list by the ids of their images, as arrays: each worker of a stream has all of them.
+    """Rows of a list by the ids of their images. They are arrays, because each worker of a stream has all of them.
 
     Attributes:
         ids: `(n,)`, ascending.
         rows: `(n,)`, the place of each id in the list.
-        columns: What the list says besides, in its own order.
+        columns: The list's other columns, in the list's order.
     """
 
     ids: Ids
@@ -141,11 +145,11 @@ class _Rows:
     columns: Mapping[str, pa.Array]
 
     def find(self, name: str) -> int | None:
-        """The row of the image that a tar's member shows; None if it is none of the list."""
+        """The row of a tar's member; None if it isn't an image of the list."""
         parsed = _IMAGE_NAME.fullmatch(name)
         if parsed is None:
             return None
-        # As NumPy's type: for a Python integer, searchsorted would convert all ids.
+        # A NumPy integer: for a Python integer, searchsorted would convert all ids.
         wanted = np.uint64(int(parsed[1], 16))
         place = int(np.searchsorted(self.ids, wanted))
         return int(self.rows[place]) if place < len(self.ids) and self.ids[place] == wanted else None

@@ -35,7 +35,7 @@ _IDS = f"{ONE_ID}(?: {ONE_ID})*"
 _LANDMARK = r"(?P<landmark>\d{1,18})"
 
 Ids = NDArray[np.uint64]
-"""Ids of 16 hex digits as numbers: an eighth of the memory of strings, which every worker of a stream would hold."""
+"""Ids of 16 hex digits as numbers. Every worker of a stream holds them, and strings need eight times the memory."""
 
 
 class _Format(NamedTuple):
@@ -66,7 +66,7 @@ _SOLUTION_FORMAT = _Format(
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images that a file lists, in its order, and what it says of each besides its id."""
+    """Images that a file lists, in its order, and the file's other columns."""
 
     path: Path
     ids: Ids
@@ -75,11 +75,11 @@ class ImageList:
 
 
 def read_train(folder: Path, subset: str, num_classes: int | None, class_share: float | None) -> ImageList:
-    """The training images of a subset and of the classes taken, with their labels; see `gldv2.load_gldv2`.
+    """The training images of the chosen list and classes, with their labels; see `gldv2.load_gldv2`.
 
     Raises:
         FileNotFoundError: If the list is missing.
-        ValueError: If a line doesn't parse, an image is named twice, or the classes asked for aren't there.
+        ValueError: If a line can't be parsed, an image is named twice, or there aren't that many classes.
     """
     path = _find_list(folder, {"clean": "train_clean.csv", "full": "train.csv"}[subset], "train", "metadata")
     packed, landmark_of_image = bytearray(), array("q")
@@ -100,9 +100,9 @@ def read_train(folder: Path, subset: str, num_classes: int | None, class_share: 
 def choose_landmarks(
     landmarks: NDArray[np.int64], num_classes: int | None, class_share: float | None
 ) -> NDArray[np.int64]:
-    """Those of distinct landmarks that a class subset takes, in ascending order."""
+    """The landmarks, among distinct ones, that a class subset takes, in ascending order."""
     if class_share is not None:
-        # 0.29 of 100 is 28.999999999999996 in floating point, and 29 to everyone else.
+        # 0.29 of 100 is 28.999999999999996 in floating point, but should be 29.
         count, given = math.floor(class_share * len(landmarks) + 1e-9), f"class_share={class_share}"
     elif num_classes is not None:
         count, given = num_classes, f"num_classes={num_classes}"
@@ -119,7 +119,7 @@ def read_ids(folder: Path, part: str) -> ImageList:
 
     Raises:
         FileNotFoundError: If the list is missing.
-        ValueError: If a line doesn't parse, or an image is named twice.
+        ValueError: If a line can't be parsed, or an image is named twice.
     """
     path = _find_list(folder, f"{part}.csv", part, "metadata")
     packed = bytearray()
@@ -131,11 +131,11 @@ def read_ids(folder: Path, part: str) -> ImageList:
 
 
 def read_queries(folder: Path, usage: Sequence[str], index: ImageList, test: ImageList) -> ImageList:
-    """The queries that the solution counts to one of `usage` and has an answer to, with these answers.
+    """The queries that the solution puts into a part of `usage` and has an answer to, with these answers.
 
     Raises:
         FileNotFoundError: If the solution is missing.
-        ValueError: If a line doesn't parse, names an image twice or one that the lists lack, or no query is left.
+        ValueError: If a line can't be parsed, names an image twice or one that the lists lack, or no query is left.
     """
     path = _find_list(folder, "retrieval_solution_v2.1.csv", "test", "ground_truth", "metadata")
     queries, relevant = [], []
@@ -160,7 +160,7 @@ def _check_listed(names: Sequence[str], images: ImageList, where: Path) -> None:
     if unknown:
         raise ValueError(
             f"{where} names {len(unknown)} images that {images.path} doesn't list: {listed(unknown)}. The two don't "
-            f"belong together, or one was edited. {SOURCE}"
+            f"belong together, or one was edited: download both again. {SOURCE}"
         )
 
 
@@ -186,7 +186,7 @@ def _unpack(packed: bytes | bytearray) -> Ids:
 
 
 def id_texts(ids: Ids) -> pa.StringArray:
-    """Ids as strings again, all at once."""
+    """Ids as strings."""
     digits = ids.astype(">u8").tobytes().hex().encode()
     ends = np.arange(0, len(digits) + 1, 16, dtype=np.int32)
     return pa.StringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(digits))

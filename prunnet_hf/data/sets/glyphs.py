@@ -1,7 +1,7 @@
-"""`glyphs`, the embedded data set: characters drawn from the fonts that matplotlib ships, made from a seed.
+"""`glyphs`, the data set that needs no download: characters drawn from the fonts that come with matplotlib.
 
-A class is a character, its views are font faces under geometric and photometric variation. Training and test
-characters are disjoint. Nothing is downloaded; a few seconds make a few thousand images.
+A class is a character; its images show it in several font faces, moved, turned and lit at random from a seed. No
+character is in both training and test. A few thousand images take a few seconds.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ SIDE = 48
 _CANVAS = 96
 _FONT_SIZE = 56
 _NOISE = 0.2
-"""Largest standard deviation of the noise, as a share of the contrast: the faintest character stays legible."""
+"""Largest standard deviation of the noise, as a share of the contrast, so that faint characters stay readable."""
 _THUMBNAIL = 12
 _COMPARED_FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
 _SAME_SHAPE = 0.85
-"""Characters whose drawings agree by more than this (cosine) are one shape to a reader: P and p, O and 0."""
+"""Characters whose drawings have a larger cosine than this look the same to a reader: P and p, O and 0."""
 _CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd", "Sc"})
-"""Unicode's letters, digits and currency signs: most other signs are dots and strokes, alike once turned or shrunk."""
+"""Unicode's letters, digits and currency signs. Most other signs are dots and strokes, which look the same once turned
+or shrunk."""
 
 
 def load_glyphs(
@@ -50,14 +51,14 @@ def load_glyphs(
     """Draw the data set.
 
     Args:
-        num_train_classes: Characters to train on.
-        num_test_classes: Other characters to retrieve among, each image a query against all others.
-        images_per_class: Images of a character, the faces taking turns.
-        seed: Decides which characters are tested on, and every variation. Same seed, same pixels: a split does not
-            change with the size of the other.
+        num_train_classes: Number of training characters.
+        num_test_classes: Number of test characters; each test image is a query against all others.
+        images_per_class: Images of each character; the faces take turns.
+        seed: Decides which characters are tested on, and every variation. The same seed gives the same pixels, and a
+            split does not change with the size of the other.
 
     Raises:
-        ValueError: If more characters are asked for than there are, or fewer than two in a split or images of each.
+        ValueError: If there aren't that many characters, or a split has fewer than two characters or images of each.
     """
     if images_per_class < 2 or num_train_classes < 2 or num_test_classes < 2:
         raise ValueError(
@@ -82,9 +83,9 @@ def load_glyphs(
 def distinct_characters() -> tuple[str, ...]:
     """Letters, digits and currency signs that every face has, without those that look like an earlier one.
 
-    Scale and proportions vary from image to image, so characters that differ in size only (o, O) look alike, as do
-    Latin A, Greek Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) are left out: they repeat other
-    characters.
+    Scale and proportions vary from image to image, so characters that differ only in size (o, O) look the same, as do
+    Latin A, Greek Alpha and Cyrillic A. Compatibility forms (superscripts, ligatures) repeat other characters and are
+    left out.
     """
     covered = set.intersection(*(_covered(face) for face in FACES))
     candidates = [chr(code) for code in sorted(covered) if unicodedata.category(chr(code)) in _CATEGORIES]
@@ -103,7 +104,7 @@ def draw_glyph(character: str, face: str, rng: np.random.Generator) -> PILImage.
     Args:
         character: A single character that `face` has.
         face: One of `FACES`.
-        rng: Source of the variation.
+        rng: Decides the variation.
 
     Returns:
         A grey image `(SIDE, SIDE)`.
@@ -146,7 +147,7 @@ def _random_map(rng: np.random.Generator) -> tuple[float, ...]:
 
 @cache
 def _draw(character: str, face: str) -> PILImage.Image:
-    """White on black, the ink in the middle of a canvas."""
+    """The character in white on black, in the middle of a canvas."""
     canvas = PILImage.new("L", (_CANVAS, _CANVAS))
     draw = ImageDraw.Draw(canvas)
     left, top, right, bottom = draw.textbbox((0, 0), character, font=_font(face))
@@ -156,7 +157,7 @@ def _draw(character: str, face: str) -> PILImage.Image:
 
 
 def _shape(character: str) -> NDArray[np.float32]:
-    """Drawings in the compared faces, as one vector of length 1: size and proportions are forgotten."""
+    """Drawings in the compared faces as one vector of length 1, independent of size and proportions."""
     thumbnails = np.stack([_thumbnail(_draw(character, face)) for face in _COMPARED_FACES])
     normalised: NDArray[np.float32] = thumbnails / np.linalg.norm(thumbnails, axis=1, keepdims=True)
     return normalised.ravel() / np.float32(np.sqrt(len(_COMPARED_FACES)))

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concaten
 from PIL import Image as PILImage
 from tqdm import tqdm
 
+from ..official_files import require_folder
 from ..reading import DECODING_ERRORS
 from ..splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
 from ..streams import as_stream
@@ -22,29 +23,23 @@ IMAGE_SUFFIXES = frozenset(
     suffix for suffix, file_format in PILImage.registered_extensions().items() if file_format in PILImage.OPEN
 )
 TEST_SHARE_OF_CLASSES = 3
-"""One class in so many becomes a test class where a data set's splits share their classes."""
+"""One in so many classes becomes a test class if the splits of a data set share classes."""
 _DECODED_AT_A_TIME = 256
 
 
 def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = False) -> RetrievalSplits:
-    """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`, each test image a query against all others.
+    """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`; each test image is a query against all others.
 
     Args:
-        data_dir: The folder. Classes are numbered in order of name, in each split by itself. An image may lie deeper
-            in its class's folder. Hidden files and folders, and files that are no images by their suffix, are passed
-            over.
-        streaming: Give streams.
+        data_dir: The folder. Each split numbers its classes in order of name. An image may lie deeper in its class's
+            folder. Hidden files and folders, and files without the suffix of an image, are skipped.
+        streaming: Return streams.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
         ValueError: If a split or a class has no images, or a test class only one.
     """
-    # Images are opened when they are needed, perhaps from another working directory.
-    root = Path(data_dir).absolute()
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"data_dir={str(data_dir)!r} is no folder. It must hold train/<class>/<image> and test/."
-        )
+    root = require_folder("data_dir", data_dir, "It must hold train/<class>/<image> and test/<class>/<image>.")
     train, test = _load_split(root / "train"), _load_split(root / "test")
     splits = RetrievalSplits(train, test, test, "leave_one_out")
     if not streaming:
@@ -56,12 +51,12 @@ def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = Fal
 def load_hub_dataset(name: str) -> RetrievalSplits:
     """Load a data set of the Hub (or a local one that `datasets.load_dataset` reads) with images and labels.
 
-    Where `train` and `test` (or `validation`, where there is no `test`) share no class, they are taken as they are.
-    Otherwise the task would not be one of unseen classes: the images of all splits are pooled, every third class is
-    tested on, and the others are trained on. Images without a label (`None`, or -1 as in hidden tests) are left out.
+    If `train` and `test` (or `validation`, if there is no `test`) share no class, they are taken as they are.
+    Otherwise the test classes would not be unseen, so the images of all splits are pooled: every third class becomes
+    a test class, the others are trained on. Images without a label (`None`, or -1 as in hidden tests) are left out.
 
     Args:
-        name: What `datasets.load_dataset` takes.
+        name: A name or path for `datasets.load_dataset`.
 
     Raises:
         ValueError: If there is no image or label column, too few classes, or a test class with one image only.
@@ -78,23 +73,23 @@ def load_hub_dataset(name: str) -> RetrievalSplits:
     if not test_classes:
         raise ValueError(
             f"dataset={name!r} has images of {len(train_classes)} classes; at least {TEST_SHARE_OF_CLASSES} are "
-            "needed, as every third is tested on and the others are trained on."
+            "needed, because every third becomes a test class."
         )
     test = select_classes(test, test_classes)
     return RetrievalSplits(select_classes(train, train_classes), test, test, "leave_one_out")
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
-    """The images in a folder and the folders in it, by their suffix, in order of name.
+    """The files in a folder, and in folders inside it, that have the suffix of an image, in order of name.
 
     Args:
-        folder: Hidden files and folders in it are passed over, links to folders not followed.
+        folder: Hidden files and folders in it are skipped, links to folders are not followed.
 
     Returns:
         Paths relative to `folder`, with `/` between their parts.
 
     Raises:
-        OSError: If a folder can't be read, whose images would be missing.
+        OSError: If a folder can't be read: its images would be missing.
     """
     found = []
     for place, folders, files in os.walk(folder, onerror=_refuse):
@@ -106,7 +101,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
-    """Decode every image once and deal with those that can't be.
+    """Decode every image once, and refuse or leave out those that can't be decoded.
 
     Args:
         images: With a column `image`.
@@ -131,13 +126,13 @@ def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
 
 
 def find_corrupt_images(images: Dataset) -> dict[int, str]:
-    """Decode every image as reading would: a truncated file shows nowhere earlier.
+    """Find the images that can't be decoded, by decoding all: only that finds truncated files.
 
     Args:
         images: With a column `image`.
 
     Returns:
-        The rows whose image can't be decoded, each with the file's path, or `image <row>` where there is none.
+        The rows whose image can't be decoded, each with the file's path, or `image <row>` if it has no path.
     """
     stored = images.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
     starts = range(0, len(stored), _DECODED_AT_A_TIME)
@@ -159,7 +154,7 @@ def _load_split(folder: Path) -> Dataset:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {path.name: _image_files(path) for path in classes}
     if not files:
-        raise ValueError(f"{folder} has no class folders: it must hold one folder a class, with images inside.")
+        raise ValueError(f"{folder} has no class folders: it must hold one folder for each class, with images inside.")
     empty = [name for name, found in files.items() if not found]
     if empty:
         raise ValueError(
@@ -185,7 +180,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _typed_columns(name: str, part: Dataset) -> Dataset:
-    """Rename the one image and the one label column to `image` and `label`."""
+    """Name the only image column `image` and the only label column `label`, and drop the others."""
     found = {
         wanted: [column for column, feature in part.features.items() if isinstance(feature, kind)]
         for wanted, kind in ((IMAGE, Image), (LABEL, ClassLabel))

@@ -45,19 +45,19 @@ def load_in_shop(
 ) -> RetrievalSplits:
     """Load the official training, query and gallery images.
 
-    All splits have the columns `image` and `label`: the item, in order of item ids whatever the order of the list.
-    Training items are numbered from 0 to `num_classes - 1`; query and gallery images number the test items alike.
+    All splits have the columns `image` and `label`: the item's number, in order of item ids. Training items have the
+    labels 0 to `num_classes - 1`; queries and gallery use the same labels for the same items.
 
     Args:
         root: The folder that holds `img/` (or `Img/img/`) and `list_eval_partition.txt` (or in `Eval/`).
-        bounding_boxes: Add the column `bbox`, by which `reading.read_image` crops, from `list_bbox_inshop.txt` (or in
+        bounding_boxes: Add the column `bbox`, to which `reading.read_image` crops, from `list_bbox_inshop.txt` (or in
             `Anno/`): left, upper, right and lower edge in pixels, those left of or above the image set to 0.
-        streaming: Give streams.
+        streaming: Return streams.
 
     Raises:
         FileNotFoundError: If the folder, a list, or an image that the list names is missing.
-        ValueError: If a line doesn't parse, a list was cut short or names an image twice, an image has no box, a query
-            has no image of its item in the gallery, or a training item is tested on.
+        ValueError: If a line can't be parsed, a list was cut short or names an image twice, an image has no box, a
+            query has no image of its item in the gallery, or a training item is tested on.
     """
     folder = require_root(root, "the In-shop benchmark", SOURCE)
     partition = find_file(
@@ -115,7 +115,7 @@ def _read_boxes(path: Path, wanted: Sequence[str]) -> dict[str, Box]:
         if x1 >= x2 or y1 >= y2:
             raise bad_line(path, number, line, "a box with x_1 < x_2 and y_1 < y_2, not left of or above the image")
         if name in boxes:
-            raise bad_line(path, number, line, "one box an image, and this image had one before")
+            raise bad_line(path, number, line, "one box for each image, and this image has one already")
         boxes[name] = (x1, y1, x2, y2)
     missing = [name for name in wanted if name not in boxes]
     if missing:
@@ -124,7 +124,7 @@ def _read_boxes(path: Path, wanted: Sequence[str]) -> dict[str, Box]:
 
 
 def _counted_lines(path: Path, header: str) -> list[tuple[int, str]]:
-    """The lines below the two that say how many there are and what their columns are."""
+    """The lines after the first two, which give the number of lines and the names of the columns."""
     lines = list(numbered_lines(path))
     if not lines or not re.fullmatch(r"\d{1,9}", lines[0][1], re.ASCII):
         raise bad_line(path, 1, lines[0][1] if lines else "", "the number of images")

@@ -1,4 +1,4 @@
-"""Revisited Oxford and Paris: photographs of buildings, with queries and judgements of three difficulties.
+"""Revisited Oxford and Paris: photographs of buildings, with queries at three difficulties.
 
 Radenovic, Iscen, Tolias, Avrithis, Chum: "Revisiting Oxford and Paris: Large-Scale Image Retrieval Benchmarking",
 CVPR 2018.
@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 
 from ..official_files import find_file, join_inside, refuse_repeats, require_images, require_root
 from ..plain_pickle import load_plain_pickle
-from ..reading import DECODING_ERRORS
+from ..reading import DECODING_ERRORS, check_box
 from ..splits import IMAGE, RetrievalSplits
 from ..streams import as_stream
 
@@ -29,7 +29,7 @@ _KEYS = ("imlist", "qimlist", "gnd")
 _INTEGERS = (int, np.integer)
 _NUMBERS = (int, float, np.integer, np.floating)
 _FARTHEST = 1_000_000
-"""Pixels from the corner of an image beyond which no box reaches."""
+"""No box reaches further than this from the corner of an image, in pixels."""
 _PAGES = {
     "roxford5k": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
     "rparis6k": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/",
@@ -46,23 +46,22 @@ class _Truth(NamedTuple):
 
 
 def load_revisited(root: str | os.PathLike[str], name: str, *, streaming: bool = False) -> RetrievalSplits:
-    """Load the official queries and gallery; there is nothing to train on.
+    """Load the official queries and gallery; there are no training images.
 
     Gallery images have the columns `image` and `name`, queries also `easy`, `hard` and `junk`: rows of the gallery.
-    Queries are cropped here and held as PNG, as the official code crops them: the pixels as they are stored, whatever
-    Exif says of their orientation, the box rounded to whole pixels (a half to the even one), black where it leaves
-    the image.
+    Queries are cropped here, in the same way as by the official code, and kept as PNG: the stored pixels without
+    Exif's orientation, the box rounded to whole pixels (halves to the even one), black outside the image.
 
     Args:
         root: The folder that holds `gnd_<name>.pkl` and `jpg/` with all images in it, or these in a folder `<name>/`.
         name: `"roxford5k"` or `"rparis6k"`.
-        streaming: Give streams.
+        streaming: Return streams.
 
     Raises:
         FileNotFoundError: If the folder, the ground truth, or an image that it names is missing.
-        ValueError: If `name` is another, or the ground truth is no pickle of plain data, lacks something, names an
+        ValueError: If `name` is another; if the ground truth is not a pickle of plain data, lacks something, names an
             image twice or a query in the gallery, judges an image twice or one that the gallery lacks, or has a box
-            that holds nothing of its image; or if the image of a query can't be decoded.
+            outside its image; or if the image of a query can't be decoded.
     """
     if name not in _PAGES:
         raise ValueError(f"name={name!r} must be one of {', '.join(_PAGES)}.")
@@ -159,10 +158,8 @@ def _crop(file: Path, box: Box) -> bytes:
         crop = pixels.crop(box)
     except DECODING_ERRORS as error:
         raise ValueError(f"The image {file} can't be decoded and cropped to {box} ({error}). Repair it.") from error
-    x1, y1, x2, y2 = box
-    if x1 >= pixels.width or y1 >= pixels.height or x2 <= 0 or y2 <= 0:
-        raise ValueError(f"The box {box} holds nothing of the image {file}, which is of size {pixels.size}.")
-    # What the camera noted, orientation too, isn't to be stored with the crop.
+    check_box(box, pixels.size, file)
+    # The camera's notes, orientation among them, must not be stored with the crop.
     crop.info.clear()
     png = io.BytesIO()
     crop.save(png, "PNG", compress_level=1)

@@ -38,21 +38,22 @@ def load_veri776(root: str | os.PathLike[str], *, streaming: bool = False) -> Re
     """Load the official training, query and gallery images.
 
     All splits have the columns `image`, `label` (the vehicle, in order of vehicle ids) and `camera` (its number).
-    Training vehicles are numbered from 0 to `num_classes - 1`; queries and gallery number the test vehicles alike.
+    Training vehicles have the labels 0 to `num_classes - 1`; queries and gallery use the same labels for the same
+    vehicles.
 
-    Vehicles and cameras are taken from the names in the lists: `train_label.xml` says the same, but lacks images.
-    Where `gt_index.txt` and `jk_index.txt` are present, they must agree with the rule by which the protocol tells
-    images to be found (same vehicle, another camera) from junk (same vehicle, same camera).
+    Vehicles and cameras are taken from the names in the lists; `train_label.xml` says the same, but lacks images. If
+    `gt_index.txt` and `jk_index.txt` are there, they must agree with the protocol's rule: images of the same vehicle
+    by another camera are to be found, those by the same camera are junk.
 
     Args:
         root: The folder that holds `image_train/`, `image_query/`, `image_test/` and `name_train.txt`,
             `name_query.txt`, `name_test.txt`.
-        streaming: Give streams.
+        streaming: Return streams.
 
     Raises:
         FileNotFoundError: If the folder, a list, or an image that a list names is missing.
-        ValueError: If a line doesn't parse, a list names an image twice or disagrees with the index files, a query's
-            vehicle isn't in the gallery, or a training vehicle is tested on.
+        ValueError: If a line can't be parsed, a list names an image twice or disagrees with the index files, a
+            query's vehicle isn't in the gallery, or a training vehicle is tested on.
     """
     folder = require_root(root, "VeRi-776", SOURCE)
     sightings = {part: _read_names(folder, part) for part in ("train", "query", "test")}
@@ -86,9 +87,9 @@ def _read_names(folder: Path, part: str) -> list[_Sighting]:
 
 
 def _check_index_files(folder: Path, queries: Sequence[_Sighting], gallery: Sequence[_Sighting]) -> None:
-    """Compare the index files, which count gallery images from 1, one line a query, with vehicles and cameras.
+    """Compare the index files with vehicles and cameras. They have a line for each query, and count images from 1.
 
-    A list of names that was cut short or put in another order would show nowhere else.
+    Nothing else would find a list of names that was cut short or put in another order.
     """
     places: dict[tuple[str, int], set[str]] = defaultdict(set)
     of_vehicle: dict[str, set[str]] = defaultdict(set)

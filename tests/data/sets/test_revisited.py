@@ -153,7 +153,7 @@ class Exploit:
 
 def test_code_in_the_ground_truth_is_refused(oxford):
     oxford[1]["gnd"][0]["bbx"] = Exploit()
-    refuse(oxford, rf"gnd_roxford5k\.pkl asks for the global {os.system.__module__}\.system")
+    refuse(oxford, rf"gnd_roxford5k\.pkl contains the global {os.system.__module__}\.system")
 
 
 def test_ground_truth_that_was_cut_short_is_named(oxford):
@@ -180,7 +180,7 @@ def test_names_that_are_no_strings_are_refused(oxford, key):
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b"])
 def test_names_that_lead_elsewhere_are_refused(oxford, key, name):
     oxford[1][key][0] = name
-    refuse(oxford, rf"gnd_roxford5k\.pkl: '{name}\.jpg' is no path inside")
+    refuse(oxford, rf"gnd_roxford5k\.pkl: '{name}\.jpg'.*path inside")
 
 
 @pytest.mark.parametrize(("key", "value"), [("imlist", "all_souls_000001"), ("qimlist", QUERIES[1])])
@@ -245,7 +245,7 @@ def test_box_without_a_pixel_is_refused(oxford, box):
 @pytest.mark.parametrize("box", [[68, 0, 90, 9], [0, 48, 9, 60], [-9, 0, 0, 9], [0, -9, 9, 0]])
 def test_box_beside_the_image_is_refused(oxford, box):
     oxford[1]["gnd"][1]["bbx"] = box
-    refuse(oxford, r"holds nothing of the image.*bodleian_000090\.jpg, which is of size \(68, 48\)")
+    refuse(oxford, r"image.*bodleian_000090\.jpg.*\(68, 48\)")
 
 
 def test_query_that_cannot_be_decoded_is_named(oxford):

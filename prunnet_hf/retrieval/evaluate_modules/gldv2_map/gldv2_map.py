@@ -22,9 +22,9 @@ _CITATION = """\
 
 _INPUTS = """
 Args:
-    predictions: For each query the ids of index images, best first; an empty list where nothing was predicted.
+    predictions: For each query the ids of index images, best first; an empty list if nothing was predicted.
     references: For each query, in the same order, the ids of all relevant index images, at least one.
-    k: How many predictions count, 100 unless given.
+    k: How many predictions count; 100 if not given.
 
 Returns:
     {"mAP@100": ...}, in [0, 1].

@@ -26,7 +26,7 @@ Args:
     predictions: `(num_queries, k)` gallery indices, best first.
     references: `(num_queries,)` items of the queries, integers.
     gallery_labels: `(num_gallery,)` items of the gallery, integers.
-    ks: The cut-offs, 1, 2, 4, 8, 10, 20, 30 unless given; k must reach the largest.
+    ks: The cut-offs; 1, 2, 4, 8, 10, 20, 30 if not given. k must reach the largest.
 
 Returns:
     {"recall@1": ..., ...}, in [0, 1].

@@ -26,7 +26,7 @@ Args:
     predictions: `(num_queries, num_gallery)` gallery indices, the full ordering of each query, best first.
     references: For each query a dict of gallery indices {"easy": [...], "hard": [...], "junk": [...]},
         without other keys; a list may be empty.
-    kappas: The cut-offs of mP@k, 1, 5, 10 unless given.
+    kappas: The cut-offs of mP@k; 1, 5, 10 if not given.
 
 Returns:
     {"easy": {"mAP": ..., "mP@1": ..., "mP@5": ..., "mP@10": ...}, "medium": {...}, "hard": {...}}, in [0, 1].

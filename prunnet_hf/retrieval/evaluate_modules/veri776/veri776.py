@@ -10,7 +10,7 @@ import evaluate
 
 from prunnet_hf.retrieval.metrics import evaluate_veri
 
-_DESCRIPTION = "mAP, CMC@k and mINP of VeRi-776, images of the query's vehicle by the query's own camera taken out."
+_DESCRIPTION = "mAP, CMC@k and mINP of VeRi-776, without images of the query's vehicle by the query's own camera."
 
 _CITATION = """\
 @inproceedings{liu2016veri,
@@ -27,7 +27,7 @@ Args:
     references: `(num_queries,)` dicts {"id": vehicle, "camera": camera} of the queries, integers.
     gallery_ids: `(num_gallery,)` vehicles of the gallery, integers.
     gallery_cameras: `(num_gallery,)` cameras of the gallery, integers.
-    ks: The cut-offs of CMC, 1, 5, 10 unless given.
+    ks: The cut-offs of CMC; 1, 5, 10 if not given.
 
 Returns:
     {"mAP": ..., "CMC@1": ..., "CMC@5": ..., "CMC@10": ..., "mINP": ...}, in [0, 1].
