@@ -26,8 +26,9 @@ from transformers import (
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.pruning.layers import find_masks
-from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME, CheckpointFormatError
+from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME
 from prunnet_hf.storage.pretrained import _replace_model
+from prunnet_hf.storage.tensor_file import CheckpointFormatError
 from tests.tiny_models import same_state, tiny
 
 DENSE_WEIGHTS_NAME = "model.safetensors"
