@@ -3,8 +3,8 @@
     with HubServer() as hub:
         HfApi(hub.endpoint, hub.token).create_repo("org/name")
 
-Like the Hub it hands out large files from a second address, the storage, which knows signatures and takes no token.
-It is strict where the Hub is: a request that makes no sense is answered with 400. Xet transfer is not spoken.
+Like the Hub it hands out large files from a second address, the storage, which checks signatures and takes no token.
+It is as strict as the Hub: the answer to a request that makes no sense is 400. It doesn't offer Xet transfer.
 What it answers, and what it keeps, is in `tests/loopback_hub/`.
 """
 
@@ -33,7 +33,7 @@ ROUTES = [*routes.ROUTES, *uploads.ROUTES, *collections.ROUTES]
 
 
 class _Server(ThreadingHTTPServer):
-    """Not slowed down by asking for the machine's name, nor by connections that clients keep open."""
+    """A server that neither looks up the machine's name nor waits for connections that clients keep open."""
 
     daemon_threads = True
     block_on_close = False
@@ -49,10 +49,10 @@ class HubServer:
     Attributes:
         endpoint: The Hub's address, for `HF_ENDPOINT`.
         storage_endpoint: The address of the large files.
-        token: Of `tester`, a member of the organisation `org`.
-        read_token: Of the same account, for reading only.
-        foreign_token: Of `stranger`, who is no member of `org`.
-        requests: What was asked, in order.
+        token: Token of `tester`, a member of the organisation `org`.
+        read_token: Token of the same account, only for reading.
+        foreign_token: Token of `stranger`, who isn't a member of `org`.
+        requests: All requests, in order.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class HubServer:
 
     @property
     def collections(self) -> dict[str, Collection]:
-        """By slug."""
+        """The collections by slug."""
         return self.store.collections
 
     def fail_next(
@@ -94,12 +94,12 @@ class HubServer:
 
         Args:
             method: `GET`, ... or `*` for any.
-            path_part: What the path contains.
-            status: The answer, which changes nothing on the Hub. 429 says to come back at once.
+            path_part: Text that the path contains.
+            status: Status of the answer; nothing changes on the Hub. 429 says to come back at once.
             times: How many requests fail.
-            after_bytes: Cut the connection instead: a file on its way to the storage after so many bytes; everything
-                else is done as asked, and the answer cut after so many.
-            headers: Of the answer, such as `X-Error-Code`.
+            after_bytes: Cut the connection instead: an upload to the storage after this many bytes. Any other request
+                is done, and its answer is cut after this many bytes.
+            headers: Headers of the answer, such as `X-Error-Code`.
         """
         self._failures.append(Failure(method, path_part, status, times, after_bytes, headers or {}))
 
@@ -108,7 +108,7 @@ class HubServer:
         self._failures.clear()
 
     def take_failure(self, method: str, path: str) -> Failure | None:
-        """What is to happen to a request instead of its answer."""
+        """The failure to send instead of the answer, if there is one for this request."""
         for failure in self._failures:
             if failure.times > 0 and failure.method in ("*", method) and failure.path_part in path:
                 failure.times -= 1
@@ -120,7 +120,7 @@ class HubServer:
         return [one for one in self.requests if one.method == method and path_part in one.path]
 
     def downloaded(self, path_part: str = "") -> int:
-        """Bytes of files that were handed out, of those whose path contains `path_part`."""
+        """Bytes that were handed out of files whose path contains `path_part`."""
         files = [one for one in self.asked("GET", path_part) if re.search("/resolve/|^/download/", one.path)]
         return sum(one.sent for one in files if one.status in (200, 206))
 
@@ -140,13 +140,13 @@ class HubServer:
             server.shutdown()
             server.server_close()
         with self.lock:
-            for connection in self.connections:  # which the client would keep open for its next question
-                with contextlib.suppress(OSError):  # it has hung up itself
+            for connection in self.connections:  # the client would keep it open for its next request
+                with contextlib.suppress(OSError):  # the client has closed it
                     connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection. Subclasses say what the two addresses answer."""
+    """One connection; a subclass for each of the two addresses says what it answers."""
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
@@ -209,18 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
         return account
 
     def _read_body(self, at_most: int | None) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            return self._read_chunks()[:at_most]
         length = int(self.headers.get("Content-Length", 0))
         return self.rfile.read(length if at_most is None else min(length, at_most))
-
-    def _read_chunks(self) -> bytes:
-        chunks = []
-        while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
 
     def _send(self, reply: Reply, asked: Asked, cut: int | None) -> None:
         self.send_response(reply.status)
@@ -240,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing: what was asked stands in `HubServer.requests`."""
+        """Log nothing: `HubServer.requests` has all requests."""
 
 
 class _Hub(_Handler):
@@ -264,7 +254,7 @@ def _error(error: HubError, headers: Mapping[str, str] | None = None) -> Reply:
     if error.status == 429:
         about |= {"Retry-After": "0", "RateLimit": '"api";r=0;t=0', "RateLimit-Policy": '"fixed window";"api";q=1;w=1'}
     extra = dict(error.extra)
-    if "commit" in extra:  # a missing file is remembered as missing in this commit
+    if "commit" in extra:  # the client remembers that the file is missing in this commit
         about["X-Repo-Commit"] = str(extra.pop("commit"))
     reply = as_json({"error": error.message, **extra}, error.status)
     return Reply(reply.status, reply.body, {**reply.headers, **about, **(headers or {})})

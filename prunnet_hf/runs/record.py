@@ -129,7 +129,7 @@ class CapacityRecord:
         kept_weights: Prunable weights that it keeps.
         prunable_weights: All prunable weights.
         file_bytes: Size of its saved weights; None if they were not saved.
-        multiply_adds: Of embedding one image, on paper; None if they were not counted.
+        multiply_adds: Multiply-adds to embed one image, on paper; None if they were not counted.
         latency_ms: Milliseconds to embed one image.
         trained: Whether training optimised this capacity; None if not recorded.
     """
@@ -151,7 +151,7 @@ class RunRecord(TrainingFacts, RunDescription):
         model: The embedding network; None if not recorded.
         results: The compatibility matrix: every pair of capacities by every metric, the headline metric first.
         capacities: The cost of each evaluated capacity, ascending.
-        chance: What a random order scores, by metric; None if it was not computed.
+        chance: The score of a random order by metric; None if it was not computed.
     """
 
     model: ModelRecord | None = None
@@ -231,7 +231,7 @@ class RunRecord(TrainingFacts, RunDescription):
 
 
 def recorded_training(run: Path, dataset: str) -> TrainingFacts:
-    """What the record of a run says about its training; nothing is known if there is no record.
+    """What the record of a run says about its training; everything is unknown if there is no record.
 
     Args:
         run: A run directory that is evaluated again.
@@ -283,7 +283,7 @@ def _build(kind: type[Part], content: Any, place: str) -> Part:
     Args:
         kind: The dataclass.
         content: The object.
-        place: Where it stands, for the error.
+        place: The file, and where the object is in it; for errors.
 
     Raises:
         ValueError: If a field is missing, empty although it has no default, or of the wrong type.

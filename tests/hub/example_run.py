@@ -1,4 +1,4 @@
-"""A made-up run directory without a model, whose every figure is another one."""
+"""A made-up run directory without a model, in which no two figures are the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECIPE = {
 
 
 def value(metric: str, query: float, gallery: float) -> float:
-    """Distinct for every cell, and told apart when rounded to a tenth of a percent."""
+    """Another value for every cell, even if rounded to a tenth of a percent."""
     return round(0.3 + 0.1 * query + 0.01 * gallery + (0.2 if metric == "recall@1" else 0.0), 4)
 
 

@@ -33,7 +33,7 @@ def test_metadata_survive_a_round_trip() -> None:
 
 def test_results_of_every_capacity_with_data_set_split_protocol_and_command() -> None:
     found = {result.metric_name: result for result in of_run().eval_results}
-    # Self-tests and cross-tests: three of each metric, of which the dense network's own is both.
+    # For each metric three self-tests and three cross-tests; that of the dense network with itself is both.
     assert len(found) == 2 * (3 + 2)
     result = found["mAP, query capacity 0.20, gallery 1.00"]
     assert result.metric_value == value("mAP", 0.2, 1.0)

@@ -12,15 +12,6 @@ from tests.loopback_hub.store import Collection, HubError
 ROUTES: Routes = []
 
 
-@route(ROUTES, "GET", "/api/collections")
-def list_collections(request: Request) -> Reply:
-    owners = request.query.get("owner", [])
-    seen = [item for item in request.store.collections.values() if _may_see(request, item)]
-    # In a list the place of a collection is its place in the list, which the client counts itself.
-    listed = [_collection(item) for item in seen if not owners or item.owner in owners]
-    return as_json([{name: value for name, value in item.items() if name != "position"} for item in listed])
-
-
 @route(ROUTES, "POST", "/api/collections")
 def create_collection(request: Request) -> Reply:
     asked = request.json({"title", "namespace", "private"}, {"description"})

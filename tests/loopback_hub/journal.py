@@ -1,4 +1,4 @@
-"""What the Hub of `tests/hub_server.py` remembers of each request, and which requests it is told to fail."""
+"""What the Hub of `tests/hub_server.py` remembers about each request, and which requests are to fail."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Asked:
 
     Attributes:
         method: `GET`, `POST`, ...
-        path: Of the address, without the query; a large file's ends in its repository and name at the storage too.
-        status: Of the answer; 0 where the connection was cut before one.
-        received: Bytes of the request's body.
-        sent: Bytes of the answer's body.
+        path: Path of the address, without the query. At the storage, too, it ends with repository and file.
+        status: Status of the answer; 0 if the connection was cut before there was one.
+        received: Length of the request's body in bytes.
+        sent: Length of the answer's body in bytes.
         range: What the `Range` header asked for.
     """
 

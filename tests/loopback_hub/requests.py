@@ -1,4 +1,4 @@
-"""What the Hub of `tests/hub_server.py` is asked and answers, and which function answers what."""
+"""Requests to the Hub of `tests/hub_server.py`, its answers, and which function answers which request."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Request:
     account: Account | None
 
     def json(self, required: Set[str], allowed: Set[str] = frozenset()) -> dict[str, Any]:
-        """The body, which has to be an object with all of the `required` fields and none but the `allowed`."""
+        """The body, which must be an object with all `required` fields and no others except the `allowed`."""
         try:
             value = json.loads(self.body)
         except ValueError as error:
-            raise HubError(400, f"the body is no JSON: {error}") from error
+            raise HubError(400, f"the body can't be read as JSON: {error}") from error
         if not isinstance(value, dict) or not required <= set(value) <= required | allowed:
             raise HubError(400, f"the body must have {sorted(required)} and may have {sorted(allowed)}: {value!r}")
         return value
 
     def signed_in(self) -> Account:
-        """Whose token came along."""
+        """The account whose token was sent."""
         if self.account is None:
             raise HubError(401, "Invalid username or password.")
         return self.account
 
     def writer(self, namespace: str) -> Account:
-        """Who asks, if they may change what belongs to `namespace`."""
+        """The account that asks, which must have the right to change what belongs to `namespace`."""
         account = self.signed_in()
         if not account.may_write:
             raise HubError(403, f"the token of {account.name} may read, and not write")
@@ -56,11 +56,11 @@ class Request:
         return account
 
     def repo(self, kind: str, repo_id: str, *, write: bool = False) -> Repo:
-        """A repository that whoever asks may see, and change where `write` is true."""
+        """A repository, which the account must be allowed to see, and with `write` to change."""
         repo = self.store.repos.get(repo_key(kind, repo_id))
         owns = repo is not None and self.account is not None and self.account.belongs_to(repo.namespace)
         if repo is None or (repo.private and not owns):
-            if self.account is None:  # the Hub doesn't tell strangers which repositories exist
+            if self.account is None:  # the Hub hides from strangers which repositories exist
                 raise HubError(401, "Invalid username or password.", "RepoNotFound")
             raise HubError(404, "Repository not found", "RepoNotFound")
         if write:

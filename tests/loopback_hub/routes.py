@@ -30,21 +30,21 @@ def validate_yaml(request: Request) -> Reply:
     try:
         metadata = card_metadata(content)
     except yaml.YAMLError as error:
-        return as_json({"errors": [{"message": f"the metadata is no YAML: {error}"}], "warnings": []}, 400)
+        return as_json({"errors": [{"message": f"the metadata can't be read as YAML: {error}"}], "warnings": []}, 400)
     if not isinstance(metadata, dict):
-        return as_json({"errors": [{"message": "the metadata is no mapping"}], "warnings": []}, 400)
+        return as_json({"errors": [{"message": "the metadata must be a mapping"}], "warnings": []}, 400)
     warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
     return as_json({"errors": [], "warnings": warnings})
 
 
 @route(ROUTES, "GET", "/api/agent-harnesses")
 def agent_harnesses(request: Request) -> Reply:
-    """By which the client recognises programs that steer it, for statistics."""
+    """How the client recognises programs that control it, for statistics."""
     return as_json({"standardEnvVars": [], "harnesses": {}})
 
 
 def card_metadata(content: str) -> Any:
-    """What stands between the two lines of dashes at the beginning of a card; empty where there are none."""
+    """The YAML between the two lines of dashes at the beginning of a card; empty if there are no such lines."""
     found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*$", content, re.DOTALL | re.MULTILINE)
     return yaml.safe_load(found[1]) if found else {}
 
@@ -68,14 +68,6 @@ def create_repo(request: Request) -> Reply:
     return as_json({"url": url, "name": repo_id})
 
 
-@route(ROUTES, "DELETE", "/api/repos/delete")
-def delete_repo(request: Request) -> Reply:
-    asked = request.json({"name", "organization"}, {"type"})
-    repo = request.repo(asked.get("type") or "model", f"{asked['organization']}/{asked['name']}", write=True)
-    del request.store.repos[repo_key(repo.kind, repo.repo_id)]
-    return Reply()
-
-
 @route(ROUTES, "GET", REPO)
 def repo_info(request: Request, kinds: str, repo_id: str) -> Reply:
     return revision_info(request, kinds, repo_id, "main")
@@ -85,12 +77,7 @@ def repo_info(request: Request, kinds: str, repo_id: str) -> Reply:
 def revision_info(request: Request, kinds: str, repo_id: str, revision: str) -> Reply:
     repo = request.repo(kinds[:-1], repo_id)
     commit = repo.at(unquote(revision))
-    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(commit.files)]
-    if request.query.get("blobs"):
-        siblings = [
-            {"rfilename": path, "size": len(file.content), "blobId": file.blob, **_large(file)}
-            for path, file in sorted(commit.files.items())
-        ]
+    siblings = [{"rfilename": path} for path in sorted(commit.files)]
     card = card_metadata(commit.files["README.md"].content.decode()) if "README.md" in commit.files else {}
     return as_json(
         {
@@ -148,15 +135,6 @@ def create_branch(request: Request, kinds: str, repo_id: str, branch: str) -> Re
     return Reply()
 
 
-@route(ROUTES, "DELETE", f"{REPO}/branch/{REVISION}")
-def delete_branch(request: Request, kinds: str, repo_id: str, branch: str) -> Reply:
-    repo = request.repo(kinds[:-1], repo_id, write=True)
-    if branch == "main" or unquote(branch) not in repo.branches:
-        raise HubError(404 if branch != "main" else 403, f"cannot delete the branch {unquote(branch)!r}")
-    del repo.branches[unquote(branch)]
-    return Reply()
-
-
 @route(ROUTES, "GET", f"{REPO}/tree/{REVISION}(?:/(.+))?")
 def list_tree(request: Request, kinds: str, repo_id: str, revision: str, folder: str | None) -> Reply:
     commit = request.repo(kinds[:-1], repo_id).at(unquote(revision))
@@ -168,13 +146,6 @@ def list_tree(request: Request, kinds: str, repo_id: str, revision: str, folder:
     if request.query.get("recursive") != ["true"]:
         entries = {path for path in entries if "/" not in path.removeprefix(start)}
     return as_json([_entry(commit, path) for path in sorted(entries)])
-
-
-@route(ROUTES, "POST", f"{REPO}/paths-info/{REVISION}")
-def paths_info(request: Request, kinds: str, repo_id: str, revision: str) -> Reply:
-    commit = request.repo(kinds[:-1], repo_id).at(unquote(revision))
-    known = set(commit.files).union(*map(_folders, commit.files))
-    return as_json([_entry(commit, path) for path in request.query.get("paths", []) if path in known])
 
 
 def _folders(path: str) -> Iterator[str]:

@@ -11,11 +11,11 @@ from tests.loopback_hub.store import HubError
 
 
 def answer_storage(request: Request) -> Reply:
-    """Take a large file, or a part of one, or hand one out."""
+    """Take a large file, or hand one out."""
     if "Authorization" in request.headers:
         raise HubError(400, "a signed address takes no token, which must not leave the Hub")
-    if request.method == "PUT" and (found := re.fullmatch(r"/upload/(\w+)/[^/]+/[^/]+(?:/(\d+))?", request.path)):
-        return _receive(request, *found.groups())
+    if request.method == "PUT" and (found := re.fullmatch(r"/upload/(\w+)/[^/]+/[^/]+", request.path)):
+        return _receive(request, found[1])
     found = re.fullmatch(r"/download/(\w+)/.+", request.path)
     file = request.store.downloads.get(found[1]) if found else None
     if file is None or request.method not in ("GET", "HEAD"):
@@ -23,14 +23,11 @@ def answer_storage(request: Request) -> Reply:
     return _part_of(file.content, request.headers.get("Range"), {"ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"})
 
 
-def _receive(request: Request, signature: str, part: str | None) -> Reply:
+def _receive(request: Request, signature: str) -> Reply:
     upload = request.store.uploads.get(signature)
     if upload is None:
         raise HubError(403, "the signature of this address is not valid")
-    if part is None:
-        upload.receive(request.body)
-    else:
-        upload.parts[int(part)] = request.body
+    upload.receive(request.body)
     return Reply(200, headers={"ETag": f'"{hashlib.md5(request.body).hexdigest()}"'})
 
 

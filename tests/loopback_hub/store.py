@@ -20,7 +20,7 @@ FORBIDDEN_PARTS = ("", ".", "..", ".git")
 
 
 class HubError(Exception):
-    """An answer that is no success.
+    """An answer that isn't a success.
 
     Attributes:
         status: HTTP status, from 400.
@@ -39,7 +39,7 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a token belongs to, and whether it was made for reading only."""
+    """The account a token belongs to, and whether the token is only for reading."""
 
     name: str
     organisations: tuple[str, ...] = ()
@@ -59,12 +59,12 @@ class StoredFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the content, in hexadecimal."""
+        """The SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
 
     @cached_property
     def pointer(self) -> bytes:
-        """What git holds in place of a large file."""
+        """What git stores instead of a large file."""
         text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
         return text.encode()
 
@@ -76,7 +76,7 @@ class StoredFile:
 
     @property
     def etag(self) -> str:
-        """By which the client names the file in its cache and sees that it has it already."""
+        """The name that the client gives the file in its cache; with it, it sees that it has the file already."""
         return self.sha256 if self.large else self.blob
 
 
@@ -155,13 +155,11 @@ class Collection:
 
 @dataclass(frozen=True)
 class Upload:
-    """Permission to send one large file; its signature is part of the address. `parts` grow as they arrive."""
+    """Permission to send one large file; its signature is part of the address."""
 
     repo: Repo
     oid: str
     size: int
-    part_size: int | None
-    parts: dict[int, bytes] = field(default_factory=dict)
 
     def receive(self, content: bytes) -> None:
         """Keep the whole file if it is the one announced."""
@@ -204,12 +202,12 @@ class Store:
 
 
 def repo_key(kind: str, repo_id: str) -> str:
-    """As in the address of a repository's page."""
+    """The repository as the address of its page names it."""
     return repo_id if kind == "model" else f"{kind}s/{repo_id}"
 
 
 def is_large(path: str, size: int, sample: bytes) -> bool:
-    """Whether git is too small for the file: by its suffix, its size, or because its beginning is no text."""
+    """Whether the file is too large for git, judged by its suffix, its size, and whether it begins with text."""
     if size == 0:
         return False
     try:
@@ -229,7 +227,7 @@ def is_ignored(path: str, patterns: str) -> bool:
 def check_path(path: object) -> str:
     """`path`, if a repository may have a file of that name."""
     if not isinstance(path, str) or any(part in FORBIDDEN_PARTS for part in path.split("/")):
-        raise HubError(400, f"{path!r} is no path inside a repository")
+        raise HubError(400, f"{path!r} is not a path inside a repository")
     return path
 
 
@@ -237,5 +235,5 @@ def check_name(name: object) -> str:
     """`name`, if a repository may be called so."""
     allowed = isinstance(name, str) and re.fullmatch(r"[\w.-]{1,96}", name, re.ASCII)
     if not allowed or not isinstance(name, str) or "--" in name or ".." in name or name.strip("-.") != name:
-        raise HubError(400, f"{name!r} is no name for a repository")
+        raise HubError(400, f"{name!r} is not a name for a repository")
     return name

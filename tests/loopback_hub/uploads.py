@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from urllib.parse import unquote
 from tests.loopback_hub.requests import REPO, REVISION, Reply, Request, Routes, as_json, route
 from tests.loopback_hub.store import HubError, Repo, StoredFile, Upload, check_path, is_ignored, is_large
 
-# The Hub takes larger files in parts from 5 GB on; a test wants to see that with less.
-LARGEST_UPLOAD = 2**20
 SAMPLE_SIZE = 512
 SHA256 = re.compile("[0-9a-f]{64}")
 ROUTES: Routes = []
@@ -23,7 +20,7 @@ ROUTES: Routes = []
 
 @route(ROUTES, "POST", f"{REPO}/preupload/{REVISION}")
 def preupload(request: Request, kinds: str, repo_id: str, revision: str) -> Reply:
-    """Say of each file how it is to be sent, and what is there under its name now."""
+    """Say how each file is to be sent, and what is there under its name now."""
     repo = request.repo(kinds[:-1], repo_id, write=True)
     present = repo.at(unquote(revision)).files
     asked = request.json({"files"}, {"gitIgnore"})
@@ -47,12 +44,12 @@ def _decode(text: object) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise HubError(400, f"no base64: {error}") from error
+        raise HubError(400, f"base64 is damaged: {error}") from error
 
 
 @route(ROUTES, "POST", r"/(datasets/|spaces/|)([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 def lfs_batch(request: Request, kinds: str, repo_id: str) -> Reply:
-    """Say of each large file where to send it; of one that is here, that nothing is to be done."""
+    """Say where to send each large file, or that it is here already."""
     repo = request.repo(kinds[:-2] or "model", repo_id, write=True)
     asked = request.json({"operation", "transfers", "objects", "hash_algo"}, {"ref"})
     if asked["operation"] != "upload" or asked["hash_algo"] != "sha256" or "basic" not in asked["transfers"]:
@@ -69,32 +66,10 @@ def _how_to_send(request: Request, repo: Repo, item: dict[str, Any]) -> dict[str
         raise HubError(422, f"an object has the SHA-256 and the size of a file that isn't empty: {item!r}")
     if oid in repo.objects:
         return {"oid": oid, "size": size}
-    in_parts = size > LARGEST_UPLOAD
-    signature = request.store.sign_upload(Upload(repo, oid, size, LARGEST_UPLOAD if in_parts else None))
-    to = f"{request.storage_endpoint}/upload/{signature}/{repo.repo_id}"
-    send: dict[str, Any] = {"href": to}
-    if in_parts:
-        parts = {str(number): f"{to}/{number}" for number in range(1, -(-size // LARGEST_UPLOAD) + 1)}
-        send = {
-            "href": f"{request.endpoint}/api/complete_multipart/{signature}",
-            "header": {"chunk_size": str(LARGEST_UPLOAD), **parts},
-        }
+    signature = request.store.sign_upload(Upload(repo, oid, size))
+    send = {"href": f"{request.storage_endpoint}/upload/{signature}/{repo.repo_id}"}
     verify = {"href": f"{request.endpoint}/api/lfs-verify/{repo.repo_id}"}
     return {"oid": oid, "size": size, "actions": {"upload": send, "verify": verify}}
-
-
-@route(ROUTES, "POST", "/api/complete_multipart/([0-9a-f]+)")
-def complete_multipart(request: Request, signature: str) -> Reply:
-    """Put the parts of a large file together."""
-    upload = request.store.uploads.get(signature)
-    asked = request.json({"oid", "parts"})
-    if upload is None or asked["oid"] != upload.oid:
-        raise HubError(403, "the signature of this address is not valid")
-    etags = {number: f'"{hashlib.md5(content).hexdigest()}"' for number, content in upload.parts.items()}
-    if {part["partNumber"]: part["etag"] for part in asked["parts"]} != etags:
-        raise HubError(400, f"the parts {asked['parts']!r} are not those received, {etags!r}")
-    upload.receive(b"".join(upload.parts[number] for number in sorted(upload.parts)))
-    return as_json({"success": True})
 
 
 @route(ROUTES, "POST", "/api/lfs-verify/([^/]+/[^/]+)")
@@ -136,24 +111,21 @@ def _lines(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             item = json.loads(line)
         except ValueError as error:
-            raise HubError(400, f"a line of the commit is no JSON: {error}") from error
+            raise HubError(400, f"a line of the commit can't be read as JSON: {error}") from error
         if not isinstance(item, dict) or set(item) != {"key", "value"} or not isinstance(item["value"], dict):
             raise HubError(400, f"a line of a commit has key and value: {item!r}")
         yield item["key"], item["value"]
 
 
 def _change(repo: Repo, files: dict[str, StoredFile], key: str, value: dict[str, Any]) -> None:
-    path = check_path(str(value.get("path")).removesuffix("/") if key == "deletedFolder" else value.get("path"))
+    path = check_path(value.get("path"))
     if key == "file":
         files[path] = _regular_file(path, value)
     elif key == "lfsFile":
         files[path] = _large_file(repo, path, value)
     elif key == "deletedFile" and path in files:
         del files[path]
-    elif key == "deletedFolder" and any(name.startswith(f"{path}/") for name in files):
-        for name in [name for name in files if name.startswith(f"{path}/")]:
-            del files[name]
-    elif key in ("deletedFile", "deletedFolder"):
+    elif key == "deletedFile":
         raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
     else:
         raise HubError(400, f"a commit has no such operation: {key!r}")
