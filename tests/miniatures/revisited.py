@@ -42,7 +42,7 @@ def make_revisited(root: Path, name: str, *, protocol: int = 2) -> dict[str, Any
 
 
 def write_truth(path: Path, truth: object, protocol: int = 2) -> None:
-    """Write a ground truth anew."""
+    """Write a ground truth again."""
     path.write_bytes(pickle.dumps(truth, protocol=protocol))
 
 

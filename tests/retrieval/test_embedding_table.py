@@ -1,4 +1,4 @@
-"""Embedding tables: read as written, refused where they are something else."""
+"""Embedding tables: read as written, refused if they are something else."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_hits_of_a_label_that_the_gallery_lacks():
 
 def test_relevant_images_are_counted_without_the_excluded_one():
     labels = ["a", "a", "b", "a", "b"]
-    # Gallery image 2 is no a, so leaving it out takes nothing from query 0.
+    # Gallery image 2 is not an a, so excluding it takes nothing from query 0.
     assert count_relevant(labels, labels, exclude=[2, 1, 2, 3, 4]).tolist() == [3, 2, 1, 2, 1]
 
 

@@ -17,7 +17,7 @@ QUERIES = ["all_souls_000090", "bodleian_000090", "radcliffe_000090"]
 
 @pytest.fixture
 def oxford(tmp_path):
-    """The folder and the ground truth, to be changed and written anew."""
+    """The folder and the ground truth, to be changed and written again."""
     return tmp_path, make_revisited(tmp_path, NAME)
 
 
