@@ -1,7 +1,7 @@
 """PrunNet for Hugging Face: train one network, cut subnetworks of any capacity, search one gallery with all of them.
 
-Importing the package registers its classes with the transformers Auto classes. The rooms with heavier dependencies
-(`prunnet_hf.data`, `retrieval`, `training`, `hub`) are imported by their users.
+Importing `prunnet_hf` registers its classes with the transformers Auto classes. The packages with heavier dependencies
+(`prunnet_hf.data`, `retrieval`, `runs`, `training`, `compression`, `hub`) are imported only by their users.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification

@@ -1,4 +1,4 @@
-"""The timm backbone of a PrunNet model: created, checked, and asked for its feature size."""
+"""Creates and checks the timm backbone of a PrunNet model."""
 
 import difflib
 from typing import Any
@@ -19,8 +19,8 @@ def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Modul
         pretrained: Start from timm's pretrained weights (downloads them).
 
     Raises:
-        ValueError: If timm doesn't know the backbone or an argument of it, if it can't take the image size, has no
-            `maxpool` to leave out, or has nothing prunable.
+        ValueError: If timm doesn't know the backbone or one of its arguments, or if the backbone can't take the image
+            size, has no `maxpool` to leave out, or has nothing prunable.
     """
     if not timm.is_model(config.backbone):
         close = difflib.get_close_matches(config.backbone, timm.list_models(), n=3)
@@ -65,7 +65,7 @@ def _remove_stem_pool(backbone: nn.Module, name: str) -> None:
 
 
 def _check_image_size(config: PrunNetConfig) -> None:
-    """Run the backbone once on the meta device, where shapes are computed and nothing else."""
+    """Run the backbone once on the meta device, which computes only shapes."""
     with torch.device("meta"), torch.no_grad():
         backbone: Any = _create(config, pretrained=False).eval()
         image = torch.empty(1, 3, config.image_size, config.image_size)
@@ -73,6 +73,6 @@ def _check_image_size(config: PrunNetConfig) -> None:
             backbone.forward_head(backbone.forward_features(image))
         except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
             raise ValueError(
-                f"image_size={config.image_size} is one that backbone={config.backbone!r} can't take ({error}). "
+                f"backbone={config.backbone!r} can't take image_size={config.image_size} ({error}). "
                 f"Choose a larger one, or a multiple of the backbone's patch and window sizes."
             ) from error

@@ -12,9 +12,9 @@ TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 SCORE_INITS = ("kaiming", "magnitude")
 ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
-"""How a checkpoint's kept weights can be shared out among its layers: by `prune`, or by adaptive pruning."""
+"""How a checkpoint's kept weights can be shared among its layers: by `prune`, or by adaptive pruning."""
 PRUNING_ARGUMENTS = ("capacity", "allocation")
-"""What pruning is told, and a checkpoint states: as arguments they never change what is stated."""
+"""Arguments of pruning. A checkpoint states them, and no argument changes what it states."""
 
 
 class PrunNetConfig(PreTrainedConfig):
@@ -26,16 +26,16 @@ class PrunNetConfig(PreTrainedConfig):
         image_size: Side in pixels of the square images the network is made for.
         embedding_dim: Length of an embedding.
         num_labels: Number of training classes (of `PrunNetForImageClassification` only).
-        capacities: Capacities that training optimised besides the dense network, ascending, without 1.0.
+        capacities: Capacities that training optimised in addition to the dense network, ascending, without 1.0.
         statistics_capacities: Capacities with running statistics in the checkpoint, ascending. By default the trained
             ones, 1.0 (always there), and 0.05, 0.1, 0.3, 0.5, 0.7, 0.9. Empty once pruned.
-        capacity: Kept share of the prunable weights in this checkpoint: 1.0 while prunable, else what it was cut to.
-        allocation: How its kept weights are shared out among the layers: `"uniform"`, the same share of each; or
+        capacity: Kept share of the prunable weights in this checkpoint: 1.0 while it is prunable.
+        allocation: How its kept weights are shared among the layers: `"uniform"`, the same share of each; or
             `"pq_index"`, `"global"` (see `prune`), or `"adaptive"` (found by adaptive pruning), once pruned.
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
-        embedding_space: Id of the space the embeddings live in; networks may be compared only where it is the same.
+        embedding_space: Id of the space of the embeddings. Networks can be compared only if they have the same.
             None until training has ended.
 
     Raises:
@@ -74,8 +74,7 @@ class PrunNetConfig(PreTrainedConfig):
             raise ValueError(f"allocation must be one of {allowed}; got {self.allocation!r}.")
         if self.prunable and self.allocation != UNIFORM:
             raise ValueError(
-                f"allocation must be {UNIFORM!r} while prunable, as nothing is left out yet; got {self.allocation!r}. "
-                "Give it to prune()."
+                f"allocation must be {UNIFORM!r} while prunable is true; got {self.allocation!r}. Pass it to prune()."
             )
         self.capacity = check_capacity(self.capacity)
         self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
@@ -114,16 +113,16 @@ class PrunNetConfig(PreTrainedConfig):
 
         Raises:
             OSError: If there is no config.json.
-            TypeError: If `capacity` or `allocation` is given, as no argument changes what a checkpoint is.
+            TypeError: If `capacity` or `allocation` is given, because no argument changes what a checkpoint is.
             ValueError: If it configures another kind of model.
         """
-        # Models ask for the arguments a configuration has no use for, and prune; a pipeline gives both all of them.
+        # Models ask for the unused arguments, and prune. A pipeline passes all arguments to both.
         for_a_model = kwargs.get("return_unused_kwargs", False) or "_from_pipeline" in kwargs
         given = ", ".join(f"{name}={kwargs[name]!r}" for name in PRUNING_ARGUMENTS if name in kwargs)
         if given and not for_a_model:
             raise TypeError(
-                f"{given} is no argument of reading a configuration, which states what a checkpoint was cut to. To "
-                f"cut a subnetwork, call PrunNetModel.from_pretrained(path, {given}), or model.prune({given})."
+                f"{given} can't be given for a configuration, which states to what a checkpoint was pruned. To prune, "
+                f"call PrunNetModel.from_pretrained(path, {given}), or model.prune({given})."
             )
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -131,7 +130,7 @@ class PrunNetConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read config.json; where there is none, transformers would quietly take the defaults.
+        """Read config.json. If there is none, transformers would silently use the defaults.
 
         Raises:
             OSError: If there is no config.json.
@@ -139,8 +138,8 @@ class PrunNetConfig(PreTrainedConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise OSError(
-                f"{pretrained_model_name_or_path} has no config.json: it holds no model, or one whose saving was cut "
-                "short. Save or download it again."
+                f"{pretrained_model_name_or_path} has no config.json: it holds no model, or one whose saving was "
+                "interrupted. Save or download it again."
             )
         return config_dict, kwargs
 
@@ -148,9 +147,8 @@ class PrunNetConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read a configuration, refusing that of another kind of model.
 
-        What a checkpoint was cut to is a fact that no argument changes: `capacity` and `allocation` among `kwargs`
-        mean to prune, and are left for `from_pretrained` of the model. AutoConfig drops them, which a pipeline relies
-        on.
+        No argument changes what a checkpoint was pruned to: `capacity` and `allocation` among `kwargs` mean to prune,
+        and are left to the model's `from_pretrained`. AutoConfig drops them, and a pipeline relies on that.
 
         Raises:
             ValueError: If `config_dict` configures another kind of model.

@@ -48,7 +48,7 @@ class PrunNetImageProcessor(TorchvisionBackend):
         device: Any = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Turn one image into a tensor `(channels, height, width)`, a PIL image of any mode as `to_rgb` does."""
+        """Turn one image into a tensor `(channels, height, width)`; `to_rgb` converts a PIL image of any mode."""
         if do_convert_rgb and isinstance(image, Image.Image):
             image = to_rgb(image)
         tensor: Tensor = super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
@@ -56,10 +56,10 @@ class PrunNetImageProcessor(TorchvisionBackend):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB, transparency over white; training and inference both do it this way.
+    """Convert an image of any mode to RGB, with white behind transparency. Training and inference both use this.
 
     Args:
-        image: Of 16 or 32 bit integers (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
+        image: In 16 and 32 bit images (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
     """
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257.0).round().astype(np.uint8)).convert("RGB")

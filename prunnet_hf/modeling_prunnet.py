@@ -32,16 +32,16 @@ class PrunNetModel(PrunNetPreTrainedModel):
             checkpoint never does.
     """
 
-    # Training's checkpoints hold a classifier, which embeddings do without.
+    # Checkpoints of training have a classifier, which embeddings don't need.
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
-    backbone: Any  # a timm model; what it offers besides nn.Module (forward_features, forward_head) has no common type
+    backbone: Any  # a timm model; its forward_features and forward_head have no common type
 
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         if config.prunable and config.capacity < 1.0:
             raise ValueError(
-                "A prunable model is dense: capacity must be 1.0 where prunable is true; got "
+                "A prunable model is dense: capacity must be 1.0 if prunable is true; got "
                 f"{format_capacity(config.capacity)}. Build or load the dense model and call "
                 f"prune(capacity={format_capacity(config.capacity)})."
             )
@@ -67,8 +67,8 @@ class PrunNetModel(PrunNetPreTrainedModel):
             return_dict: False returns a tuple.
 
         Returns:
-            `last_hidden_state`, the backbone's features before pooling, in the backbone's own layout, and
-            `pooler_output`, the embeddings `(batch, embedding_dim)`, not normalised.
+            `last_hidden_state`, the backbone's features before pooling in its own layout, and `pooler_output`, the
+            embeddings `(batch, embedding_dim)`, not normalised.
         """
         if capacity is not None:
             inputs = {"pixel_values": pixel_values, "return_dict": return_dict}
@@ -96,7 +96,7 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Needed where a checkpoint has no classifier, or one of another size.
+        # Needed if a checkpoint has no classifier, or one of another size.
         if module is self.classifier:
             init.normal_(module.weight, std=module.in_features**-0.5)
             init.zeros_(module.bias)
@@ -120,7 +120,7 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
             `loss` (with `labels`) and `logits` `(batch, num_labels)`.
 
         Raises:
-            ValueError: If a label is out of range (checked on a CPU unless compiled, where it costs nothing).
+            ValueError: If a label is out of range (checked on a CPU only, and not in compiled models).
         """
         if capacity is not None:
             inputs = {"pixel_values": pixel_values, "labels": labels, "return_dict": return_dict}
@@ -144,7 +144,7 @@ def _check_images(pixel_values: Tensor) -> None:
 
 
 def _check_labels(labels: Tensor, num_labels: int) -> None:
-    if torch.compiler.is_compiling():  # looking at values would break the graph in two
+    if torch.compiler.is_compiling():  # reading values would break the graph in two
         return
     if labels.device.type == "cpu" and labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
         raise ValueError(

@@ -1,7 +1,7 @@
 """What all PrunNet models share: one network, prunable to any capacity without data and without training.
 
-A subnetwork is a set of tensors: masked weights and running statistics that stand in for the network's own. Running
-at a capacity calls the network with them, pruning makes a plain network of them; so the two agree by construction.
+A subnetwork is a set of tensors: masked weights and running statistics that replace the network's own. Running at a
+capacity calls the network with them, and pruning makes a plain network of them; so the two agree by construction.
 
 Source: PrunNet, arXiv 2504.11879.
 """
@@ -53,14 +53,14 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _no_split_modules = ["PrunNetModel"]
-    # Rounded to a shorter type, scores that differ become equal and masks change.
+    # In a shorter type, different scores can become equal, which changes masks.
     _keep_in_fp32_modules_strict = [r"\.scores$"]
     model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
-    # Whether `config.name_or_path` is a repository; a relative path reads the same.
+    # Whether `config.name_or_path` is a repository; a relative path looks the same.
     is_from_hub = False
 
     def _init_weights(self, module: nn.Module) -> None:
-        # timm and torch have initialised all but the scores; what they keep out of checkpoints is made again here.
+        # timm and torch have initialised everything except the scores. Buffers that aren't saved are made here again.
         if isinstance(module, PrunableLayer):
             init_scores(module, self.config.score_init)
             return
@@ -73,7 +73,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         return prunable_layers(self)
 
     def packable_weights(self) -> list[str]:
-        """Names of the weights that pruning sets to zero in part: those of exact Conv2d and Linear of the backbone."""
+        """Names of the weights in which pruning makes zeros: those of exact Conv2d and Linear in the backbone."""
         prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
         names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
         return [f"{prefix}.{name}.weight" for name in names]
@@ -112,13 +112,13 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             calibration: Batches of pixel_values `(batch, 3, height, width)` from which exact running statistics are
                 measured. Without it they are interpolated from those in the checkpoint, which are those of uniform
                 subnetworks.
-            allocation: How the kept weights are shared out among the layers, as many in total: `"uniform"`, the same
-                share of each, as in training; `"pq_index"`, the larger the more equal (by PQ Index) the weights are
-                that a layer keeps; `"global"`, by one threshold over scores divided by their layer's root mean square.
-            progress: Show a bar where calibration takes some seconds.
+            allocation: How the kept weights, the same number in total, are shared among the layers: `"uniform"`, the
+                same share of each, as in training; `"pq_index"`, more to a layer whose kept weights are more equal (by
+                PQ Index); `"global"`, by one threshold over scores divided by their layer's root mean square.
+            progress: Show a bar if calibration takes some seconds.
 
         Returns:
-            A new model of the same class, made of plain torch layers and without scores. This one is left untouched.
+            A new model of the same class, made of plain torch layers and without scores. This one isn't changed.
 
         Raises:
             TypeError: If `capacity` isn't a number, or `calibration` isn't an iterable of tensors.
@@ -130,8 +130,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         capacity = check_capacity(capacity)
         weights = masked_weights(self, allocated_masks(self, capacity, allocation))
         layers = self.prunable_layers()
-        # Layers already in the memo are not copied: the copy holds the plain layers instead.
-        # Adding 0.0 makes zeros of the -0.0 that masking leaves of negative weights.
+        # Layers that are in the memo aren't copied: the copy has the plain layers instead.
+        # Masking turns negative weights into -0.0, and adding 0.0 turns that into 0.0.
         plain = {id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in layers.items()}
         pruned = copy.deepcopy(self, plain)
         drop_statistics(pruned)
@@ -160,10 +160,10 @@ class PrunNetPreTrainedModel(PreTrainedModel):
 
         Args:
             images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
-                weighs the same, whatever the size of its batch.
+                has the same weight, in a batch of any size.
             progress: Show a bar once calibration has taken some seconds.
-            add_up: Where several processes share the batches: returns the sum of their tensors, such as
-                `accelerator.reduce`. All end with the statistics of all batches.
+            add_up: For several processes that share the batches: returns the sum of their tensors, for example
+                `accelerator.reduce`. All get the statistics of all batches.
 
         Raises:
             TypeError: If `images` is not an iterable of tensors.
@@ -179,7 +179,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             write_statistics(self, row, statistics)
 
     def keep_statistics(self, capacities: Sequence[float]) -> None:
-        """Keep the running statistics of some of the stored capacities only; those of the dense network always stay.
+        """Keep the running statistics of only some of the stored capacities, and those of the dense network.
 
         Args:
             capacities: Which of `config.statistics_capacities` to keep.
@@ -192,9 +192,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         kept = [capacity for capacity in check_capacities(capacities) if capacity < 1.0]
         foreign = [capacity for capacity in kept if capacity not in stored]
         if foreign:
-            raise ValueError(
-                f"capacities must be among those with stored statistics, {stored}; got {foreign} besides."
-            )
+            raise ValueError(f"capacities must be among those with stored statistics, {stored}; got {foreign} too.")
         select_statistics(self, [stored.index(capacity) for capacity in kept])
         self.config.statistics_capacities = [*kept, 1.0]
 
@@ -220,23 +218,24 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         bands: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does; a subnetwork is written as `model.packed.safetensors`.
+        """Save as `PreTrainedModel.save_pretrained` does. A subnetwork is written as `model.packed.safetensors`.
 
-        The directory holds either what it held before or the new model whole; a save cut short in between leaves it
-        without `config.json`, so that nothing else can be loaded from it.
+        The directory then has either the old model or the whole new one. A save that is killed in between leaves no
+        `config.json`, so that nothing can be loaded from the directory.
 
         Args:
-            save_directory: Created where needed.
-            bands: Edges of the bands of a progressive checkpoint, such as `model.config.capacities`, each in (0, 1]
-                and with stored running statistics; 1.0 is added. From it `from_pretrained(..., capacity=c)` fetches
-                the bands up to `c` only. Masks at edges are exact, between them to one 256th of a band.
-            **kwargs: As for `PreTrainedModel.save_pretrained`.
+            save_directory: Created if necessary.
+            bands: To save a progressive checkpoint, the edges of its bands, such as `model.config.capacities`, each in
+                (0, 1] and with stored running statistics; 1.0 is added. `from_pretrained(..., capacity=c)` downloads
+                only its bands up to `c`. Masks are exact at edges, and between them up to one 256th of a band.
+            **kwargs: See `PreTrainedModel.save_pretrained`.
 
         Raises:
             NotADirectoryError: If `save_directory` is a file.
-            TypeError: If `bands` is no list of numbers.
+            TypeError: If `bands` isn't a list of numbers.
             ValueError: If an edge of `bands` has no running statistics, a score isn't finite, the model is pruned
-                already, or `push_to_hub=True` is given beside `bands`; if there is a `variant`.
+                already, or `push_to_hub=True` is given with `bands`; if there is a `variant`; or if
+                `register_for_auto_class` was called.
         """
         save_model(self, super().save_pretrained, save_directory, bands=bands, **kwargs)
 
@@ -246,8 +245,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """Upload to the Hub as `PreTrainedModel.push_to_hub` does, with a card that says what the model is.
 
         Args:
-            repo_id: `org/name`; created where needed. Files of another form that it held are deleted.
-            tags: For the card, besides `model_tags`.
+            repo_id: `org/name`; created if necessary. Its files of another form are deleted.
+            tags: For the card, in addition to `model_tags`.
             **kwargs: As for `PreTrainedModel.push_to_hub`; also `bands`, as for `save_pretrained`.
 
         Returns:
@@ -268,25 +267,25 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         allocation: str = UNIFORM,
         **kwargs: Any,
     ) -> Any:
-        """Load as `PreTrainedModel.from_pretrained` does, in any form; with `capacity` the result is pruned.
+        """Load any form as `PreTrainedModel.from_pretrained` does; with `capacity` the result is pruned.
 
-        Scores stay float32 whatever `dtype` is asked for, so that the masks stay those that were saved.
+        Scores stay float32 with any `dtype`, so that the masks stay those that were saved.
 
         Args:
             pretrained_model_name_or_path: Directory or Hub repository.
             *model_args: Passed to the constructor.
             capacity: Prune to this kept share, in (0, 1], after loading. Of a checkpoint in bands only those up to it
-                are fetched, and no ranks if it is an edge. If `dtype` is another one than the stored, running
-                statistics of a capacity that has none are then mixed before they are rounded, not after.
-            allocation: With `capacity`, as for `prune`. Other ones than `"uniform"` need all bands.
-            **kwargs: As for `PreTrainedModel.from_pretrained`.
+                are downloaded, and no ranks if it is an edge. If `dtype` isn't the stored one, running statistics of
+                a capacity that has none are then mixed before they are rounded, not after.
+            allocation: With `capacity`; see `prune`. All bands are needed unless it is `"uniform"`.
+            **kwargs: See `PreTrainedModel.from_pretrained`.
 
         Raises:
             TypeError: If `capacity` isn't a number.
-            ValueError: If the checkpoint is of another kind of model, or lacks weights or has foreign ones (other than
-                a new or resized classifier's), if `capacity` is outside (0, 1], or given for a pruned checkpoint, or
-                as in `prune`.
-            OSError: If a file is missing or a plain weight file is cut short; a damaged file of another form is a
+            ValueError: If the checkpoint has another kind of model, or lacks weights or has foreign ones (other than
+                those of a new or resized classifier), if `capacity` is outside (0, 1] or given for a pruned
+                checkpoint, or for a reason that `prune` names.
+            OSError: If a file is missing or a plain weight file is cut short. A damaged file of another form raises
                 `CheckpointFormatError`, a kind of ValueError.
         """
         return load_model(
@@ -302,6 +301,6 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     def _check_prunable(self) -> None:
         if not self.config.prunable:
             raise ValueError(
-                f"This model is pruned already (capacity {format_capacity(self.config.capacity)}) and has no scores "
-                "left. Load the dense checkpoint it was cut from and prune that."
+                f"This model is pruned already (capacity {format_capacity(self.config.capacity)}) and has no scores. "
+                "Load the dense checkpoint from which it was pruned, and prune that."
             )

@@ -42,12 +42,12 @@ def test_backbones_of_one_size_are_built_for_it() -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet_18", "vit_smal_patch16_224"])
 def test_an_unknown_backbone_with_a_suggestion(backbone: str) -> None:
-    with pytest.raises(ValueError, match=rf"backbone must be a model of timm .*; got '{backbone}'. Did you mean .+\?"):
+    with pytest.raises(ValueError, match=rf"backbone.*'{backbone}'.*Did you mean .+\?"):
         create_backbone(config(backbone))
 
 
 def test_an_unknown_backbone_like_no_other() -> None:
-    with pytest.raises(ValueError, match=r"backbone must be a model of timm .*; got '0000'\.$"):
+    with pytest.raises(ValueError, match=r"backbone.*'0000'\.$"):
         create_backbone(config("0000"))
 
 
@@ -67,7 +67,7 @@ def test_an_image_size_the_backbone_cannot_take(backbone: str, image_size: int, 
 
 @pytest.mark.parametrize("kwargs", [{"no_such_argument": 1}, {"num_classes": 5}, {"depth": 1, "num_heads": 5}])
 def test_arguments_that_timm_refuses(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="timm can't build backbone='vit_small_patch16_224'") as caught:
+    with pytest.raises(ValueError, match="backbone='vit_small_patch16_224'") as caught:
         create_backbone(config("vit_small_patch16_224", **kwargs))
     assert repr(kwargs) in str(caught.value)
 
@@ -75,14 +75,14 @@ def test_arguments_that_timm_refuses(kwargs: dict[str, Any]) -> None:
 def test_no_prunable_layer() -> None:
     # All convolutions of timm's BiT are StdConv2d, which standardise their weight: a subclass. num_classes=0 leaves no
     # linear layer.
-    with pytest.raises(ValueError, match=r"'resnetv2_50x1_bit' has no prunable layer: .* exactly torch\.nn\.Conv2d"):
+    with pytest.raises(ValueError, match=r"'resnetv2_50x1_bit'.*torch\.nn\.Conv2d"):
         create_backbone(config("resnetv2_50x1_bit"))
 
 
 @pytest.mark.parametrize("backbone", ["convnext_tiny", "vit_small_patch16_224"])
 def test_no_stem_pool_to_leave_out(backbone: str) -> None:
     kwargs = SMALL_VIT if backbone.startswith("vit") else {"depths": [1, 1, 1, 1], "dims": [4, 4, 4, 4]}
-    with pytest.raises(ValueError, match=f"stem_pool=False needs a backbone with a module `maxpool`; '{backbone}'"):
+    with pytest.raises(ValueError, match=f"stem_pool=False.*maxpool.*'{backbone}'"):
         create_backbone(config(backbone, stem_pool=False, **kwargs))
 
 

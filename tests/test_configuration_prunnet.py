@@ -68,9 +68,9 @@ def test_configurations_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"capacity": 0.0}, r"capacity must be in \(0, 1\].*got 0\.0"),
-        ({"capacity": 1.2}, r"capacity must be in \(0, 1\].*got 1\.2"),
-        ({"capacity": float("nan")}, r"capacity must be in \(0, 1\].*got nan"),
+        ({"capacity": 0.0}, r"capacity.*\(0, 1\].*got 0\.0"),
+        ({"capacity": 1.2}, r"capacity.*\(0, 1\].*got 1\.2"),
+        ({"capacity": float("nan")}, r"capacity.*\(0, 1\].*got nan"),
         ({"capacities": [0.2, 20]}, r"capacities must be in \(0, 1\].*got 20"),
         ({"statistics_capacities": [-0.1]}, r"statistics_capacities must be in \(0, 1\].*got -0\.1"),
         ({"image_size": 0}, "image_size must be a whole number of at least 1; got 0"),
@@ -105,7 +105,7 @@ def test_values_of_another_type_are_named(name: str, value: Any) -> None:
 
 
 def test_another_kind_of_model() -> None:
-    with pytest.raises(ValueError, match="holds a model of type 'vit', not 'prunnet'"):
+    with pytest.raises(ValueError, match=r"'vit'.*'prunnet'"):
         PrunNetConfig.from_dict({"model_type": "vit"})
 
 
@@ -132,11 +132,9 @@ def test_a_directory_without_configuration(tmp_path: Path) -> None:
 def test_how_kept_weights_are_shared_out() -> None:
     for allocation in ("uniform", "pq_index", "global", "adaptive"):
         assert PrunNetConfig(prunable=False, capacity=0.2, allocation=allocation).allocation == allocation
-    with pytest.raises(
-        ValueError, match=r"allocation must be one of 'uniform', 'pq_index', 'global', 'adaptive'; got"
-    ):
+    with pytest.raises(ValueError, match=r"allocation.*'uniform', 'pq_index', 'global', 'adaptive'"):
         PrunNetConfig(allocation="best")
-    with pytest.raises(ValueError, match=r"allocation must be 'uniform' while prunable.*; got 'global'\. Give it to"):
+    with pytest.raises(ValueError, match=r"allocation.*'uniform'.*'global'.*prune\(\)"):
         PrunNetConfig(allocation="global")
 
 

@@ -191,7 +191,7 @@ class TestContract:
 
 class TestInitialisation:
     def test_a_prunable_model_below_capacity_1_is_not_built(self) -> None:
-        with pytest.raises(ValueError, match=r"capacity must be 1\.0 where prunable is true; got 0\.3.*prune"):
+        with pytest.raises(ValueError, match=r"capacity.*1\.0.*prunable.*0\.3.*prune"):
             PrunNetModel(tiny_config(capacity=0.3))
 
     def test_scores_are_random_by_default(self) -> None:
@@ -234,15 +234,13 @@ class TestInitialisation:
 class TestInputs:
     @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 32, 32, 3)])
     def test_pixel_values_of_another_shape(self, resnet, shape: tuple[int, ...]) -> None:
-        with pytest.raises(
-            ValueError, match=r"pixel_values must have the shape \(batch, 3, height, width\); got"
-        ) as e:
+        with pytest.raises(ValueError, match=r"pixel_values.*\(batch, 3, height, width\)") as e:
             resnet(torch.zeros(shape))
         assert str(shape) in str(e.value)
 
     @pytest.mark.parametrize("labels", [[0, 3], [-1, 0]])
     def test_labels_out_of_range(self, resnet, labels: list[int]) -> None:
-        with pytest.raises(ValueError, match=r"labels must be from 0 to 2 \(num_labels=3\); got"):
+        with pytest.raises(ValueError, match=r"labels.*0 to 2.*num_labels=3"):
             resnet(images(2), torch.tensor(labels))
 
     @torch.no_grad()

@@ -47,13 +47,13 @@ class TestPruning:
     @pytest.mark.parametrize("capacity", [0.0, -0.5, 1.5, math.nan])
     def test_capacity_out_of_range(self, resnet, capacity: float) -> None:
         for use in (resnet.prune, resnet.prunnet.subnetwork, lambda capacity: resnet(images(), capacity=capacity)):
-            with pytest.raises(ValueError, match=r"capacity must be in \(0, 1\]"):
+            with pytest.raises(ValueError, match=r"capacity.*\(0, 1\]"):
                 use(capacity)
 
     @pytest.mark.parametrize("capacity", ["0.2", True])
     def test_capacity_of_another_type(self, resnet, capacity: Any) -> None:
         for use in (resnet.prune, lambda capacity: resnet(images(), capacity=capacity)):
-            with pytest.raises(TypeError, match=r"capacity must be a number in \(0, 1\]"):
+            with pytest.raises(TypeError, match=r"capacity.*\(0, 1\]"):
                 use(capacity)
 
     def test_a_pruned_model_names_its_capacity_and_the_way_out(self, resnet) -> None:
@@ -65,14 +65,14 @@ class TestPruning:
             lambda: pruned.keep_statistics([]),
         )
         for use in uses:
-            with pytest.raises(ValueError, match=r"pruned already \(capacity 0\.25\).*Load the dense checkpoint"):
+            with pytest.raises(ValueError, match=r"capacity 0\.25.*dense checkpoint"):
                 use()
 
     def test_scores_that_are_not_numbers(self, resnet) -> None:
         broken = copy.deepcopy(resnet)
         with torch.no_grad():
             next(iter(broken.prunable_layers().values())).scores[0, 0, 0, 0] = math.nan
-        with pytest.raises(ValueError, match="scores must be finite"):
+        with pytest.raises(ValueError, match=r"scores.*finite"):
             broken.prune(capacity=0.5)
 
     def test_the_mode_and_frozen_biases_are_kept(self, resnet) -> None:
@@ -111,7 +111,7 @@ class TestStatistics:
         torch.testing.assert_close(half, (mean[1] + norm.running_mean) / 2)
 
     def test_below_the_smallest_a_warning(self, resnet) -> None:
-        with pytest.warns(UserWarning, match=r"stored below capacity 0\.20; those are used for 0\.10"):
+        with pytest.warns(UserWarning, match=r"0\.20.*0\.10.*calibration"):
             resnet.prune(capacity=0.1)
 
     def test_calibration_measures_the_batches_it_is_given(self, resnet) -> None:
@@ -156,7 +156,7 @@ class TestStatistics:
         assert {buffer.dtype for name, buffer in model.named_buffers() if "stat" in name} == {torch.bfloat16}
 
     def test_empty_calibration(self, resnet) -> None:
-        with pytest.raises(ValueError, match="calibration images are empty"):
+        with pytest.raises(ValueError, match=r"calibration.*at least one batch"):
             resnet.prune(capacity=0.3, calibration=[])
 
     def test_calibrate_agrees_with_calibration_and_leaves_the_weights(self, resnet) -> None:
@@ -189,7 +189,7 @@ class TestStatistics:
         assert_same_state(PrunNetForImageClassification.from_pretrained(tmp_path), state_of(model))
 
     def test_statistics_that_are_not_stored_cannot_be_kept(self, resnet) -> None:
-        with pytest.raises(ValueError, match=r"those with stored statistics, \[0\.2, 0\.6\]; got \[0\.3\] besides"):
+        with pytest.raises(ValueError, match=r"capacities.*\[0\.2, 0\.6\].*\[0\.3\]"):
             copy.deepcopy(resnet).keep_statistics([0.3, 0.6])
 
 
@@ -290,24 +290,24 @@ def test_rebuilt_scores_share_out_nearly_alike(model, allocation: str, tmp_path:
 
 def test_loading_refuses_what_it_cannot_mean(model, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"allocation='global' says how to share out a capacity, and none is given"):
+    with pytest.raises(ValueError, match=r"allocation='global'.*capacity="):
         PrunNetModel.from_pretrained(tmp_path, allocation="global")
-    with pytest.raises(ValueError, match=r"allocation must be one of"):
+    with pytest.raises(ValueError, match=r"allocation.*'uniform'"):
         PrunNetModel.from_pretrained(tmp_path, capacity=0.2, allocation="best")
-    with pytest.raises(TypeError, match=r"capacity must be a number in \(0, 1\].*got 'small'"):
+    with pytest.raises(TypeError, match=r"capacity.*\(0, 1\].*'small'"):
         PrunNetModel.from_pretrained(tmp_path, capacity="small")
-    with pytest.raises(TypeError, match=r"allocation='global' is no argument of reading a configuration"):
+    with pytest.raises(TypeError, match=r"allocation='global'.*from_pretrained"):
         PrunNetConfig.from_pretrained(tmp_path, allocation="global")
 
 
 def test_a_pruned_checkpoint_keeps_its_allocation(model, tmp_path: Path) -> None:
     model.prune(0.2, [images()], allocation="global").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"pruned already \(capacity 0\.20\)"):
+    with pytest.raises(ValueError, match=r"capacity 0\.20.*dense checkpoint"):
         PrunNetModel.from_pretrained(tmp_path, capacity=0.1, allocation="pq_index")
 
 
 def test_an_unknown_allocation(model) -> None:
-    with pytest.raises(ValueError, match=r"allocation must be one of 'uniform', 'pq_index', 'global'; got 'best'"):
+    with pytest.raises(ValueError, match=r"allocation.*'uniform', 'pq_index', 'global'.*'best'"):
         model.prune(0.2, allocation="best")
 
 
@@ -315,5 +315,5 @@ def test_weights_that_are_not_finite() -> None:
     broken = tiny()
     with torch.no_grad():
         broken.prunnet.backbone.conv1.weight[0, 0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"layer 'prunnet\.backbone\.conv1': weights must be finite; 1 of"):
+    with pytest.raises(ValueError, match=r"'prunnet\.backbone\.conv1'.*weights.*1 of"):
         broken.prune(0.5, allocation="pq_index")

@@ -1,4 +1,4 @@
-"""The package's own code beside a saved model, so that `trust_remote_code` loads it where prunnet_hf isn't installed.
+"""The package's own code beside a saved model, so that `trust_remote_code` loads it if prunnet_hf isn't installed.
 
 transformers loads such code from one folder, in which files import each other as `from .name import`. The package's
 own files lie in several folders, so the copies are flattened: every relative import keeps only the last part of its
@@ -23,7 +23,7 @@ AUTO_CLASSES = {
     },
     "preprocessor_config.json": {"AutoImageProcessor": "image_processing_prunnet.PrunNetImageProcessor"},
 }
-"""Which class of which module each Auto class is to take, by the file that says so."""
+"""For each configuration file the class and module that an Auto class shall take."""
 
 
 RELATIVE_IMPORT = re.compile(r"^(?P<indent>[ \t]*)from (?P<dots>\.+)(?P<name>[\w.]+) import\b", re.MULTILINE)
@@ -63,18 +63,18 @@ def flattened(code: str) -> str:
 
 
 def add_code(folder: Path) -> None:
-    """Write the code into `folder`, the top of what will be a repository."""
+    """Write the code into `folder`, the top of a future repository."""
     for file in code_files():
         (folder / file.name).write_text(flattened(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def refer_to_code(model: Path, *, present: bool) -> None:
-    """Say in the configuration files of a saved model where the code is.
+    """Write into the configuration files of a saved model where the code is.
 
     Args:
-        model: A folder with `config.json` and `preprocessor_config.json`. In a subfolder of a repository it refers to
-            the code at the repository's top, where transformers looks for it.
-        present: False removes what is said: a model that was loaded from a repository with code refers to that one.
+        model: A folder with `config.json` and `preprocessor_config.json`. If it is a subfolder of a repository, it
+            refers to the code at the top, where transformers looks for it.
+        present: False removes the references, which a model loaded from a repository with code still has.
     """
     for name, classes in AUTO_CLASSES.items():
         content = json.loads((model / name).read_text(encoding="utf-8"))

@@ -1,19 +1,19 @@
-"""How a capacity is shared out among the layers of a network.
+"""How a capacity is shared among the layers of a network.
 
 The kept weights of a network are those of all its prunable layers. `"uniform"` keeps the same share of each layer, as
-training does. The other two keep as many in total, but let the layers compete for them: every weight of every layer
-has a priority, falling with its rank by score within its layer, and those with the highest are kept. So one order
-decides at all capacities, and what a smaller one keeps, every larger one keeps too.
+training does. The other two keep as many in total, but the layers compete for them: every weight of every layer has a
+priority, which falls with its rank by score within its layer, and the weights with the highest priorities are kept. As
+one order decides at all capacities, every larger capacity keeps what a smaller one keeps.
 
 - `"pq_index"`: of a layer's `d` weights with the PQ Index `I`, the bound of adaptive pruning (SAP) needs the share
   `1 - I`. The more equal the weights that a layer keeps, the more of them it needs: shares are in proportion to
   `1 - I(k)`, the index of the `k` weights kept, until a layer is full. Rank `k` has the priority
-  `(1 - I(k)) d / (k - 1/2)`, or that of the rank before where it is smaller. (With one `I` a layer that is Webster's
-  way of sharing out seats, which never takes one from a party because there is one more to give.)
+  `(1 - I(k)) d / (k - 1/2)`, or that of the rank before it if that is smaller. (With one `I` a layer, this is
+  Webster's method of giving seats to parties, in which no party loses a seat because there is one more to give.)
 - `"global"`: one threshold over `|S| / RMS(S)`, with the root mean square of the layer's scores. Raw scores of
   different layers are not comparable.
 
-Source: of index and bound arXiv 2302.05601; the sharing out is ours.
+Source: arXiv 2302.05601 for the index and the bound; the allocation is our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,11 +46,11 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
     Args:
         network: Has prunable layers.
         capacity: Kept share of all prunable weights, in (0, 1].
-        allocation: How they are shared out among the layers, one of `ALLOCATIONS`.
+        allocation: How they are shared among the layers, one of `ALLOCATIONS`.
 
     Returns:
-        Boolean tensors of the weights' shapes. Whatever the allocation, as many are true in total, at least one in
-        each layer, and those of a smaller capacity are contained in those of a larger one.
+        Boolean tensors of the weights' shapes. Every allocation keeps the same number in total and at least one in
+        each layer, and the masks of a smaller capacity are contained in those of a larger one.
 
     Raises:
         ValueError: If a score or (for `"pq_index"`) a weight isn't finite; the message names the layer.
@@ -67,7 +67,7 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
 def allocated_counts(
     layers: Mapping[str, PrunableLayer], capacity: float, allocation: str = UNIFORM
 ) -> dict[str, int]:
-    """How many weights each of these layers keeps at a capacity of all of them; see `allocated_masks`."""
+    """How many weights each layer keeps at a capacity of all of them; see `allocated_masks`."""
     uniform = {name: kept_count(capacity, layer.weight.numel()) for name, layer in layers.items()}
     if allocation == UNIFORM or not layers:
         return uniform
@@ -79,15 +79,15 @@ def allocated_counts(
 
 
 def share_out(priorities: Sequence[Tensor], total: int) -> list[int]:
-    """How many of the `total` highest priorities each layer has; the highest of each layer always counts.
+    """How many of the `total` highest priorities each layer has. The highest of each layer always counts.
 
     Args:
-        priorities: Of each layer's weights, `(n,)` in any order, not NaN.
+        priorities: For each layer those of its weights, `(n,)` in any order, not NaN.
         total: How many weights to keep, from the number of layers to the number of weights.
 
     Returns:
-        A number for each layer, at least 1. They add up to `total`, and none falls when `total` rises: where
-        priorities are equal, an earlier layer comes first.
+        A number for each layer, at least 1. They add up to `total`, and none falls when `total` rises. Among equal
+        priorities an earlier layer comes first.
 
     Example:
         >>> share_out([torch.tensor([9.0, 8.0, 7.0]), torch.tensor([2.0, 1.0])], 3)
@@ -119,6 +119,6 @@ def _score_priorities(layer: PrunableLayer) -> Tensor:
     return relative / relative.square().mean(dtype=torch.float64).sqrt().float().where(largest > 0, 1.0)
 
 
-# On the CPU, so that every device chooses alike: sums on a GPU may differ from call to call.
+# Computed on the CPU, so that every device makes the same choice: sums on a GPU can differ from call to call.
 _PRIORITIES = {"pq_index": _bound_priorities, "global": _score_priorities}
 ALLOCATIONS = (UNIFORM, *_PRIORITIES)

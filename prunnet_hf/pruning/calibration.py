@@ -2,7 +2,7 @@
 
 A batch norm normalises with means and variances of the activations it has seen in training. Those of a subnetwork are
 not the dense network's, so every subnetwork needs its own (EagleEye, arXiv 2007.02491). They are measured once, at the
-end of training, over a grid of capacities, and stored beside the dense ones in two buffers of each batch norm,
+end of training, for a grid of capacities, and stored beside the dense ones in two buffers of each batch norm,
 `statistics_mean` and `statistics_var`, `(len(capacities), num_features)` each. Between stored capacities they are
 interpolated linearly, so that pruning needs no data; the dense network's own statistics are the entry for capacity 1.
 """
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 DENSE = 1.0
 COARSE_BELOW = 0.2
-"""Below this capacity statistics change too fast to be interpolated well between the default grid's capacities."""
+"""Below this capacity statistics change too fast to be interpolated well on the default grid."""
 BAR_DELAY = 3.0
 """Seconds that a calibration must take before it shows a bar."""
 MEAN = "statistics_mean"
@@ -45,9 +45,9 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def add_statistics(network: nn.Module, num_capacities: int) -> None:
-    """Give every batch norm of `network` room for statistics of `num_capacities` subnetworks (mean 0, variance 1)."""
+    """Add buffers for statistics of `num_capacities` subnetworks to every batch norm (mean 0, variance 1)."""
     if num_capacities == 0:
-        drop_statistics(network)  # empty buffers would pass for one tensor stored twice: safetensors keeps one
+        drop_statistics(network)  # safetensors would take two empty buffers for one tensor and keep one of them
         return
     for norm in batch_norms(network).values():
         template = norm.get_buffer("running_mean").expand(num_capacities, -1)
@@ -74,7 +74,7 @@ def select_statistics(network: nn.Module, rows: Sequence[int]) -> None:
 
 
 def scratch_statistics(network: nn.Module) -> dict[str, Tensor]:
-    """Copies of the running statistics, by name, for a pass in train mode that must leave the real ones alone."""
+    """Copies of the running statistics, by name, for a pass in train mode that must not change the real ones."""
     return {
         f"{name}.{key}": buffer.clone()
         for name, norm in batch_norms(network).items()
@@ -108,7 +108,7 @@ def interpolation(stored: Sequence[float], capacity: float) -> list[tuple[int | 
 
 
 def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
-    """Log a warning where statistics at a low `capacity` would be interpolated; see `interpolation`."""
+    """Log a warning if statistics at a low `capacity` are interpolated; see `interpolation`."""
     mixture = interpolation(stored, capacity)
     if capacity < COARSE_BELOW and len(mixture) > 1:
         neighbours = [DENSE if row is None else stored[row] for row, _ in mixture]
@@ -121,7 +121,7 @@ def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
 
 
 def warn_if_not_uniform(network: nn.Module, capacity: float, allocation: str) -> None:
-    """Log a warning where statistics of uniform subnetworks stand in for those of another `allocation`."""
+    """Log a warning if statistics of uniform subnetworks are used for another `allocation`."""
     if allocation != UNIFORM and capacity < DENSE and batch_norms(network):
         logger.warning(
             "The stored running statistics are those of subnetworks that keep the same share of every layer, not of "
@@ -131,10 +131,10 @@ def warn_if_not_uniform(network: nn.Module, capacity: float, allocation: str) ->
 
 
 def running_statistics(network: nn.Module, stored: Sequence[float], capacity: float) -> dict[str, Tensor]:
-    """Running statistics of the subnetwork of `capacity`, named as the batch norms' own buffers; always copies.
+    """Running statistics of the subnetwork of `capacity`, named like the batch norms' own buffers; always copies.
 
     Warns:
-        UserWarning: If `capacity` lies below the smallest stored one, whose statistics are then used as they are.
+        UserWarning: If `capacity` is below the smallest stored one, whose statistics are then used unchanged.
     """
     norms = batch_norms(network)
     if norms:
@@ -151,19 +151,18 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
 
 
 def warn_if_below(stored: Sequence[float], capacity: float, stacklevel: int) -> None:
-    """Warn where `capacity` lies below the smallest with statistics; `stacklevel` as for `warnings.warn`."""
+    """Warn if `capacity` is below the smallest with statistics. For `stacklevel` see `warnings.warn`."""
     smallest = min([*stored, DENSE])
     if capacity < smallest:
         warnings.warn(
-            f"No running statistics are stored below capacity {format_capacity(smallest)}; those are used for "
-            f"{format_capacity(capacity)} as they are. Pass `calibration=` (an iterable of pixel_values) for exact "
-            "ones.",
+            f"No running statistics are stored below capacity {format_capacity(smallest)}; those of that capacity are "
+            f"used for {format_capacity(capacity)}. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
             stacklevel=stacklevel,
         )
 
 
 def mix(of_row: Mapping[int | None, Tensor], mixture: Sequence[tuple[int | None, float]]) -> Tensor:
-    """The mixture, as `interpolation` gives it, of the statistics of each row (None: the dense network's)."""
+    """Mix the statistics of each row (None: the dense network's) as `interpolation` says."""
     return torch.stack([share * of_row[row] for row, share in mixture]).sum(0)
 
 
@@ -178,20 +177,20 @@ def measure_statistics(
 ) -> list[dict[str, Tensor]]:
     """Measure running statistics: weights frozen, statistics reset, a cumulative average over `images`.
 
-    The mean is the average of the batches' means, the variance that of their unbiased variances (torch's batch norm
-    defines both), each batch weighed by its number of images, so that a short last one counts for what it is.
+    The mean is the average of the batches' means and the variance that of their unbiased variances, as torch's batch
+    norm defines both. Each batch is weighted by its number of images.
 
     Args:
         network: Called as `network(pixel_values)`; left unchanged.
         subnetworks: For each subnetwork the tensors that replace the network's own (an empty mapping: none).
-        images: Batches of pixel values `(batch, channels, height, width)`, read once; more than one image each.
+        images: Batches of pixel values `(batch, channels, height, width)` of at least 2 images each, read once.
         progress: Show a bar once the work has taken some seconds.
-        add_up: Where several processes share the batches: returns the sum of their tensors, called once by each. All
-            get the statistics of all batches, then.
+        add_up: For several processes that share the batches: returns the sum of their tensors. Each calls it once,
+            and all get the statistics of all batches.
 
     Returns:
-        For each subnetwork its running statistics, named as the batch norms' own buffers. Those of a half-precision
-        network are float32, in which they were averaged; `write_statistics` rounds them.
+        For each subnetwork its running statistics, named like the batch norms' own buffers. Those of a half-precision
+        network are float32, the type in which they were averaged; `write_statistics` rounds them.
 
     Raises:
         TypeError: If `images` is not an iterable of tensors.
@@ -224,9 +223,9 @@ def measure_statistics(
 def _average_over_processes(
     measured: Sequence[Mapping[str, Tensor]], num_images: int, add_up: Callable[[Tensor], Tensor]
 ) -> int:
-    """Replace each process's averages by those over the images of all, and return how many these are."""
+    """Replace each process's averages by those over all processes' images, and return the number of images."""
     averages = [tensor for statistics in measured for tensor in statistics.values() if tensor.is_floating_point()]
-    # One message for all; in float64, so that the number of processes shows in the last bit of float32 at most.
+    # One message for all, in float64, so that the number of processes changes float32 results in the last bit at most.
     flat = torch.cat([tensor.flatten().double() for tensor in averages]) if averages else torch.empty(0)
     total = add_up(torch.cat([num_images * flat, flat.new_tensor([num_images])]))
     num_images = int(total[-1])
@@ -265,17 +264,17 @@ def _check_batch(index: int, pixel_values: Tensor) -> None:
     if not isinstance(pixel_values, Tensor):
         raise TypeError(
             f"calibration images must be tensors of pixel_values; batch {index} is a {type(pixel_values).__name__}. "
-            "Of what an image processor returns pass batch['pixel_values']."
+            "If it comes from an image processor, pass batch['pixel_values']."
         )
     if pixel_values.ndim == 0 or len(pixel_values) < 2:
         raise ValueError(
-            "calibration images must come in batches of at least 2 images, as one has no variance; got one of shape "
-            f"{tuple(pixel_values.shape)}. Drop the last batch where it is too small."
+            "calibration images must come in batches of at least 2 images, because one image has no variance; got a "
+            f"batch of shape {tuple(pixel_values.shape)}. Drop the last batch if it is too small."
         )
 
 
 def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same buffers at mean 0 and variance 1, of half-precision ones the float32 kind."""
+    """The same buffers at mean 0 and variance 1; half-precision ones become float32."""
     return {
         name: torch.full_like(tensor, 1 if name.endswith("running_var") else 0, dtype=_wide(tensor.dtype))
         for name, tensor in statistics.items()
@@ -283,7 +282,7 @@ def _reset(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _wide_affines(network: nn.Module) -> dict[str, Tensor]:
-    """Batch norms' weights and biases as wide as their statistics: torch mixes no other types in one call."""
+    """Batch norms' weights and biases in the type of their statistics; torch allows no other mixture in one call."""
     return {
         f"{name}.{key}": parameter.to(_wide(parameter.dtype))
         for name, norm in batch_norms(network).items()
@@ -297,7 +296,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def _train_mode_of_batch_norms(network: nn.Module) -> Iterator[list[_BatchNorm]]:
-    """Put the batch norms alone in train mode while the block runs, which may set their momenta."""
+    """Put only the batch norms in train mode while the block runs. The block may set their momenta."""
     modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in batch_norms(network).values()}
     network.eval()

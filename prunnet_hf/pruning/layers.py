@@ -149,7 +149,7 @@ def check_scores(network: nn.Module) -> None:
 
 @contextmanager
 def naming_layer(name: str) -> Iterator[None]:
-    """Put the name of a layer before what a ValueError says of its tensors."""
+    """Put a layer's name before the message of a ValueError about its tensors."""
     try:
         yield
     except ValueError as error:

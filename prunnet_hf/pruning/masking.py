@@ -21,7 +21,7 @@ def check_capacity(capacity: float, name: str = "capacity") -> float:
 
     Args:
         capacity: The kept share of prunable weights, in (0, 1].
-        name: What the caller calls the argument, for the error message.
+        name: The name of the argument in the error message.
 
     Raises:
         TypeError: If `capacity` is not a real number.
@@ -40,7 +40,7 @@ def check_capacity(capacity: float, name: str = "capacity") -> float:
 
 
 def check_capacities(capacities: Sequence[float], name: str = "capacities") -> list[float]:
-    """Return `capacities` ascending and without repetition, each checked by `check_capacity`."""
+    """Return `capacities` in ascending order without repetition, each checked by `check_capacity`."""
     if isinstance(capacities, str) or not isinstance(capacities, Sequence):
         raise TypeError(f"{name} must be a list of numbers in (0, 1], such as [0.2, 0.4]; got {capacities!r}.")
     return sorted({check_capacity(capacity, name) for capacity in capacities})
@@ -72,7 +72,7 @@ def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
     """Masks of the kept weights of one layer at several capacities, found together.
 
     Args:
-        scores: Scores of a layer, any shape, finite. Only their magnitude counts.
+        scores: Scores of a layer, any shape, finite. Only their magnitudes matter.
         capacities: Kept shares, each in (0, 1].
 
     Returns:
@@ -83,15 +83,15 @@ def kept_masks(scores: Tensor, capacities: Sequence[float]) -> list[Tensor]:
 
 
 def masks_of_counts(scores: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Masks of so many weights of one layer, those with the largest score magnitudes, found together.
+    """Masks of the weights of one layer with the largest score magnitudes, for several numbers of weights.
 
     Args:
         scores: Scores of a layer, any shape, finite.
         counts: How many to keep, each from 1 to `scores.numel()`.
 
     Returns:
-        One boolean tensor of the shape of `scores` for each count, with exactly so many true. Those of smaller counts
-        are contained in those of larger ones.
+        One boolean tensor of the shape of `scores` for each count, with exactly that many true. The mask of a smaller
+        count is contained in that of a larger one.
     """
     magnitudes = scores.detach().abs()
     thresholds = smallest_of_largest(_in_any_order(magnitudes), counts)
@@ -116,7 +116,7 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 def smallest_of_largest(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """For each of `counts` the smallest of so many largest values `(n,)`, as a tensor `()`."""
+    """For each count `k` in `counts` the smallest of the `k` largest values of `(n,)`, as a tensor `()`."""
     if values.device.type != "cpu":
         ascending = values.sort().values
         return [ascending[len(values) - count] for count in counts]
@@ -134,14 +134,14 @@ def smallest_of_largest(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
 
 
 def _in_any_order(tensor: Tensor) -> Tensor:
-    """View a tensor as `(n,)`, in its order in memory, whatever its layout (channels_last, say)."""
+    """View a tensor of any layout (such as channels_last) as `(n,)`, in its order in memory."""
     order = sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride()[dimension])
     return tensor.permute(order).reshape(-1)
 
 
 def _mask_of_largest(values: Tensor, threshold: Tensor, count: int) -> Tensor:
     mask = values >= threshold
-    # Counting would make a GPU wait for the host, where the general path is cheap.
+    # Only on a CPU: counting would make a GPU wait for the host, and the general way is cheap there.
     if values.device.type == "cpu" and int(mask.count_nonzero()) == count:
         return mask
     above = values > threshold
@@ -153,13 +153,13 @@ def _mask_of_largest(values: Tensor, threshold: Tensor, count: int) -> Tensor:
 class StraightThrough(torch.autograd.Function):
     """Effective weight `V = mask * W`, with the gradients of the straight-through estimator.
 
-    With `G = dL/dV`: `dL/dW = mask * G`, and `dL/dS = mask * G * W * sign(S)`. For the dense network the mask is all
-    true.
+    With `G = dL/dV`: `dL/dW = mask * G`, and `dL/dS = mask * G * W * sign(S)`. The mask of the dense network is true
+    everywhere.
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return `weight` where `mask` is true, zero elsewhere; all three have the same shape."""
+        """Return `weight` where `mask` is true and zero elsewhere. All three have the same shape."""
         # A product of floats is far faster than torch.where on a CPU.
         factor = mask.to(weight.dtype)
         ctx.save_for_backward(weight, scores, factor)
@@ -175,5 +175,5 @@ class StraightThrough(torch.autograd.Function):
 
 
 def score_gradient(weight_gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-    """Gradient of the scores that belongs to a masked weight gradient `mask * G`: `mask * G * W * sign(S)`."""
+    """The gradient of the scores, `mask * G * W * sign(S)`, from a masked weight gradient `mask * G`."""
     return weight_gradient * weight * scores.sign()

@@ -1,10 +1,10 @@
 """The PQ Index: how unequal weights are.
 
-The index of `d` weights is `1 - d^(1/q - 1/p) ||w||_p / ||w||_q` with `0 < p <= 1 <= q` and `p < q`: 0 where all
-magnitudes are equal, near 1 where few of them hold everything. It is computed as one minus a ratio of power means of
-magnitudes relative to the largest, so that no power over- or underflows that matters.
+The index of `d` weights is `1 - d^(1/q - 1/p) ||w||_p / ||w||_q` with `0 < p <= 1 <= q` and `p < q`. It is 0 if all
+magnitudes are equal, and near 1 if a few weights hold nearly everything. It is computed as one minus a ratio of power
+means of magnitudes relative to the largest, so that no power that matters over- or underflows.
 
-Source: Diao et al., arXiv 2302.05601. What adaptive pruning concludes from the index is in `sap_bound`.
+Source: Diao et al., arXiv 2302.05601. See `compression.sap_bound` for what adaptive pruning concludes from the index.
 """
 
 import math
@@ -20,7 +20,7 @@ from .masking import check_capacities, check_finite, kept_masks
 DEFAULT_P = 0.5
 DEFAULT_Q = 1.0
 LARGEST_INDEX = math.nextafter(1.0, 0.0)
-"""What would round to 1."""
+"""Stands for values that would round to 1."""
 
 
 @torch.no_grad()
@@ -31,16 +31,17 @@ def pq_index(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q, kept: 
         weights: `(rows, d)`, or `(d,)` for a single scope; finite, of any floating type and size.
         p: Exponent of the lower norm, in (0, 1], less than `q`.
         q: Exponent of the upper norm, at least 1.
-        kept: Which weights count, boolean and of the shape of `weights`; without it all do. Rows may keep different
-            numbers of weights.
+        kept: Which weights count: a boolean tensor of the shape of `weights`, or None for all of them. Rows may keep
+            different numbers of weights.
 
     Returns:
-        Float64, `(rows,)`, or `()` for a single scope. Each in [0, 1), where what would round to 1 is the float64
-        before it; 0 where nothing is kept or all that is kept is zero.
+        Float64, `(rows,)`, or `()` for a single scope. Each is in [0, 1): a value that would round to 1 becomes the
+        float64 before it. It is 0 if nothing is kept or everything kept is zero.
 
     Raises:
-        TypeError: If `weights` is no tensor of a floating type, `kept` no boolean tensor, or an exponent no number.
-        ValueError: If a weight isn't finite, an exponent is out of range, or a shape is another.
+        TypeError: If `weights` isn't a tensor of a floating type, `kept` isn't a boolean tensor, or an exponent isn't
+            a number.
+        ValueError: If a weight isn't finite, an exponent is out of range, or a shape is wrong.
 
     Example:
         >>> pq_index(torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, -2.0, 2.0]])).tolist()  # 1 - 4^(1 - 2) * 1, 0
@@ -67,20 +68,20 @@ def pq_index(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q, kept: 
 
 @torch.no_grad()
 def prefix_indices(weights: Tensor, p: float = DEFAULT_P, q: float = DEFAULT_Q) -> Tensor:
-    """The PQ Index of the first weight, of the first two, and so on to all of them.
+    """The PQ Index of the first weight, the first two weights, and so on to all of them.
 
     Args:
-        weights: `(d,)`, finite, of any floating type. Beside the largest of all, magnitudes count as zero whose q-th
-            power is less than float64 holds (with `q` 1: below 1e-308 of the largest).
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        weights: `(d,)`, finite, of any floating type. Magnitudes so far below the largest that the q-th power of the
+            ratio underflows in float64 (with `q` 1: below 1e-308) count as zero.
+        p: See `pq_index`.
+        q: See `pq_index`.
 
     Returns:
         Float64, `(d,)`, each in [0, 1).
 
     Raises:
-        TypeError: As in `pq_index`.
-        ValueError: As in `pq_index`.
+        TypeError: See `pq_index`.
+        ValueError: See `pq_index`.
 
     Example:
         >>> prefix_indices(torch.tensor([2.0, 2.0, 0.0, 0.0])).tolist()  # equal; then 1 - 2/3 and 1 - 2/4
@@ -102,8 +103,8 @@ def normal_index(p: float, q: float) -> float:
     """The PQ Index that many weights drawn from a normal distribution around 0 have, whatever their scale.
 
     Args:
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        p: See `pq_index`.
+        q: See `pq_index`.
 
     Example:
         >>> round(normal_index(0.5, 1.0), 3)
@@ -114,14 +115,14 @@ def normal_index(p: float, q: float) -> float:
 
 @dataclass(frozen=True)
 class KeptPowers:
-    """What the indices of one scope at several capacities are made of; scopes can be joined without their weights.
+    """The sums that give the indices of one scope at several capacities; scopes can be joined without their weights.
 
     Attributes:
         counts: How many weights each capacity keeps, `(capacities,)`, float64.
-        p_sums: Of each capacity, the sum of `(magnitude / scale)^p` over the weights it keeps, `(capacities,)`.
+        p_sums: For each capacity the sum of `(magnitude / scale)^p` over the weights it keeps, `(capacities,)`.
         q_sums: The same with `q`.
-        scale: The largest magnitude of the scope, kept or not. Beside it, magnitudes count as zero whose q-th power is
-            less than float64 holds (with `q` 1: below 1e-308 of the largest).
+        scale: The largest magnitude of the scope, kept or not. Magnitudes so far below it that the q-th power of the
+            ratio underflows in float64 (with `q` 1: below 1e-308) count as zero.
         p: Exponent of the lower norm.
         q: Exponent of the upper norm.
     """
@@ -148,12 +149,13 @@ def kept_powers(
         weights: Weights of a layer, any shape, finite.
         scores: Their scores, of the same shape, finite; they decide which weights a capacity keeps.
         capacities: Kept shares, each in (0, 1], ascending.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        p: See `pq_index`.
+        q: See `pq_index`.
 
     Raises:
-        TypeError: As in `pq_index`, or if a capacity is no number.
-        ValueError: As in `pq_index`, or if scores aren't finite or of another shape, or capacities not ascending.
+        TypeError: See `pq_index`; also if a capacity isn't a number.
+        ValueError: See `pq_index`; also if scores aren't finite or have another shape, or capacities aren't
+            ascending.
     """
     p, q = check_exponents(p, q)
     _check_weights(weights)
@@ -162,7 +164,7 @@ def kept_powers(
         raise ValueError(f"scores must have the shape of weights, {tuple(weights.shape)}; got {tuple(scores.shape)}.")
     if check_capacities(capacities) != list(capacities):
         raise ValueError(f"capacities must be ascending, without repetition; got {capacities!r}.")
-    # Masks are nested, so the number of capacities that keep a weight says which ones do.
+    # Masks are nested, so the number of capacities that keep a weight tells which of them do.
     times_kept = torch.zeros(weights.shape, dtype=torch.int16, device=weights.device)
     for mask in kept_masks(scores, capacities):
         times_kept += mask
@@ -171,20 +173,20 @@ def kept_powers(
 
 @torch.no_grad()
 def powers_of_pruned(weights: Tensor, count: int, p: float = DEFAULT_P, q: float = DEFAULT_Q) -> KeptPowers:
-    """Read a layer that is pruned already: the weights left out are zeros, which add nothing.
+    """Read a layer that is pruned already. The weights it lost are zeros, which add nothing.
 
     Args:
         weights: Weights of a layer, any shape, finite.
-        count: How many of them were kept, zeros among them included.
-        p: As for `pq_index`.
-        q: As for `pq_index`.
+        count: How many of them were kept, including zeros.
+        p: See `pq_index`.
+        q: See `pq_index`.
 
     Returns:
-        The sums of one capacity.
+        The sums for one capacity.
 
     Raises:
-        TypeError: As in `pq_index`.
-        ValueError: As in `pq_index`, or if `count` is less than the number of weights that aren't zero.
+        TypeError: See `pq_index`.
+        ValueError: See `pq_index`; also if `count` is less than the number of weights that aren't zero.
     """
     p, q = check_exponents(p, q)
     _check_weights(weights)
@@ -199,10 +201,10 @@ def powers_of_pruned(weights: Tensor, count: int, p: float = DEFAULT_P, q: float
 
 
 def join(scopes: Sequence[KeptPowers]) -> KeptPowers:
-    """Make one scope of several, such as a network of its layers.
+    """Join several scopes into one, for example the layers of a network.
 
     Args:
-        scopes: At least one, of the same capacities and exponents.
+        scopes: At least one, all with the same capacities and exponents.
 
     Raises:
         ValueError: If there is none, or they differ in number of capacities or in exponents.
@@ -250,7 +252,7 @@ def _powers(weights: Tensor, times_kept: Tensor, num_capacities: int, p: float, 
 
     def add_up(values: Tensor | None) -> Tensor:
         sums = torch.bincount(bands, values, minlength=num_capacities + 1).double()
-        return sums.flip(0)[:num_capacities].cumsum(0)  # what all capacities keep first, what none keeps left out
+        return sums.flip(0)[:num_capacities].cumsum(0)  # from what all capacities keep to what only the largest keeps
 
     return KeptPowers(add_up(None), add_up(relative.pow(p)), add_up(relative.pow(q)), scale, p, q)
 

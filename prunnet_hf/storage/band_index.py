@@ -1,4 +1,4 @@
-"""`bands.index.json`: what the files of a progressive checkpoint are, by size and SHA-256 (layout: see `bands`)."""
+"""`bands.index.json`: size and SHA-256 of the files of a progressive checkpoint. See `bands` for the layout."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ INDEX_NAME = "bands.index.json"
 FORMAT = "prunnet-bands"
 FORMAT_VERSION = 1
 WEIGHT = ".weight"
-"""What the names of banded tensors end in."""
+"""The names of banded tensors end in this."""
 
 
 @dataclass(frozen=True)
 class BandedTensor:
-    """Type and full shape of a weight that is spread over bands."""
+    """Type and full shape of a weight that is split into bands."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -57,9 +57,9 @@ class BandIndex:
 
     Attributes:
         capacities: Upper edges of the bands, ascending, the last 1.0.
-        statistics: Capacities below 1 with stored running statistics, ascending; all inner edges are among them. Empty
-            where the model keeps none.
-        tensors: The weights spread over bands, by name.
+        statistics: Capacities below 1 with stored running statistics, ascending, including all inner edges. Empty if
+            the model has none.
+        tensors: The weights that are split into bands, by name.
         files: The files, by name.
     """
 
@@ -69,7 +69,7 @@ class BandIndex:
     files: Mapping[str, StoredFile]
 
     def band_of(self, capacity: float) -> int:
-        """Number, from 1, of the first band whose edge is not below `capacity`."""
+        """Number, from 1, of the first band whose edge is at least `capacity`."""
         return bisect_left(self.capacities, capacity) + 1
 
     def needed_files(self, capacity: float | None = None) -> list[str]:
@@ -82,14 +82,14 @@ class BandIndex:
         return bands if capacity in self.capacities else [*bands, ranks_file(last, count)]
 
     def read(self, path: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
-        """Read one of the files after checking that it is the one this index was written with.
+        """Read one of the files, after checking that it is the one for which this index was written.
 
         Args:
             path: Where the file is.
             name: Its name in `files`.
 
         Raises:
-            CheckpointFormatError: If it is damaged, or of another model.
+            CheckpointFormatError: If it is damaged or belongs to another model.
         """
         with naming_file(path):
             tensors, metadata = parse_tensors(self._checked(Path(path), self.files[name]))
@@ -108,13 +108,13 @@ class BandIndex:
         blob = path.read_bytes()
         if hashlib.sha256(blob).hexdigest() != stated.sha256:
             raise damaged(
-                f"the contents are not those that {INDEX_NAME} states by their SHA-256. The file is damaged, or "
-                "belongs to another model"
+                f"the contents don't have the SHA-256 that {INDEX_NAME} states. The file is damaged, or belongs to "
+                "another model"
             )
         return blob
 
     def metadata(self, name: str) -> dict[str, str]:
-        """The header's `__metadata__` of a file; that of band 1 repeats the index, so that a hash covers it."""
+        """The `__metadata__` in a file's header. That of band 1 repeats the index, so that a hash covers it."""
         own = {"format": FORMAT, "version": str(FORMAT_VERSION), "file": name}
         if name == band_file(1, len(self.capacities)):
             own["contents"] = _compact(self._contents())
@@ -170,10 +170,10 @@ def write_files(
 
 
 def read_index(path: str | os.PathLike[str]) -> BandIndex:
-    """Read and check an index of unknown origin.
+    """Read and check an index that may be damaged.
 
     Raises:
-        CheckpointFormatError: If it is damaged, or of a newer version.
+        CheckpointFormatError: If it is damaged or has a newer version.
     """
     with naming_file(path):
         return _parse_index(Path(path).read_bytes())
@@ -182,7 +182,7 @@ def read_index(path: str | os.PathLike[str]) -> BandIndex:
 def _parse_index(text: bytes) -> BandIndex:
     members = parse_json(text, "the index")
     if not isinstance(members, dict) or members.get("format") != FORMAT:
-        raise damaged(f"the index is no JSON object with the format {FORMAT!r}")
+        raise damaged(f"the index isn't a JSON object with the format {FORMAT!r}")
     version = members.get("version")
     if type(version) is int:
         refuse_newer(version, FORMAT_VERSION)

@@ -1,6 +1,6 @@
-"""The files of a progressive checkpoint joined: the whole prunable model, or a subnetwork from a few bands.
+"""Joins the files of a progressive checkpoint: to the whole prunable model, or to a subnetwork from some bands.
 
-Nothing of a weight's full size is allocated before the types and sizes of its masks and values are found to be right.
+Memory for a whole weight is allocated only after the types and sizes of its masks and values were found to be right.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ def load_bands(
         capacity: In (0, 1]; None for the whole model.
 
     Returns:
-        The tensors by name, on the CPU. Of the whole model bit for bit those that were saved, but for the scores:
-        float32, of the same order (see `score_levels`). Of a subnetwork those that pruning the whole model gives.
+        The tensors by name, on the CPU. The whole model has bit for bit those that were saved, except the scores,
+        which are float32 and have the same order (see `score_levels`). A subnetwork has those that pruning the whole
+        model gives.
 
     Raises:
-        CheckpointFormatError: If a file is damaged, or of another model.
+        CheckpointFormatError: If a file is damaged or belongs to another model.
     """
     read = {name: index.read(files[name], name) for name in index.needed_files(capacity)}
     count = len(index.capacities)
     used = count if capacity is None else index.band_of(capacity)
     bands: list[Tensors] = [read[band_file(number, count)] for number in range(1, used + 1)]
-    # Ranks of bands that are taken whole are not needed.
+    # A band that is taken whole doesn't need its ranks.
     ranks: list[Tensors] = [read.get(ranks_file(number, count), {}) for number in range(1, used + 1)]
     state_dict = _plain(bands)
     for name, entry in index.tensors.items():
@@ -62,7 +63,7 @@ def load_bands(
             if capacity not in index.capacities:
                 wanted = kept_count(capacity, math.prod(entry.shape)) - sum(sizes[:-1])
                 parts[-1] = _first_kept(name, parts[-1], ranks[-1], wanted)
-            # Pruning makes +0.0 of a -0.0, kept or not.
+            # Pruning turns -0.0 into +0.0, whether it is kept or not.
             state_dict[name] = _filled(entry, parts) + 0.0
     known, rows = _rows(index, bands, ranks)
     return state_dict | (rows if capacity is None else _mixed(index.statistics, capacity, known, rows, bands[-1]))
@@ -75,7 +76,7 @@ def _plain(bands: Sequence[Tensors]) -> dict[str, Tensor]:
 
 
 def _parts(name: str, entry: BandedTensor, sizes: Sequence[int], bands: Sequence[Tensors]) -> list[Part]:
-    """For each band the places of a weight's members in row-major order, and their values."""
+    """For each band the indices of a weight's members in row-major order, and their values."""
     num_left = math.prod(entry.shape)
     for size, band in zip(sizes, bands, strict=True):
         _check(band, name + MASK, torch.uint8, -(-num_left // 8) if 0 < size < num_left else None)
@@ -96,7 +97,7 @@ def _parts(name: str, entry: BandedTensor, sizes: Sequence[int], bands: Sequence
 
 
 def _check(tensors: Tensors, name: str, dtype: torch.dtype, size: int | None) -> None:
-    """Raise unless there is a tensor `name` of this type and of shape `(size,)`, or none where `size` is None."""
+    """Raise unless the tensor `name` has this type and the shape `(size,)`, or is missing if `size` is None."""
     tensor = tensors.get(name)
     found = None if tensor is None else (tensor.dtype, tuple(tensor.shape))
     if found != (None if size is None else (dtype, (size,))):
@@ -105,7 +106,7 @@ def _check(tensors: Tensors, name: str, dtype: torch.dtype, size: int | None) ->
 
 
 def _first_kept(name: str, part: Part, ranks: Tensors, count: int) -> Part:
-    """The `count` members that come first by score, in row-major order again."""
+    """The first `count` members by score, in row-major order."""
     members, values = part
     _check(ranks, name + RANKS, torch.uint8, len(members) or None)
     if not len(members):
@@ -115,7 +116,7 @@ def _first_kept(name: str, part: Part, ranks: Tensors, count: int) -> Part:
 
 
 def _filled(entry: BandedTensor, parts: Sequence[Part]) -> Tensor:
-    """A weight with these parts, zero elsewhere."""
+    """A weight with these parts and zeros elsewhere."""
     full = torch.zeros(math.prod(entry.shape), dtype=BITS[entry.dtype.itemsize])
     for members, values in parts:
         full.numpy()[members] = values.view(full.dtype).numpy()
@@ -155,14 +156,14 @@ def _rows(
     for name, parts in pieces.items():
         alike = {(part.dtype, part.shape[1:]) for part in parts if part.ndim == 2}
         if len(alike) != 1 or sum(part.shape[0] if part.ndim == 2 else -1 for part in parts) != len(known):
-            raise damaged(f"{name!r} must have a row for each of the capacities {known}, alike in type and length")
+            raise damaged(f"{name!r} must have a row for each of the capacities {known}, all of one type and length")
     return known, {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
 def _mixed(
     stored: Sequence[float], capacity: float, known: Sequence[float], rows: Tensors, last: Tensors
 ) -> dict[str, Tensor]:
-    """The running statistics of a subnetwork, under the names of the norms' own."""
+    """The running statistics of a subnetwork, named like the norms' own."""
     mixture = interpolation(stored, capacity)
     statistics = {}
     for own, ending in OWN_AND_STORED:
@@ -175,7 +176,9 @@ def _mixed(
                 of_row[None] = last[own_name]
             lacking = [row for row, _ in mixture if row not in of_row or of_row[row].shape != rows[name].shape[1:]]
             if lacking:
-                raise damaged(f"{own_name!r} or rows of {name!r} that capacity {capacity} needs are missing or odd")
+                raise damaged(
+                    f"{own_name!r} or rows of {name!r}, needed for capacity {capacity}, are missing or misshapen"
+                )
             statistics[own_name] = mix(of_row, mixture)
     return statistics
 

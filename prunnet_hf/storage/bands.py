@@ -1,36 +1,36 @@
-"""The progressive checkpoint: a dense model in bands of capacity, of which a device downloads as many as it needs.
+"""The progressive checkpoint: a dense model in bands of capacity. A device downloads only those that it needs.
 
-The layout, version 1. Integers and floats are little-endian, text is UTF-8, all files but the index are safetensors.
-With edges ``e_1 < ... < e_N = 1`` and ``e_0 = 0`` the directory has, besides ``config.json``:
+The layout, version 1. Integers and floats are little-endian, text is UTF-8, files except the index are safetensors.
+With edges ``e_1 < ... < e_N = 1`` and ``e_0 = 0`` the directory has ``config.json`` and:
 
 - ``bands.index.json``: ``format`` (``prunnet-bands``), ``version`` (1), ``capacities`` (the edges), ``statistics``
   (the capacities below 1 with stored running statistics, ascending, all inner edges among them), ``tensors`` (the
   *banded* weights, whose names end in ``.weight``: name to ``{"dtype": "F32", "shape": [64, 3, 7, 7]}``) and ``files``
   (all those below: name to ``{"size", "sha256"}``). A reader refuses a file of another size or SHA-256.
 - ``band-00001-of-0000N.safetensors`` and so on: band ``k`` has the weights that ``e_k`` keeps and ``e_(k-1)`` doesn't.
-- ``band-00001-of-0000N.ranks.safetensors`` and so on: their order, needed for capacities that are no edge.
+- ``band-00001-of-0000N.ranks.safetensors`` and so on: their order, needed for capacities that aren't an edge.
 
-Of the ``n`` weights of a layer, a capacity keeps ``kept(c) = n - round((1 - c)(n - 1))``, where ``round`` takes halves
-to the even number, in float64; ``kept(e_0) = 0``. So ``kept(e_k) - kept(e_(k-1))`` of them are members of band ``k``,
-those that come next by score. A weight without members in a band has no tensors in its two files. Otherwise:
+Of the ``n`` weights of a layer, a capacity keeps ``kept(c) = n - round((1 - c)(n - 1))``, computed in float64, where
+``round`` rounds halves to even; ``kept(e_0) = 0``. So the next ``kept(e_k) - kept(e_(k-1))`` weights by score are the
+members of band ``k``. A weight without members in a band has no tensors in its two files. Otherwise:
 
 - ``<weight>.band_mask``, U8, in the band: one bit for each weight that is in no earlier band, in row-major order, bit
-  0 of a byte first, 1 for members; the unused high bits of the last byte are 0. Left out where all that remain are
+  0 of a byte first, 1 for members; the unused high bits of the last byte are 0. Left out if all remaining weights are
   members, as in the last band.
-- ``<weight>.band_values``, of the weight's type, ``(members,)``, in the band: the members in row-major order.
-- ``<weight>.band_ranks``, U8, ``(members,)``, in the ranks, in the same order: of ``L = min(256, members)`` levels the
-  member's, 0 for the largest scores; the level of place ``p`` by score is ``floor(p * L / members)``.
+- ``<weight>.band_values``, the weight's type, ``(members,)``, in the band: the members in row-major order.
+- ``<weight>.band_ranks``, U8, ``(members,)``, in the ranks, in the same order: the level of each member, one of
+  ``L = min(256, members)``, 0 for the largest scores. Place ``p`` by score has the level ``floor(p * L / members)``.
 - ``<weight>.band_knots``, F32, ``(33,)``, in the ranks: scores at the levels ``floor(i * (L - 1) / 32)``, from which
-  all are rebuilt (`score_levels`). ``<layer>.scores`` of ``<layer>.weight`` itself is not stored.
+  all are rebuilt (`score_levels`). The tensor ``<layer>.scores`` itself is not stored.
 
-A capacity ``c`` inside band ``k`` keeps all members of the bands before and ``kept(c) - kept(e_(k-1))`` of band ``k``:
-those of the lowest levels, within a level those that come first in row-major order.
+A capacity ``c`` inside band ``k`` keeps all members of the bands before it and ``kept(c) - kept(e_(k-1))`` members of
+band ``k``: those of the lowest levels, and within a level the first in row-major order.
 
 ``<norm>.statistics_mean`` and ``<norm>.statistics_var`` have a row for each capacity of ``statistics``. The row of an
-inner edge ``e_k`` is in band ``k``, ``(1, features)``, those strictly between ``e_(k-1)`` and ``e_k`` are in ranks
-``k``, ``(rows, features)``. Where there is one band only, it has them without rows. ``<norm>.running_mean`` and
-``<norm>.running_var``, the dense network's, are in the last band. So whatever is interpolated for ``c``
-(`calibration.interpolation`) is in the bands up to its own and that band's ranks. All other tensors are in band 1.
+inner edge ``e_k`` is in band ``k``, ``(1, features)``; those strictly between ``e_(k-1)`` and ``e_k`` are in ranks
+``k``, ``(rows, features)``. If there is only one band, it has these tensors without rows. ``<norm>.running_mean`` and
+``<norm>.running_var``, the dense network's, are in the last band. So all statistics that are interpolated for ``c``
+(`calibration.interpolation`) are in the bands up to its own and that band's ranks. All other tensors are in band 1.
 
 The header's ``__metadata__`` has ``format``, ``version``, ``file`` (its own name) and, in band 1, ``contents``: the
 index's ``capacities``, ``statistics`` and ``tensors`` as JSON with sorted names and no spaces.
@@ -70,10 +70,10 @@ def save_bands(
     """Write a prunable model's tensors in bands; the same tensors always give the same bytes.
 
     Args:
-        directory: An existing directory without such files.
+        directory: An existing directory without files of these names.
         state_dict: Tensors of a prunable model, on any device, in any memory layout.
         layers: Names of its prunable layers.
-        capacities: Edges of the bands, ascending, in (0, 1]; 1.0 is added where it is missing.
+        capacities: Edges of the bands, ascending, in (0, 1]; 1.0 is added if it is missing.
         statistics: Capacities below 1 with stored running statistics, ascending.
 
     Raises:
@@ -112,11 +112,11 @@ def check_bands(model: Any, bands: Sequence[float] | None, push_to_hub: bool) ->
         raise ValueError(
             f"bands={edges} is for prunable models; this one is pruned to capacity "
             f"{format_capacity(model.config.capacity)} and has no scores. Save it without bands, or save the dense "
-            "model it was cut from."
+            "model from which it was pruned."
         )
     if push_to_hub:
         raise ValueError(
-            f"push_to_hub must be False beside bands={edges}. Save first; then call "
+            f"push_to_hub must be False if bands={edges} are given. Save first; then call "
             f"model.push_to_hub(repo_id, bands={edges})."
         )
     return edges
@@ -154,7 +154,7 @@ def _levels_and_knots(scores: Tensor, order: Integers, sizes: Sequence[int]) -> 
     num_levels = [min(size, MAX_LEVELS) for size in sizes]
     level_at = levels_of(sizes, num_levels)
     first = np.concatenate([[0], np.cumsum(num_levels)])
-    # A band without members has no levels. Its knots stand at the next band's first, or the last, and aren't stored.
+    # A band without members has no levels. Its knots, which aren't stored, are at the next band's first or the last.
     starts = np.minimum(first[:-1], level_at[-1])
     at = np.concatenate(
         [start + knot_levels(max(count, 1), NUM_KNOTS) for start, count in zip(starts, num_levels, strict=True)]
@@ -180,7 +180,7 @@ def _rows_of(state_dict: Mapping[str, Tensor]) -> list[str]:
 
 
 def _belongs_to_last(name: str, rows: Collection[str]) -> bool:
-    """Whether a tensor is a running statistic of the dense network, of a norm that has them for subnetworks too."""
+    """Whether a tensor is a running statistic of the dense network, in a norm that also has those of subnetworks."""
     return any(name.endswith(f".{own}") and name.removesuffix(own) + stored in rows for own, stored in OWN_AND_STORED)
 
 
@@ -188,7 +188,6 @@ def _check_edges(edges: Sequence[float], stored: Sequence[float], rows: Collecti
     lacking = [edge for edge in edges[:-1] if edge not in stored]
     if rows and lacking:
         raise ValueError(
-            f"bands must end at capacities with stored running statistics, {list(stored)} and 1.0; got {lacking} "
-            "besides. Choose among these, or train or calibrate a model with config.statistics_capacities that has "
-            "them."
+            f"bands must end at capacities with stored running statistics, {list(stored)} and 1.0; got {lacking} too. "
+            "Choose among these, or train or calibrate a model whose config.statistics_capacities has them."
         )

@@ -1,4 +1,4 @@
-"""The packed file of a subnetwork: kept weights and one bit a weight, as small as the capacity.
+"""The packed file of a subnetwork: the kept weights and one bit for each weight.
 
 The layout of ``model.packed.safetensors``, version 1. Integers and floats are little-endian, text is UTF-8.
 
@@ -10,22 +10,22 @@ of the model is stored *plain*, under its own name, or *packed*, as the two tens
 - ``<name>.packed_values``, F64, F32, F16 or BF16, ``(kept,)``: the kept weights in the same order. ``kept`` is the
   number of set bits. All other weights are +0.0.
 
-Both suffixes are reserved: no tensor of the model may end in one. The header's ``__metadata__`` has exactly these
-keys, all strings:
+Both suffixes are reserved: no tensor of the model may have a name that ends in one. The header's ``__metadata__`` has
+exactly these keys, all strings:
 
 - ``format``: ``prunnet-packed``.
-- ``version``: ``1``. A reader refuses a number it doesn't know.
+- ``version``: ``1``. A reader refuses versions that it doesn't know.
 - ``packed``: a JSON object with one member for each packed tensor, its name and
   ``{"dtype": "F32", "shape": [64, 3, 7, 7]}``.
 - ``crc32``: 8 lower-case hexadecimal digits, the CRC-32 (zlib, PNG) of the bytes of ``packed``, then for each stored
   tensor, ascending by the bytes of its name: ``<name> <dtype> <dimensions joined by ",">`` and a line feed, then its
-  bytes. It finds damage that is still well formed, for instance a flipped bit of a weight.
+  bytes. It finds damage in a file that is still well formed, for instance a flipped bit of a weight.
 
 A writer keeps a weight if its bits are not those of +0.0, so -0.0 and NaN survive and the round trip is exact bit for
-bit. It stores a prunable tensor plain where packing wouldn't make it smaller. A packed fp32 tensor takes ``capacity +
+bit. It stores a prunable tensor plain if packing wouldn't make it smaller. A packed fp32 tensor takes ``capacity +
 1/32`` of its plain size, so 23.2 % at capacity 0.2 (in bf16 ``capacity + 1/16``, 13.2 % of the fp32 size). A reader
-needs at most 64 bytes of memory for a byte of mask, whatever the file says. No name may occur twice in a JSON object.
-A stored tensor has at most 64 dimensions, and their product, counting 0 as 1, is below 2**60.
+needs at most 64 bytes of memory for a byte of mask, even if the file is damaged. No name may occur twice in a JSON
+object. A stored tensor has at most 64 dimensions, and their product, counting 0 as 1, is below 2**60.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _MASK, _VALUES = ".packed_mask", ".packed_values"
 
 @dataclass(frozen=True)
 class _PackedEntry:
-    """What the metadata says of one packed tensor."""
+    """Type and shape of a packed tensor, from the metadata."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -88,8 +88,8 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
         Tensors to store (contiguous copies on the CPU) and the file's metadata.
 
     Raises:
-        TypeError: If a value is no dense tensor or has a dtype that can't be stored or, in `prunable`, packed.
-        ValueError: If `prunable` has a name that `state_dict` lacks, or a name or a shape can't be stored.
+        TypeError: If a value isn't a dense tensor or has a dtype that can't be stored or, in `prunable`, packed.
+        ValueError: If `prunable` has a name that `state_dict` lacks, or a name or shape can't be stored.
     """
     missing = sorted(set(prunable) - set(state_dict))
     if missing:
@@ -98,7 +98,7 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
     packed: dict[str, dict[str, Any]] = {}
     for name, tensor in state_dict.items():
         allowed = PACKABLE if name in prunable else DTYPES
-        plain = storable(name, tensor, allowed, (_MASK, _VALUES), copy=False)  # what is packed is copied by packing
+        plain = storable(name, tensor, allowed, (_MASK, _VALUES), copy=False)  # packing copies anyway
         halves = _compress(plain) if name in prunable else None
         if halves is None:
             tensors[name] = plain.clone()
@@ -113,14 +113,14 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
 def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> dict[str, Tensor]:
     """Rebuild a model's tensors from those of a packed file; the inverse of `pack`.
 
-    Nothing of a tensor's full size is allocated before its mask, values and shape are known to agree.
+    Memory for a whole tensor is allocated only after its mask, values and shape were found to agree.
 
     Args:
         tensors: The stored tensors, contiguous and on the CPU.
-        metadata: The file's metadata; None where it has none.
+        metadata: The file's metadata, or None.
 
     Returns:
-        Every tensor of the model in its full shape; the plain ones are those of `tensors`, not copies.
+        Every tensor of the model in its full shape. The plain ones are those of `tensors`, not copies.
 
     Raises:
         CheckpointFormatError: If anything differs from the layout at the top of this module.
@@ -140,7 +140,7 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) ->
 def save_packed(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> None:
     """Write a pruned model's tensors as a packed file; the same tensors always give the same bytes.
 
-    The file appears complete or not at all: a failed or interrupted save leaves what was at `path` untouched.
+    A failed or interrupted save leaves the old file at `path` as it was.
 
     Args:
         path: File to write, usually ``<directory>/model.packed.safetensors``. Its directory must exist.
@@ -151,7 +151,7 @@ def save_packed(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], 
         TypeError: See `pack`.
         ValueError: See `pack`.
         FileNotFoundError: If the directory of `path` doesn't exist.
-        OSError: If the file can't be written, for instance for want of space.
+        OSError: If the file can't be written, for instance because the disk is full.
     """
     write_tensors(path, *pack(state_dict, prunable))
 
@@ -163,20 +163,22 @@ def load_packed(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         path: A file written by `save_packed`.
 
     Returns:
-        The model's tensors by name. They own their memory: the file may change or vanish afterwards.
+        The model's tensors by name. They don't depend on the file any more.
 
     Raises:
-        FileNotFoundError: If `path` is no file.
-        CheckpointFormatError: If the file is damaged, no packed file, or of a newer version.
+        FileNotFoundError: If `path` isn't a file.
+        CheckpointFormatError: If the file is damaged, isn't a packed file, or has a newer version.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"path is {str(path)!r}, which is no file; give the path of a {PACKED_WEIGHTS_NAME}.")
+        raise FileNotFoundError(
+            f"path is {str(path)!r}, which isn't a file; give the path of a {PACKED_WEIGHTS_NAME}."
+        )
     with naming_file(path):
         return unpack(*read_tensors(path))
 
 
 def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return mask `(ceil(n / 8),)` and values `(kept,)` of a contiguous tensor, or None where they aren't smaller."""
+    """Return mask `(ceil(n / 8),)` and values `(kept,)` of a contiguous tensor, or None if they aren't smaller."""
     bits = plain.reshape(-1).view(BITS[plain.itemsize]).numpy()
     kept = bits != 0
     mask = np.packbits(kept, bitorder="little")
@@ -188,7 +190,7 @@ def _compress(plain: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Tensor:
-    """Return the full tensor of shape `entry.shape`, once mask, values and shape are found to agree."""
+    """Return the full tensor of shape `entry.shape`, after checking that mask, values and shape agree."""
     size = math.prod(entry.shape)
     if mask.dtype != torch.uint8 or mask.shape != (-(-size // 8),):
         raise damaged(
@@ -211,7 +213,7 @@ def _expand(name: str, entry: _PackedEntry, mask: Tensor, values: Tensor) -> Ten
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> str:
-    """Return the text of the metadata's ``packed``, once format, version and keys are right."""
+    """Return the text of the metadata's ``packed``, after checking format, version and keys."""
     metadata = metadata or {}
     if metadata.get("format") != _FORMAT:
         raise damaged(f"metadata 'format' is {metadata.get('format')!r}; a packed subnetwork has {_FORMAT!r}")
@@ -233,7 +235,7 @@ def _parse_manifest(manifest: str) -> dict[str, _PackedEntry]:
     entries: dict[str, _PackedEntry] = {}
     for name, member in members.items():
         if not isinstance(member, dict) or sorted(member) != ["dtype", "shape"]:
-            raise damaged(f"metadata 'packed' says {str(member)[:80]} of {name!r}; it must give dtype and shape only")
+            raise damaged(f"metadata 'packed' has {str(member)[:80]} for {name!r}; it must have dtype and shape only")
         dtype, shape = member["dtype"], member["shape"]
         if not isinstance(dtype, str) or dtype not in PACKABLE:
             raise damaged(f"packed tensor {name!r} has dtype {str(dtype)[:80]}; allowed are {', '.join(PACKABLE)}")

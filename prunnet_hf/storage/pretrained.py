@@ -1,6 +1,6 @@
-"""Saving and loading of PrunNet models around transformers' own.
+"""Saving and loading of PrunNet models, built on transformers' own.
 
-What is added: packed subnetworks, directories that are replaced as a whole, and weights that must fit.
+This adds other forms of weights, directories that are replaced as a whole, and weights that must fit.
 """
 
 import os
@@ -23,7 +23,7 @@ from .bands import check_bands
 from .form import Source, Weights
 from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
 
-# The arguments among HUB_ARGUMENTS that say which commit is meant.
+# The arguments among HUB_ARGUMENTS that choose the commit.
 RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
 # Fields of the configuration on which names and shapes of weights depend.
 SHAPING_FIELDS = (
@@ -52,10 +52,10 @@ def save_model(
     """Save `model` into `directory` so that an interruption never leaves a directory that loads as something else.
 
     Args:
-        model: A PrunNet model; packed if it is a subnetwork below capacity 1.
+        model: A PrunNet model.
         save: The `save_pretrained` of transformers, bound to `model`.
-        directory: Created where needed.
-        bands: Edges of the bands of a progressive checkpoint, each in (0, 1]; None writes none.
+        directory: Created if necessary.
+        bands: Edges of the bands, each in (0, 1], to save in bands; None to save in another form.
         is_main_process: Only the main process writes.
         state_dict: Tensors to write instead of the model's own.
         push_to_hub: Also upload, to `repo_id` or a repository named like the directory.
@@ -64,15 +64,15 @@ def save_model(
 
     Raises:
         NotADirectoryError: If `directory` is a file.
-        TypeError: If `bands` is no list of numbers.
-        ValueError: If `kwargs` have a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
-            `push_to_hub`, or a score isn't finite.
+        TypeError: If `bands` isn't a list of numbers.
+        ValueError: If there is a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
+            `push_to_hub`, a score isn't finite, or `register_for_auto_class` was called.
     """
     refuse_copying_code(model)
     refuse_variant(
         kwargs.get("variant"),
-        "a directory holds one model, which a save replaces whole",
-        "Convert a copy of the model, as by model.to(torch.bfloat16), and save it in another directory.",
+        "a directory holds one model, which the next save replaces",
+        "Convert a copy of the model, for example by model.to(torch.bfloat16), and save it in another directory.",
     )
     bands = check_bands(model, bands, push_to_hub)
     if not is_main_process:
@@ -98,7 +98,7 @@ def save_model(
 def _replace_model(staging: Path, target: Path) -> None:
     """Move the model in `staging` over the one in `target`, which is put back if that fails.
 
-    config.json leaves first and arrives last: killed in between, the process leaves a directory that can't be loaded.
+    config.json leaves first and arrives last. So if the process is killed in between, the directory can't be loaded.
     """
     new = [file.name for file in _config_last(staging.iterdir())]
     old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
@@ -131,34 +131,34 @@ def load_model(
     allocation: str,
     **kwargs: Any,
 ) -> Any:
-    """Load a checkpoint of any form strictly, and prune it where `capacity` is given.
+    """Load a checkpoint of any form strictly, and prune it if `capacity` is given.
 
     Args:
         cls: The class of the model.
         load: The `from_pretrained` of transformers, bound to `cls`.
-        path: Directory, Hub repository, or None with `config` and `state_dict`.
+        path: Directory or Hub repository; None if `config` and `state_dict` are given.
         *model_args: Passed to `load`.
         capacity: Prune to this kept share after loading.
-        allocation: How to share it out among the layers.
-        **kwargs: Passed to `load`, which changes the configuration by those that are fields of it.
+        allocation: How to share it among the layers.
+        **kwargs: Passed to `load`. Those that are fields of the configuration change it.
 
     Returns:
-        The model, or the model and the loading info where `output_loading_info` is true.
+        The model; with `output_loading_info=True` the model and the loading info.
 
     Raises:
         TypeError: If `capacity` is not a number.
         ValueError: If weights are missing or foreign, other than a classifier's, `capacity` is outside (0, 1],
-            `allocation` is unknown or given without `capacity`, or `variant` for weights that aren't plain.
+            `allocation` is unknown or given without `capacity`, or there is a `variant` for weights that aren't plain.
         OSError: If a weight file is damaged.
     """
     capacity = _check_pruning(capacity, allocation)
     with_info = kwargs.pop("output_loading_info", False)
-    kwargs.pop("ignore_mismatched_sizes", None)  # only a classifier may differ, and that always
+    kwargs.pop("ignore_mismatched_sizes", None)  # always allowed, but only for a classifier
     source, weights = path, None
     if path is not None:
-        # All files of one load come from the same commit, and what the cache knows of it isn't asked again.
+        # So all files come from the same commit, and what the cache knows about it isn't requested again.
         kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
-        # Some of the bands are enough for a uniform subnetwork of a known capacity only.
+        # Only a uniform subnetwork of a known capacity can do with some of the bands.
         known = capacity if allocation == UNIFORM else None
         if kwargs.get("state_dict") is None:  # transformers refuses a state dict beside a path
             weights = read_weights(cls, Source.of(path, kwargs), kwargs.get("config"), known)
@@ -187,14 +187,12 @@ def _check_pruning(capacity: float | None, allocation: str) -> float | None:
     if capacity is not None:
         return check_capacity(capacity)
     if allocation != UNIFORM:
-        raise ValueError(
-            f"allocation={allocation!r} says how to share out a capacity, and none is given. Pass capacity=, too."
-        )
+        raise ValueError(f"allocation={allocation!r} needs a capacity to share among the layers. Pass capacity=, too.")
     return None
 
 
 def _cut(model: Any, capacity: float, allocation: str, weights: Weights | None) -> Any:
-    """The subnetwork of a loaded model, which it may be already."""
+    """Prune a loaded model, unless it is the subnetwork already."""
     if weights is None or weights.statistics is None:
         return model.prune(capacity, allocation=allocation)
     model.config.capacity = capacity
@@ -215,14 +213,14 @@ def _weight_problems(info: dict[str, Any]) -> list[str]:
 
 
 def _changed_fields(cls: Any, source: Source, asked: Any, weights: Weights | None) -> dict[str, tuple[Any, Any]]:
-    """Fields that shape weights in which `asked` differs from the checkpoint's config.json: `(asked, stored)`."""
+    """Fields that shape weights and differ between `asked` and the checkpoint's config.json, as `(asked, stored)`."""
     if source.path is None:
         return {}
     try:
         stored = cls.config_class.from_pretrained(source.path, **source.where)
-    except OSError:  # the caller brought a configuration for weights that have none
+    except OSError:  # the caller passed a configuration for weights that have none
         return {}
-    # A subnetwork joined from bands differs in some, and its caller has not asked for that.
+    # The fields in which a subnetwork from bands always differs are not the caller's wish.
     joined = weights is not None and weights.statistics is not None
     fields = [name for name in SHAPING_FIELDS if not (joined and name in SUBNETWORK_FIELDS)]
     pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in fields}
@@ -233,7 +231,7 @@ def _misfit(path: Any, problems: list[str], changed: dict[str, tuple[Any, Any]])
     if not changed:
         return (
             f"The weights in {path} do not fit the model that its config.json describes; {'; '.join(problems)}. The "
-            "two files come from different models, or the checkpoint was edited: save or download it again."
+            "two files are from different models, or one was edited: save or download the checkpoint again."
         )
     asked = ", ".join(f"{name}={new!r}" for name, (new, _) in changed.items())
     stored = ", ".join(f"{name}={old!r}" for name, (_, old) in changed.items())

@@ -1,6 +1,6 @@
-"""One model to the Hub, by `model.push_to_hub`: as transformers does it, with a card that says what the model is.
+"""Uploads one model to the Hub for `model.push_to_hub`, with a card that says what the model is.
 
-A whole run, with its figures, is published by `push_to_hub.py`.
+`push_to_hub.py` publishes a whole run with its results.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from .forms import MODEL_FILES
 
 PIPELINE_TAG = "image-feature-extraction"
 RELATION_OF_SUBNETWORK = "quantized"
-"""Of the relations the Hub knows (adapter, merge, quantized, finetune), the one of smaller files of the same model."""
+"""The Hub knows adapter, merge, quantized and finetune; this one means smaller files of the same model."""
 
 
 def push_model(
@@ -32,20 +32,20 @@ def push_model(
     max_shard_size: int | str = "50GB",
     tags: Sequence[str] = (),
 ) -> Any:
-    """Upload a model in one commit, in which files of another form that the repository held are deleted.
+    """Upload a model in one commit, which also deletes the repository's files of another form.
 
     Args:
         model: A PrunNet model.
-        repo_id: `org/name`; created where needed.
-        bands: As for `save_pretrained`.
+        repo_id: `org/name`; created if necessary.
+        bands: See `save_pretrained`.
         commit_message: Title of the commit.
-        commit_description: What it says besides.
+        commit_description: Its further text.
         private: Whether a new repository is private; None leaves it to the owner's settings.
-        token: With write access; by default the one of `hf auth login` or HF_TOKEN.
-        revision: Branch to upload to, made where needed.
+        token: A token with write access; by default that of `hf auth login` or HF_TOKEN.
+        revision: The branch to which to upload, created if necessary.
         create_pr: Open a pull request instead of changing the branch.
-        max_shard_size: As for `save_pretrained`.
-        tags: For the card, besides those that are there.
+        max_shard_size: See `save_pretrained`.
+        tags: Added to those of the card.
 
     Returns:
         The Hub client's `CommitInfo`.
@@ -75,11 +75,11 @@ def push_model(
 
 
 def card_facts(model: Any, repo_id: str) -> dict[str, str]:
-    """Metadata that follow from a model.
+    """The metadata of a model's card.
 
     Args:
         model: A PrunNet model.
-        repo_id: Where it goes; a model that came from another repository has that one as its base.
+        repo_id: Where it is uploaded. A model from another repository has that one as its base.
     """
     facts = {"library_name": "transformers", "pipeline_tag": PIPELINE_TAG}
     source = model.config.name_or_path or ""

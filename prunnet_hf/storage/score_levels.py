@@ -1,15 +1,15 @@
 """The scores of a layer as a few levels, from which positive scores with the same order are rebuilt.
 
-Of a score only its magnitude counts, and of magnitudes only their order: a capacity keeps the largest, equal ones by
-the lower flat index first (`masking`). The sign carries nothing but its own meaning: the gradient of a score is
-``G * W * sign(S)``, so negating a score mirrors its path and leaves its magnitude's path, hence every mask, as it was.
-So the weights of a layer are put in that order, and the order is cut into runs, the *levels*, level 0 with the largest
-magnitudes. A file holds the level of each weight and, as *knots*, the magnitudes at some levels.
+Only the magnitudes of scores matter, and only their order: a capacity keeps the largest, and among equal ones those
+with the lower flat index (`masking`). Signs change no mask, even if training goes on: the gradient of a score is
+``G * W * sign(S)``, so negating a score mirrors its path and leaves the path of its magnitude as it was.
+The weights of a layer are put in that order, and the order is cut into pieces, the *levels*. Level 0 has the largest
+magnitudes. A file holds the level of each weight and the magnitudes at some levels, the *knots*.
 
 Rebuilt scores are positive, equal within a level and strictly smaller from level to level. Between two knots they
-follow a straight line in the bit patterns of the floats, which have the order of the positive floats. To leave room
-for that, knots closer together than the levels between them are moved up, to a distance of as many bit patterns as
-there are levels. Ranking rebuilt scores gives the same levels and the same knots, bit for bit.
+follow a straight line in the bit patterns of the floats, which have the order of the positive floats. A level needs a
+bit pattern of its own; where knots are too close together for that, they are moved up. Ranking rebuilt scores gives
+the same levels and the same knots, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rank_order(scores: Tensor, name: str = "scores") -> Integers:
 
     Args:
         scores: Scores of a layer, of any shape and floating-point type, finite.
-        name: What they are called, for the error message.
+        name: Their name in the error message.
 
     Returns:
         Flat indices `(n,)`.
@@ -48,7 +48,7 @@ def rank_order(scores: Tensor, name: str = "scores") -> Integers:
     check_finite(name, magnitudes)
     if magnitudes.dtype == torch.float64:
         return np.argsort(-magnitudes.numpy(), kind="stable")
-    # One integer for both, magnitude and place: sorting those is several times as fast as a stable sort of floats.
+    # Magnitude and place in one integer: sorting these is several times as fast as a stable sort of floats.
     bits = magnitudes.float().numpy().view(np.uint32).astype(np.int64)
     keys = ((LARGEST_BITS - bits) << 32) | np.arange(len(bits))
     keys.sort()
@@ -56,7 +56,7 @@ def rank_order(scores: Tensor, name: str = "scores") -> Integers:
 
 
 def segment_sizes(capacities: Sequence[float], num_weights: int) -> list[int]:
-    """Numbers of weights that each of the ascending `capacities` keeps beyond the one before it; they may be 0."""
+    """How many weights each of the ascending `capacities` keeps in addition to the one before it. It may be 0."""
     counts = [0, *(kept_count(capacity, num_weights) for capacity in capacities)]
     return [count - before for before, count in pairwise(counts)]
 
@@ -64,12 +64,12 @@ def segment_sizes(capacities: Sequence[float], num_weights: int) -> list[int]:
 def share_levels(sizes: Sequence[int], limit: int) -> list[int]:
     """How many levels each segment of a layer's order gets.
 
-    Each weight gets its own where there are at most `limit`. Otherwise each segment that isn't empty gets one, and of
-    the others its share by size, rounded down.
+    If there are at most `limit` weights, each gets its own level. Otherwise each segment that isn't empty gets one,
+    and the rest is shared by size, rounded down.
 
     Args:
         sizes: Weights in each segment.
-        limit: The most levels that all together may have, at least the number of segments.
+        limit: The most levels in total, at least the number of segments.
 
     Example:
         >>> share_levels([3, 0, 5], 8), share_levels([1, 0, 999], 12)
@@ -82,7 +82,7 @@ def share_levels(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def levels_of(sizes: Sequence[int], num_levels: Sequence[int]) -> Integers:
-    """The level of each rank `(sum(sizes),)`, ascending: each segment's ranks spread evenly over its levels.
+    """The level of each rank `(sum(sizes),)`, ascending. Each segment's ranks are spread evenly over its levels.
 
     Example:
         >>> levels_of([3, 4], [3, 2]).tolist()
@@ -96,7 +96,7 @@ def levels_of(sizes: Sequence[int], num_levels: Sequence[int]) -> Integers:
 
 
 def knot_levels(num_levels: int, num_knots: int) -> Integers:
-    """Levels `(num_knots,)` at which knots stand, from the first to the last; several at one where levels are few.
+    """Levels `(num_knots,)` of the knots, from the first to the last; of few levels, some have several knots.
 
     Example:
         >>> knot_levels(9, 5).tolist(), knot_levels(2, 5).tolist()
@@ -106,10 +106,10 @@ def knot_levels(num_levels: int, num_knots: int) -> Integers:
 
 
 def fit_knots(magnitudes: Tensor, levels: Integers) -> Tensor:
-    """Knots for a layer: magnitudes, moved where needed so that every level between them gets a float of its own.
+    """Knots for a layer: magnitudes, moved if necessary so that every level between them gets a float of its own.
 
     Args:
-        magnitudes: `(k,)`, the largest of each level in `levels`, descending, of any floating-point type.
+        magnitudes: `(k,)`, the largest of each level in `levels`, descending, any floating-point type.
         levels: `(k,)`, ascending.
 
     Returns:
@@ -123,26 +123,26 @@ def fit_knots(magnitudes: Tensor, levels: Integers) -> Tensor:
 
 
 def level_scores(knots: Tensor, levels: Integers, name: str) -> Tensor:
-    """The score of every level, on straight lines in the bit patterns between knots.
+    """The scores of all levels, on straight lines in the bit patterns between knots.
 
     Args:
-        knots: float32 `(k,)`, of unknown origin.
-        levels: `(k,)`, the levels they stand at, ascending, the first 0.
-        name: What the knots are called, for the error message.
+        knots: float32 `(k,)`, perhaps damaged.
+        levels: `(k,)`, their levels, ascending, the first 0.
+        name: The name of the knots in the error message.
 
     Returns:
         float32 `(levels[-1] + 1,)`, positive and strictly decreasing.
 
     Raises:
-        CheckpointFormatError: If the knots aren't such as `fit_knots` returns.
+        CheckpointFormatError: If `fit_knots` can't have returned these knots.
     """
     bits = knots.numpy().view(np.int32).astype(np.int64)
     drops, steps = bits[:-1] - bits[1:], np.diff(levels)
     inside = bits.min() >= SMALLEST_BITS and bits.max() <= LARGEST_BITS
     if not inside or (drops < steps).any() or drops[steps == 0].any():
         raise damaged(
-            f"{name} must be positive normal float32 numbers that decrease by a bit pattern a level at least; they "
-            "don't"
+            f"{name} must be positive normal float32 numbers that decrease by at least one bit pattern a level; they "
+            "aren't"
         )
     every = np.arange(levels[-1] + 1)
     left = np.searchsorted(levels, every, side="right") - 1

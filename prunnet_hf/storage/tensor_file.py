@@ -1,7 +1,7 @@
-"""Safetensors files of unknown origin read strictly, and written whole, always with the same bytes.
+"""Safetensors files: read strictly if they come from elsewhere, and written whole, always with the same bytes.
 
-safetensors itself checks the header, offsets and sizes. What is added here: only the types that torch and the formats
-of this package share, shapes that torch can hold, no name twice, and a file that appears complete or not at all.
+safetensors itself checks the header, offsets and sizes. Added here: only types that both torch and the formats of this
+package have, only shapes that torch can hold, no name twice, and files that are whole or absent.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": t
 DTYPES = {**PACKABLE, **_INTEGERS, "U16": torch.uint16, "BOOL": torch.bool}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-"""Integers as wide as a float of so many bytes: copied as such, the payload of a NaN can't change."""
+"""Integers as wide as a float of that many bytes. Copied as integers, a NaN keeps its payload."""
 
-# Aligned: the widest types come last here and first in a file, equally wide ones in safetensors' order.
+# The widest types come last here and first in a file, so that all are aligned; equally wide ones as in safetensors.
 _LAYOUT = ("BOOL", "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "F32", "F64", "I64")
 _MAX_DIMENSIONS, _MAX_ELEMENTS = 64, 2**60
 _REMEDY = "Download the file again, or save the model again with save_pretrained."
 
 
 class CheckpointFormatError(ValueError):
-    """A checkpoint file is damaged, of another format, or of a newer version than this library reads."""
+    """A checkpoint file is damaged, has another format, or has a newer version than this library reads."""
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; the same tensors and metadata always give the same bytes.
 
-    The file appears complete or not at all: a failed or interrupted save leaves what was at `path` untouched.
+    A failed or interrupted save leaves the old file at `path` as it was.
 
     Args:
         path: File to write. Its directory must exist.
@@ -52,7 +52,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
 
     Raises:
         FileNotFoundError: If the directory of `path` doesn't exist.
-        OSError: If the file can't be written, for instance for want of space.
+        OSError: If the file can't be written, for instance because the disk is full.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -71,23 +71,23 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
         path: An existing file.
 
     Returns:
-        The tensors on the CPU, which own their memory (the file may change or vanish afterwards), and whatever the
-        header has for `__metadata__`; None where it has nothing.
+        The tensors on the CPU, which don't depend on the file any more, and the header's `__metadata__`, or None if
+        there is none.
 
     Raises:
-        CheckpointFormatError: If the file is damaged, no safetensors file, or holds what can't be a model's tensor.
+        CheckpointFormatError: If the file is damaged, isn't a safetensors file, or has a tensor that no model has.
     """
-    # One read instead of a memory map: header and tensors come from the same moment, and a file cut short by another
-    # process meanwhile is an error, not a bus error.
+    # Read at once, not mapped: header and tensors are of the same moment, and if another process cuts the file short
+    # meanwhile, that is an error and not a crash.
     return parse_tensors(Path(path).read_bytes())
 
 
 def parse_tensors(blob: bytes) -> tuple[dict[str, Tensor], Any]:
     """Read the contents of a safetensors file, as `read_tensors` does."""
     try:
-        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # it checks the header, offsets and sizes
+        stored = deserialize(blob)  # type: ignore[no-untyped-call]  # checks the header, offsets and sizes
     except SafetensorError as error:
-        raise damaged(f"the file is truncated or no safetensors file ({error})") from error
+        raise damaged(f"the file is truncated or isn't a safetensors file ({error})") from error
     tensors: dict[str, Tensor] = {}
     for name, fields in stored:
         if fields["dtype"] not in DTYPES:
@@ -96,7 +96,7 @@ def parse_tensors(blob: bytes) -> tuple[dict[str, Tensor], Any]:
         dtype, data = DTYPES[fields["dtype"]], fields["data"]
         flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         tensors[name] = flat.reshape(fields["shape"])
-    # safetensors lets the last of equal names win; another reader may take the first.
+    # Of two tensors with one name, safetensors takes the last; another reader may take the first.
     header = parse_json(blob[8 : 8 + int.from_bytes(blob[:8], "little")], "the header")
     return tensors, header.get("__metadata__")
 
@@ -109,17 +109,17 @@ def storable(
     *,
     copy: bool = True,
 ) -> Tensor:
-    """A tensor of a model, contiguous on the CPU, once it is known that it can be stored as `name`.
+    """Return a model's tensor, contiguous on the CPU, after checking that it can be stored as `name`.
 
     Args:
         name: Its name in the state dict.
         tensor: On any device, in any memory layout.
         allowed: Types it may have, by their code.
         reserved: Endings of names that the file's format keeps for itself.
-        copy: Whether the result must not share memory with `tensor`; if False, it may.
+        copy: If True, the result doesn't share memory with `tensor`; if False, it may.
 
     Raises:
-        TypeError: If it is no dense tensor that holds data, or of another type.
+        TypeError: If it isn't a dense tensor that holds data, or has another type.
         ValueError: If the name is reserved, or the shape can't be stored.
     """
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
@@ -149,7 +149,7 @@ def checksum(tensors: Mapping[str, Tensor], preamble: bytes = b"") -> str:
 
     Args:
         tensors: Contiguous tensors on the CPU.
-        preamble: What else to cover.
+        preamble: Further bytes to cover.
     """
     crc32 = zlib.crc32(preamble)
     for name, tensor in sorted(tensors.items()):
@@ -160,7 +160,7 @@ def checksum(tensors: Mapping[str, Tensor], preamble: bytes = b"") -> str:
 
 
 def damaged(problem: str) -> CheckpointFormatError:
-    """The error for a file with this `problem`, with the way out."""
+    """The error for a file with this `problem`, with the remedy."""
     return CheckpointFormatError(f"{problem}. {_REMEDY}")
 
 
@@ -174,7 +174,7 @@ def refuse_newer(version: int, newest: int) -> None:
 
 @contextmanager
 def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the path of a file before what a CheckpointFormatError says of it."""
+    """Put a file's path before the message of a CheckpointFormatError about it."""
     try:
         yield
     except CheckpointFormatError as error:
@@ -182,10 +182,10 @@ def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """Leave out the entries of `state_dict` that are the very tensors of `names` under further names.
+    """Leave out the entries of `state_dict` that repeat the tensors of `names` under other names.
 
-    A layer registered twice has its tensors twice in a state dict. Stored in another form under one name and plain
-    under the other, they would contradict each other when loaded.
+    A layer registered twice has its tensors twice in a state dict. If one is stored plain and the other isn't, they
+    can contradict each other when they are loaded.
 
     Raises:
         ValueError: If `state_dict` lacks one of `names`.
@@ -200,12 +200,12 @@ def without_aliases(state_dict: Mapping[str, Tensor], names: Collection[str]) ->
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, int, torch.Size, tuple[int, ...]]:
-    # Of a tensor without storage the address is 0; its identity tells it apart.
+    # A tensor without storage has the address 0, so its identity is used.
     return tensor.device, tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride()
 
 
 def check_shape(name: str, shape: list[int]) -> None:
-    """Raise unless torch can hold `shape`; dimensions of 0 count as 1, since they would hide any other."""
+    """Raise unless torch can hold `shape`. A dimension of 0 counts as 1, because it would hide the others."""
     if len(shape) > _MAX_DIMENSIONS or math.prod(max(size, 1) for size in shape) >= _MAX_ELEMENTS:
         raise damaged(
             f"tensor {name!r} has {len(shape)} dimensions, the first {shape[:8]}; allowed are at most "
@@ -214,17 +214,17 @@ def check_shape(name: str, shape: list[int]) -> None:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Parse JSON of unknown origin; a name that occurs twice in an object is an error."""
+    """Parse JSON that may be damaged. A name that occurs twice in an object is an error."""
     try:
         return json.loads(text, object_pairs_hook=_unique_members)
     except (ValueError, RecursionError) as error:
-        raise damaged(f"{what} is no valid JSON ({error})") from error
+        raise damaged(f"{what} isn't valid JSON ({error})") from error
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[Tensor]]:
     """Return the header of the safetensors file, and the tensors in the order in which their bytes follow it.
 
-    The library's own writer puts metadata in hash order, another one each time, and holds all bytes twice.
+    The library's own writer puts metadata in hash order, which differs each time, and holds all bytes twice.
     """
     members: dict[str, Any] = {"__metadata__": dict(metadata)}
     ordered = sorted(tensors.items(), key=lambda item: (-_LAYOUT.index(CODES[item[1].dtype]), item[0]))
@@ -238,13 +238,13 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, not copied."""
+    """The bytes of a contiguous tensor on the CPU, without a copy."""
     # torch can't view every empty tensor as bytes.
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; raise where a name occurs twice."""
+    """Build a JSON object; raise if a name occurs twice."""
     unique = dict(members)
     if len(unique) != len(members):
         counts = Counter(name for name, _ in members)

@@ -59,7 +59,7 @@ def test_statistics_are_interpolated_linearly(capacity: float, mean: float, vari
 
 
 def test_below_the_smallest_the_nearest_is_used_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"below capacity 0\.20; those are used for 0\.10 as they are"):
+    with pytest.warns(UserWarning, match=r"0\.20.*0\.10.*calibration"):
         statistics = running_statistics(one_norm_network(), [0.2, 0.4], 0.1)
     assert statistics["0.running_mean"].tolist() == [1.0]
 
@@ -203,7 +203,7 @@ def test_processes_average_over_the_images_of_all() -> None:
     # Without images of its own a process ends with the others' statistics.
     (statistics,) = measure_statistics(network, [{}], [], add_up=lambda own: own + others)
     assert statistics["0.running_var"].tolist() == [10.0]
-    with pytest.raises(ValueError, match="calibration images are empty"):
+    with pytest.raises(ValueError, match=r"calibration.*at least one batch"):
         measure_statistics(network, [{}], [], add_up=lambda own: own)
 
 
@@ -286,12 +286,12 @@ def test_nothing_but_batch_norms_is_in_train_mode() -> None:
 
 
 def test_no_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="calibration images are empty: pass at least one batch of pixel_values"):
+    with pytest.raises(ValueError, match=r"calibration.*at least one batch"):
         measure_statistics(nn.Sequential(nn.BatchNorm2d(1), nn.Linear(1, 1)), [{}], [])
 
 
 def test_a_batch_of_one_image_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 images.*got one of shape \(1, 1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"at least 2 images.*\(1, 1, 1, 1\)"):
         measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], [BATCHES[0][:1]])
 
 
@@ -311,5 +311,5 @@ def test_what_is_no_batch_of_pixel_values_is_refused(images: object, message: st
 
 
 def test_a_scalar_is_no_batch() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 images.*got one of shape \(\)"):
+    with pytest.raises(ValueError, match=r"at least 2 images.*\(\)"):
         measure_statistics(nn.Sequential(nn.BatchNorm2d(1)), [{}], [torch.tensor(1.0)])

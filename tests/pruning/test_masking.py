@@ -63,13 +63,13 @@ def test_a_capacity_is_returned_as_float(capacity: float) -> None:
 
 @pytest.mark.parametrize("capacity", [0.0, -0.2, 1.0001, 20, math.nan, math.inf])
 def test_a_capacity_outside_its_range_is_refused_by_name_and_value(capacity: float) -> None:
-    with pytest.raises(ValueError, match=rf"^query_capacity must be in \(0, 1\].*; got {capacity!r}"):
+    with pytest.raises(ValueError, match=rf"^query_capacity.*\(0, 1\].*{capacity!r}"):
         check_capacity(capacity, "query_capacity")
 
 
 @pytest.mark.parametrize("capacity", ["0.2", None, True, False, [0.2], 0.2 + 0j])
 def test_a_capacity_that_is_no_number_is_refused_by_name_and_value(capacity: object) -> None:
-    with pytest.raises(TypeError, match=r"^capacity must be a number in \(0, 1\]") as caught:
+    with pytest.raises(TypeError, match=r"^capacity.*\(0, 1\]") as caught:
         check_capacity(capacity)  # type: ignore[arg-type]
     assert repr(capacity) in str(caught.value)
     assert type(capacity).__name__ in str(caught.value)
@@ -82,12 +82,12 @@ def test_capacities_come_back_ascending_and_once_each() -> None:
 
 @pytest.mark.parametrize("capacities", ["0.2", 0.2, {0.2}, None])
 def test_capacities_that_are_no_list_are_refused(capacities: object) -> None:
-    with pytest.raises(TypeError, match=r"statistics_capacities must be a list of numbers in \(0, 1\]"):
+    with pytest.raises(TypeError, match=r"statistics_capacities.*list"):
         check_capacities(capacities, "statistics_capacities")  # type: ignore[arg-type]
 
 
 def test_a_bad_number_among_capacities_is_refused_by_their_name() -> None:
-    with pytest.raises(ValueError, match=r"statistics_capacities must be in \(0, 1\].*got 1.5"):
+    with pytest.raises(ValueError, match=r"statistics_capacities.*\(0, 1\].*1\.5"):
         check_capacities([0.2, 1.5], "statistics_capacities")
 
 

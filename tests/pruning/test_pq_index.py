@@ -140,7 +140,7 @@ def test_scopes_that_do_not_go_together_are_refused():
         [kept_powers(ones, ones, [0.5, 1.0]), kept_powers(ones, ones, [1.0])],
         [kept_powers(ones, ones, [1.0]), kept_powers(ones, ones, [1.0], 1.0, 2.0)],
     ):
-        with pytest.raises(ValueError, match="scopes must hold at least one scope, all of the same"):
+        with pytest.raises(ValueError, match=r"scopes.*at least one"):
             join(scopes)
 
 
@@ -149,7 +149,7 @@ def test_weights_that_pruning_left_out_add_nothing():
     powers = powers_of_pruned(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), 2)
     assert (powers.counts.tolist(), powers.indices().tolist()) == ([2.0], [0.5])
     for count in (0, 5):
-        with pytest.raises(ValueError, match=rf"count must be from 1, .* to 4, all; got {count}"):
+        with pytest.raises(ValueError, match=rf"count.*1.*4.*{count}"):
             powers_of_pruned(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), count)
 
 
@@ -162,44 +162,44 @@ def test_exponents_out_of_range_are_refused_with_both_values(p, q):
         lambda: kept_powers(torch.ones(3), torch.ones(3), [1.0], p, q),
         lambda: powers_of_pruned(torch.ones(3), 3, p, q),
     ):
-        with pytest.raises(ValueError, match=rf"0 < p <= 1 <= q and p < q.*; got p={p!r} and q={q!r}"):
+        with pytest.raises(ValueError, match=rf"0 < p <= 1 <= q and p < q.*p={p!r}.*q={q!r}"):
             call()
 
 
 def test_exponents_that_are_no_numbers_are_refused():
-    with pytest.raises(TypeError, match=r"p must be a number; got '0.5' \(str\)"):
+    with pytest.raises(TypeError, match=r"p.*number.*'0\.5' \(str\)"):
         pq_index(torch.ones(3), "0.5")
-    with pytest.raises(TypeError, match="q must be a number; got True"):
+    with pytest.raises(TypeError, match=r"q.*number.*True"):
         pq_index(torch.ones(3), 0.5, True)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_refused_and_counted(bad):
     weights = torch.tensor([1.0, bad, bad])
-    with pytest.raises(ValueError, match="weights must be finite; 2 of 3"):
+    with pytest.raises(ValueError, match=r"weights.*2 of 3"):
         pq_index(weights)
-    with pytest.raises(ValueError, match="weights must be finite; 2 of 3"):
+    with pytest.raises(ValueError, match=r"weights.*2 of 3"):
         kept_powers(weights, torch.ones(3), [0.5])
-    with pytest.raises(ValueError, match="scores must be finite; 2 of 3"):
+    with pytest.raises(ValueError, match=r"scores.*2 of 3"):
         kept_powers(torch.ones(3), weights, [0.5])
 
 
 def test_tensors_of_another_kind_or_shape_are_refused():
-    with pytest.raises(TypeError, match=r"weights must be a tensor of a floating type; got list"):
+    with pytest.raises(TypeError, match=r"weights.*tensor.*list"):
         pq_index([1.0])
-    with pytest.raises(TypeError, match=r"weights must be .*; got torch.int64"):
+    with pytest.raises(TypeError, match=r"weights.*torch\.int64"):
         pq_index(torch.tensor([1]))
-    with pytest.raises(ValueError, match=r"weights must have the shape .*; got \(\)"):
+    with pytest.raises(ValueError, match=r"weights.*shape.*\(\)"):
         pq_index(torch.tensor(1.0))
-    with pytest.raises(ValueError, match=r"got \(2, 2, 2\)\. Use weights\.flatten"):
+    with pytest.raises(ValueError, match=r"\(2, 2, 2\).*weights\.flatten"):
         pq_index(torch.ones(2, 2, 2))
-    with pytest.raises(TypeError, match=r"kept must be a boolean tensor; got torch.float32"):
+    with pytest.raises(TypeError, match=r"kept.*boolean.*torch\.float32"):
         pq_index(torch.ones(2), kept=torch.ones(2))
-    with pytest.raises(ValueError, match=r"kept must have the shape of weights, \(2,\); got \(1,\)"):
+    with pytest.raises(ValueError, match=r"kept.*\(2,\).*\(1,\)"):
         pq_index(torch.ones(2), kept=torch.ones(1, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"scores must have the shape of weights, \(2,\); got \(1,\)"):
+    with pytest.raises(ValueError, match=r"scores.*\(2,\).*\(1,\)"):
         kept_powers(torch.ones(2), torch.ones(1), [0.5])
-    with pytest.raises(ValueError, match=r"capacities must be ascending.*got \[0.5, 0.2\]"):
+    with pytest.raises(ValueError, match=r"capacities.*ascending.*\[0\.5, 0\.2\]"):
         kept_powers(torch.ones(2), torch.ones(2), [0.5, 0.2])
 
 
@@ -212,9 +212,9 @@ def test_prefix_indices_are_those_of_each_prefix(weights: list[float]) -> None:
 
 
 def test_prefix_indices_of_other_shapes_and_of_what_is_not_finite() -> None:
-    with pytest.raises(ValueError, match=r"weights must have the shape \(d,\); got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"weights.*\(d,\).*\(1, 2\)"):
         prefix_indices(torch.ones(1, 2))
-    with pytest.raises(ValueError, match=r"weights must be finite; 1 of 2"):
+    with pytest.raises(ValueError, match=r"weights.*1 of 2"):
         prefix_indices(torch.tensor([1.0, float("nan")]))
 
 

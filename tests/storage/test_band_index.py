@@ -54,7 +54,7 @@ def test_a_file_of_another_model_of_the_same_size(directory: Path, tmp_path: Pat
 def test_a_file_of_another_size(directory: Path) -> None:
     with (directory / FIRST).open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(CheckpointFormatError, match=rf"{FIRST}: the file has \d+ bytes; by bands\.index\.json .*\d+"):
+    with pytest.raises(CheckpointFormatError, match=rf"{FIRST}: .*\d+ bytes.*bands\.index\.json.*\d+"):
         loaded(directory)
 
 
@@ -66,7 +66,7 @@ def test_files_that_changed_places(directory: Path) -> None:
     (directory / "aside").rename(directory / two)
     index["files"][one], index["files"][two] = index["files"][two], index["files"][one]
     edit(directory, **index)
-    with pytest.raises(CheckpointFormatError, match=r"metadata is .*must be"):
+    with pytest.raises(CheckpointFormatError, match=r"metadata.*bands\.index\.json"):
         loaded(directory)
 
 

@@ -151,15 +151,15 @@ class TestHostileFiles:
             (ONE, {"conv.weight.band_mask": torch.full((4,), 255, dtype=torch.uint8)}, "must have 7 bits set"),
             (ONE, {"conv.weight.band_mask": torch.tensor([127, 0, 0, 64], dtype=torch.uint8)}, "none of them beyond"),
             (ONE, {"conv.weight.band_mask": torch.zeros(5, dtype=torch.uint8)}, r"\(5,\)\); it must be"),
-            (ONE, {"conv.weight.band_values": torch.zeros(7).half()}, r"must be torch.float32 of shape \(7,\)"),
-            (ONE, {"conv.weight.band_values": torch.zeros(7, 1)}, r"must be torch.float32 of shape \(7,\)"),
+            (ONE, {"conv.weight.band_values": torch.zeros(7).half()}, r"torch\.float32.*shape \(7,\)"),
+            (ONE, {"conv.weight.band_values": torch.zeros(7, 1)}, r"torch\.float32.*shape \(7,\)"),
             (ONE, {"fc.weight.band_mask": torch.ones(1, dtype=torch.uint8)}, "must be left out"),
-            (TWO, {"conv.weight.band_values": torch.zeros(9)}, "must be torch.float32 of shape"),
+            (TWO, {"conv.weight.band_values": torch.zeros(9)}, r"torch\.float32.*shape"),
             (TWO, {"fc.weight.band_values": torch.zeros(1)}, "must be left out"),
-            (TWO, {"norm.statistics_mean": None}, "must have a row for each of the capacities"),
-            (TWO, {"norm.statistics_mean": torch.zeros(2, 3)}, "must have a row for each of the capacities"),
-            (TWO, {"norm.statistics_mean": torch.zeros(1, 4)}, "alike in type and length"),
-            (TWO, {"norm.statistics_mean": torch.zeros(3)}, "alike in type and length"),
+            (TWO, {"norm.statistics_mean": None}, "statistics_mean.*row for each"),
+            (TWO, {"norm.statistics_mean": torch.zeros(2, 3)}, "statistics_mean.*row for each"),
+            (TWO, {"norm.statistics_mean": torch.zeros(1, 4)}, "statistics_mean.*row for each"),
+            (TWO, {"norm.statistics_mean": torch.zeros(3)}, "statistics_mean.*row for each"),
             (TWO_RANKS, {"conv.weight.band_ranks": None}, "band_ranks' is missing"),
             # Of 30 weights 0.2 keeps 30 - round(0.8 * 29) = 7 and 0.6 keeps 30 - round(0.4 * 29) = 18, 11 more.
             (TWO_RANKS, {"conv.weight.band_ranks": torch.zeros(11)}, "must be torch.uint8"),
@@ -181,10 +181,10 @@ class TestHostileFiles:
 
     def test_statistics_that_a_capacity_needs(self, directory: Path) -> None:
         replace(directory, THREE, **{"norm.running_mean": None})
-        with pytest.raises(CheckpointFormatError, match=r"'norm\.running_mean'.* capacity 0\.95 needs"):
+        with pytest.raises(CheckpointFormatError, match=r"'norm\.running_mean'.*0\.95"):
             loaded(directory, 0.95)
         replace(directory, THREE, **{"norm.running_mean": torch.zeros(4)})
-        with pytest.raises(CheckpointFormatError, match="missing or odd"):
+        with pytest.raises(CheckpointFormatError, match=r"'norm\.running_mean'.*1\.0"):
             loaded(directory, 1.0)
 
     def test_mutants(self, directory: Path) -> None:
@@ -213,7 +213,7 @@ class TestHostileFiles:
         metadata["contents"] = json.dumps(contents, sort_keys=True, separators=(",", ":"))
         save_file(load_file(directory / ONE), directory / ONE, metadata)
         mend_hash(directory, ONE)
-        with pytest.raises(CheckpointFormatError, match=r"must be torch.uint8 of shape \(268435456,\)"):
+        with pytest.raises(CheckpointFormatError, match=r"torch\.uint8.*\(268435456,\)"):
             loaded(directory)
 
 

@@ -98,9 +98,7 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_edges_without_statistics(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"bands must end at .*\[0\.1, 0\.2, 0\.5, 0\.6, 0\.9\] and 1\.0; got \[0\.3\]"
-    ):
+    with pytest.raises(ValueError, match=r"bands.*\[0\.1, 0\.2, 0\.5, 0\.6, 0\.9\].*\[0\.3\].*statistics_capacities"):
         saved(tmp_path, model_tensors(), [0.2, 0.3])
     assert list(tmp_path.iterdir()) == []
 
@@ -121,12 +119,12 @@ def test_reserved_names(tmp_path: Path) -> None:
 def test_scores_that_diverged(tmp_path: Path) -> None:
     tensors = model_tensors()
     tensors["conv.scores"][0] = float("nan")
-    with pytest.raises(ValueError, match=r"conv\.scores must be finite"):
+    with pytest.raises(ValueError, match=r"conv\.scores.*finite"):
         saved(tmp_path, tensors)
 
 
 def test_weights_that_are_no_floats(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"'conv\.weight'\] has dtype torch\.int64"):
+    with pytest.raises(TypeError, match=r"'conv\.weight'.*torch\.int64"):
         saved(tmp_path, model_tensors() | {"conv.weight": torch.ones(5, 2, 3, dtype=torch.int64)})
 
 

