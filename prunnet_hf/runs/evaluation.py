@@ -1,8 +1,7 @@
-"""From a trained model to a finished run directory: statistics, subnetworks, compatibility matrix, figures."""
+"""From a trained model to a finished run directory: statistics, subnetworks, compatibility matrix, pictures."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,16 +28,13 @@ from ..retrieval.compatibility import (
 from ..retrieval.dataset_encoding import Encoded, Key, pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
-from ..retrieval.protocols import leave_one_out, resolve_protocol
+from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
 from .description import describe_model, describe_run, describe_subnetworks, recipe_of
 from .gathering import encode_together
+from .methods import find_method
 from .record import RECORD, RunRecord, TrainingFacts
 from .run_directory import discard_conclusions, subnetwork_directory, write_text
-
-NetworkKey = float | tuple[str, float]
-"""A capacity; or one of `interpolated_subnetworks`."""
-LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
 
 
 def measure_running_statistics(
@@ -50,10 +46,10 @@ def measure_running_statistics(
     *,
     progress: bool = False,
 ) -> None:
-    """Calibrate `model` on a seeded sample of the training images, processed as for inference.
+    """Calibrate `model` on a random sample of the training images, processed as for inference.
 
-    Called by all processes, which share the batches of the sample; all end with the same statistics, to rounding those
-    of one process with batches of the same size.
+    All processes must call this. They share the batches of the sample and end with the same statistics, which up to
+    rounding are those of one process with batches of the same size.
     """
     batches = calibration_batches(images, processor, arguments, accelerator.process_index, accelerator.num_processes)
     model.calibrate(
@@ -66,11 +62,11 @@ def measure_running_statistics(
 def calibration_batches(
     images: ImageDataset, processor: PrunNetImageProcessor, arguments: RunArguments, rank: int, world_size: int
 ) -> Iterator[Tensor]:
-    """The batches of one process: every `world_size`-th of the sample's."""
+    """The batches of one process: every `world_size`-th batch of the sample."""
     count, seed, size = arguments.train.calibration_images, arguments.train.seed, arguments.train.batch_size
     if isinstance(images, IterableDataset):
         sample = images.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(count)
-        # Read in one piece: a stream's sample must depend neither on processes nor on workers.
+        # Read by one worker: the sample of a stream must not depend on the number of processes or workers.
         return islice(pixel_batches(sample, processor, batch_size=size), rank, None, world_size)
     order = np.random.default_rng(seed).permutation(len(images))[:count]
     own = order[np.arange(len(order)) // size % world_size == rank]
@@ -84,9 +80,9 @@ def quick_score(
     splits: RetrievalSplits,
     arguments: RunArguments,
 ) -> dict[str, float]:
-    """Self-test of the trained subnetworks and the dense network by the headline metric of the protocol.
+    """Self-test the trained subnetworks and the dense network by the headline metric of the protocol.
 
-    Called by all processes; all get the main one's figures.
+    All processes must call this, and get the main one's figures.
     """
     subnetworks = cut_subnetworks(model, [*arguments.train.capacities, 1.0])
     scores = {}
@@ -103,9 +99,9 @@ def self_test(
     splits: RetrievalSplits,
     arguments: RunArguments,
 ) -> dict[Key, dict[str, float]]:
-    """All metrics of the protocol for each network, which embeds queries and gallery alike.
+    """All metrics of the protocol for each network, which embeds both queries and gallery.
 
-    Called by all processes; all get the main one's figures.
+    All processes must call this, and get the main one's figures.
     """
     sides = encode_splits(accelerator, networks, processor, splits, arguments, progress=False)
     scores: list[dict[Key, dict[str, float]]] = [{}]
@@ -118,7 +114,7 @@ def self_test(
 
 
 def cut_subnetworks(model: PrunNetForImageClassification, capacities: list[float]) -> dict[float, PrunNetModel]:
-    """The embedding networks of a model by capacity, ascending; of a pruned model the one it is."""
+    """The embedding networks of a model by capacity, ascending. A pruned model has only its own."""
     if not model.config.prunable:
         return {model.config.capacity: model.prunnet}
     return {capacity: model.prunnet.prune(capacity) for capacity in sorted(set(capacities))}
@@ -132,23 +128,23 @@ def evaluate_run(
     arguments: RunArguments,
     training: TrainingFacts,
 ) -> RunRecord | None:
-    """Evaluate a trained model, print its figures, and write the run directory; called by all processes.
+    """Evaluate a trained model, print its figures, and write the run directory. All processes must call this.
 
-    A run that is only evaluated again keeps its model, its recipe and what is recorded of its training.
+    A run that is only evaluated again keeps its model, its recipe and what is recorded about its training.
 
     Args:
-        accelerator: Knows the processes, which share the images.
-        model: Calibrated, with an embedding space; the same on all processes.
-        processor: Saved beside every model.
-        splits: Unseen classes to retrieve among.
-        arguments: Recorded as `config.yaml`; `output_dir` is where to write.
-        training: What is known of the training.
+        accelerator: The accelerator of the run, whose processes share the images.
+        model: Calibrated, with an embedding space, and the same on all processes.
+        processor: Saved with every model.
+        splits: The images to search.
+        arguments: Recorded in `config.yaml`; `output_dir` is the run directory.
+        training: What is known about the training.
 
     Returns:
         The run's record, which `metrics.json` holds, on the main process; None on all others.
     """
     options, run = arguments.train, Path(arguments.train.output_dir)
-    if options.method == "independent" and model.config.prunable:
+    if model.config.prunable and not find_method(options.method).has_subnetworks:
         model = model.prune(options.capacities[0])
     subnetworks = cut_subnetworks(model, [*options.capacities, *options.eval_capacities, 1.0])
     if accelerator.is_main_process and not is_evaluated_again(arguments):
@@ -185,7 +181,7 @@ def chance_level(labels: Sequence[int]) -> dict[str, float]:
 
 
 def show_results(record: RunRecord, run: Path) -> None:
-    """Draw matrix and curve into `run`; print the headline's matrix, and self-test and cross-test by all metrics."""
+    """Draw matrix and curve into `run`, and print the headline's matrix, self-tests and cross-tests."""
     title = ", ".join(filter(None, (record.dataset, f"split {record.split}", record.method)))
     plot_matrix(record.results, run / "compatibility.png", metrics=record.metric_names[:SHOWN_METRICS], title=title)
     if len(record.evaluated_capacities) > 1:
@@ -196,7 +192,7 @@ def show_results(record: RunRecord, run: Path) -> None:
 
 
 def is_evaluated_again(arguments: RunArguments) -> bool:
-    """Whether the model to evaluate is the one that a run left in its own directory."""
+    """Whether the model to evaluate is that of the run in `output_dir`."""
     return arguments.train.eval_only and (Path(arguments.train.output_dir) / "model").is_dir()
 
 
@@ -207,7 +203,7 @@ def save_models(
     processor: PrunNetImageProcessor,
     capacities: list[float],
 ) -> None:
-    """Write `model/` and, of a prunable model, `subnetworks/capacity-0.20/` and so on for the trained capacities."""
+    """Write `model/`, and for a prunable model `subnetworks/capacity-0.20/` and so on for the trained capacities."""
     model.save_pretrained(run / "model")
     processor.save_pretrained(run / "model")
     if not model.config.prunable:
@@ -227,7 +223,7 @@ def encode_splits(
     *,
     progress: bool = True,
 ) -> tuple[Encoded[Key], Encoded[Key]] | None:
-    """Queries and gallery by every network, once where they are the same images; None but on the main process."""
+    """Embed queries and gallery by every network (once if they are the same); None except on the main process."""
 
     def encode(images: ImageDataset) -> Encoded[Key] | None:
         return encode_together(
@@ -243,28 +239,3 @@ def encode_splits(
     query = encode(splits.query)
     gallery = query if splits.gallery is splits.query else encode(splits.gallery)
     return None if query is None or gallery is None else (query, gallery)
-
-
-def interpolated_subnetworks(model: PrunNetForImageClassification) -> dict[tuple[str, float], PrunNetModel]:
-    """Subnetworks to show what interpolated running statistics cost.
-
-    Returns:
-        For each of 0.1, 0.3, 0.5 and 0.7 that the model stores statistics of: one network with its own (`"stored"`),
-        and one with the mixture of its neighbours' (`"interpolated"`).
-    """
-    if not model.config.prunable:
-        return {}
-    base, networks = model.prunnet, {}
-    for capacity in (c for c in LEFT_OUT_CAPACITIES if c in base.config.stored_subnetworks):
-        poorer = copy.deepcopy(base)
-        poorer.keep_statistics([c for c in base.config.stored_subnetworks if c != capacity])
-        networks["stored", capacity] = base.prune(capacity)
-        networks["interpolated", capacity] = poorer.prune(capacity)
-    return networks
-
-
-def describe_interpolation(images: Encoded[NetworkKey], keys: list[tuple[str, float]]) -> list[dict[str, float]]:
-    """Self-test mAP with a subnetwork's own running statistics and with interpolated ones: a row a capacity."""
-    maps = {key: leave_one_out(images.side(key), images.side(key))["mAP"] for key in keys}
-    capacities = [capacity for kind, capacity in keys if kind == "stored"]
-    return [{"capacity": c, "stored": maps["stored", c], "interpolated": maps["interpolated", c]} for c in capacities]

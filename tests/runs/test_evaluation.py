@@ -19,9 +19,7 @@ from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArgument
 from prunnet_hf.runs.evaluation import (
     calibration_batches,
     cut_subnetworks,
-    describe_interpolation,
     encode_splits,
-    interpolated_subnetworks,
     measure_running_statistics,
     quick_score,
 )
@@ -193,31 +191,6 @@ def test_gallery_that_is_the_queries_is_embedded_once(
     query, gallery = encode_splits(accelerator, subnetworks, processor, apart, arguments())
     assert (query.embeddings[1.0].shape, gallery.embeddings[1.0].shape) == ((9, 6), (3, 6))
     assert (query.columns["label"], gallery.columns["label"]) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0])
-
-
-def test_interpolation_is_measured_for_stored_capacities_and_changes_nothing(
-    accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
-) -> None:
-    measure_running_statistics(accelerator, model, processor, images, arguments())
-    before = buffers(model)
-    networks = interpolated_subnetworks(model)
-    # 0.2 is trained, not one to leave out; 0.1 and 0.7 are not stored.
-    assert list(networks) == [(kind, capacity) for capacity in (0.3, 0.5) for kind in ("stored", "interpolated")]
-    splits = RetrievalSplits(None, images, images, "leave_one_out")
-    encoded, _ = encode_splits(accelerator, networks, processor, splits, arguments())
-    rows = describe_interpolation(encoded, list(networks))
-    assert [row["capacity"] for row in rows] == [0.3, 0.5]
-    own = quick_score(accelerator, model, processor, splits, arguments(capacities=[0.3, 0.5]))
-    for row in rows:
-        assert row["stored"] == pytest.approx(own[f"mAP/capacity-{row['capacity']:.2f}"])
-        assert 0 < row["interpolated"] <= 1
-    assert not np.allclose(encoded.embeddings["stored", 0.5], encoded.embeddings["interpolated", 0.5])
-    assert model.config.statistics_capacities == [0.2, 0.3, 0.5, 1.0]
-    assert all(torch.equal(buffer, before[name]) for name, buffer in buffers(model).items())
-
-
-def test_pruned_model_has_nothing_to_interpolate(model: PrunNetForImageClassification) -> None:
-    assert interpolated_subnetworks(model.prune(0.5)) == {}
 
 
 def test_statistics_of_a_stream_are_of_its_shuffled_beginning(
