@@ -155,7 +155,8 @@ class PruningLoop:
         trainer = Trainer(
             arguments, accelerator, self.splits, images=self.images, model=model, kept=kept, title=f"round {number}"
         )
-        plain = as_plain(trainer.run())
+        trained = trainer.run()
+        plain = as_plain(trained.model)
         if number == 0:
             check_no_layer_is_zero(packable_tensors(plain))
         if accelerator.is_main_process:
@@ -163,7 +164,7 @@ class PruningLoop:
         networks = {number: plain.prunnet.to(accelerator.device)}
         metrics = self_test(accelerator, networks, trainer.processor, self.splits, arguments)[number]
         # In all processes, because it may fail: if one fails alone, the others wait for it forever.
-        entry = self._measure(number, plain, metrics, trainer.seconds)
+        entry = self._measure(number, plain, metrics, trained.seconds)
         if accelerator.is_main_process:
             finish_round(self.directory, entry)
             headline = next(iter(metrics))

@@ -55,12 +55,13 @@ def train(arguments: RunArguments) -> FinishedRun:
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if arguments.train.eval_only:
         again = is_evaluated_again(arguments)
-        training = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
+        facts = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
         model, processor = load_trained(arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits)
-        model, training, processor = trainer.run(), trainer.facts(), trainer.processor
-    evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, training)
+        trained, processor = trainer.run(), trainer.processor
+        model, facts = trained.model, trained.facts
+    evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..configuration_prunnet import STATISTICS_GRID, PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
@@ -80,6 +81,16 @@ def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
+def keep_statistics_unsent(wrapped: nn.Module) -> None:
+    """Don't send running statistics between processes at every pass: they are measured again when training ends.
+
+    In torch 2.13, DDP's argument has a new name that accelerate can't pass. The attribute still has the old one.
+    """
+    for module in wrapped.modules():  # DDP may be inside a compiled module
+        if isinstance(module, DistributedDataParallel):
+            module.broadcast_buffers = False
 
 
 class SyncedBatchNorms:

@@ -1,4 +1,4 @@
-"""The training loop: steps, epochs, checkpoints, being interrupted, choosing the best."""
+"""The training loop: steps, epochs, checkpoints, interruption, and the choice of the best model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,9 +14,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from datasets import IterableDataset
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from ..data.splits import LABEL, RetrievalSplits
@@ -27,7 +25,7 @@ from ..runs.description import base_model, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
 from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
-from .batches import create_batches
+from .batches import Batches, create_batches
 from .capacities import pass_capacities
 from .checkpoints import (
     Progress,
@@ -40,11 +38,26 @@ from .checkpoints import (
     warn_of_changes,
     warn_of_other_processes,
 )
-from .networks import SyncedBatchNorms, create_model, create_processor, lay_out
+from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
 from .objectives import create_objective, leave_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import EXIT_STATUS, Interruption
 from .step import TrainingStep
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The result of a training.
+
+    Attributes:
+        model: The network, calibrated and with a new embedding space.
+        facts: What `metrics.json` records about the training.
+        seconds: Duration of the training.
+    """
+
+    model: PrunNetForImageClassification
+    facts: TrainingFacts
+    seconds: float
 
 
 class Trainer:
@@ -53,15 +66,15 @@ class Trainer:
     Args:
         arguments: See `parse_arguments`.
         accelerator: See `create_accelerator`.
-        splits: The images; test images are touched only where `eval_every` asks for a look at them.
-        images: What `set_apart` made of them, where that is known already.
-        model: The network to train, prunable; without it `create_model` makes one.
-        kept: Prunes weights for good: masks by the name of each prunable weight. What they leave out is zero from the
-            start and stays exactly zero. For the method `independent` only.
-        title: Of the progress bar; the method if not given.
+        splits: The images. Only `eval_every` uses the test images.
+        images: What `set_apart` returned for `splits`, if it was already called.
+        model: The network to train, which must be prunable; by default `create_model` makes one.
+        kept: Prunes weights for good: masks by the name of each prunable weight. Weights that they leave out are set
+            to zero, and stay exactly zero. Only for the method `independent`.
+        title: Title of the progress bar; by default the method.
 
     Raises:
-        ValueError: If `kept` doesn't go with the method or the model.
+        ValueError: If `kept` doesn't fit the method or the model.
     """
 
     def __init__(
@@ -81,41 +94,36 @@ class Trainer:
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
         self.title = title or arguments.train.method
-        self.kept = kept
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
         )
-        self.base_model = base_model(arguments.model)
         self.model = model or create_model(arguments, self.train_images.features[LABEL].names)
-        if kept is not None:
-            leave_out(self.model, kept)
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        lay_out(self.model, self.memory_format)
-        for layer in self.model.prunable_layers().values():
-            layer.scores.requires_grad_(False)  # gradients set by hand, unknown to autograd and DDP's reducer
+        self._ready_model(kept)
         self.norms: SyncedBatchNorms | None = None
         if self.options.sync_batchnorm:
             self.norms = SyncedBatchNorms(self.model.to(accelerator.device))
         self.progress = Progress()
         self.interruption = Interruption(accelerator)
-        self._prepare()
+        self.batches = self._create_batches()
+        self.steps_per_epoch = self.batches.updates_per_epoch
+        self.schedule_steps = self.options.epochs * self.steps_per_epoch
+        optimizer = create_optimizer(self.model, self.options)
+        self.wrapped, prepared = accelerator.prepare(self.model, optimizer)
+        keep_statistics_unsent(self.wrapped)
+        self.schedule = create_schedule(prepared.optimizer, self.options, self.steps_per_epoch)
+        accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.step = self._create_step(prepared, kept)
+        self._begun = self._epoch_begun = 0.0
 
-    def run(self) -> PrunNetForImageClassification:
-        """Train to the end; returns the calibrated model with a new embedding space.
+    def run(self) -> TrainedModel:
+        """Train to the end.
 
         Raises:
-            FloatingPointError: If a loss or gradient was no finite number any more.
-            SystemExit: If the run was asked to stop by SIGTERM, after saving a checkpoint.
+            FloatingPointError: If a loss or gradient is not finite any more.
+            SystemExit: If SIGTERM asked the run to stop, after saving a checkpoint.
         """
-        if self.options.resume:
-            self._resume()
-        elif self.accelerator.is_main_process:
-            shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
-        self.progress.recipe = recipe_of(self.arguments)
-        self.progress.num_processes = self.accelerator.num_processes
-        self.progress.steps_per_epoch = self.steps_per_epoch
-        self._begun = time.perf_counter() - self.progress.seconds
-        self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
+        self._begin()
         bar = tqdm(
             total=self.progress.step + self.schedule_steps - self.schedule.last_epoch,
             initial=self.progress.step,
@@ -129,52 +137,44 @@ class Trainer:
                 self.progress.epoch += 1
                 self._after_epoch()
         self.step.watch.check()
-        # Of the process that waited longest, as the others wait for it.
-        waited = max(gather_object([self.batches.waiting_seconds]))
-        self.waiting_share = waited / max(self.progress.epoch_seconds, 1e-9)
-        if self.accelerator.is_main_process:
-            print(f"Waiting for data took {self.waiting_share:.1%} of {self.progress.epoch_seconds:.0f} s of steps.")
+        waiting_share = self._waiting_share()
         model = self._finish()
-        self.seconds = time.perf_counter() - self._begun
-        return model
-
-    def facts(self) -> TrainingFacts:
-        """What `metrics.json` records about the training."""
-        return TrainingFacts(
+        seconds = time.perf_counter() - self._begun
+        facts = TrainingFacts(
             method=self.options.method,
             seed=self.options.seed,
-            num_train_classes=self.model.config.num_labels,
+            num_train_classes=model.config.num_labels,
             num_train_images=num_images(self.train_images),
-            training_seconds=self.seconds,
-            waiting_for_data=self.waiting_share,
+            training_seconds=seconds,
+            waiting_for_data=waiting_share,
             skipped_steps=self.step.skipped,
-            base_model=self.base_model,
+            base_model=base_model(self.arguments.model),
             training_device=describe_device(),
         )
+        return TrainedModel(model, facts, seconds)
 
-    def _prepare(self) -> None:
-        options = self.options
+    def _ready_model(self, kept: Mapping[str, torch.Tensor] | None) -> None:
+        if kept is not None:
+            leave_out(self.model, kept)
+        lay_out(self.model, self.memory_format)
+        for layer in self.model.prunable_layers().values():
+            layer.scores.requires_grad_(False)  # the objective sets their gradients; autograd and DDP ignore them
+
+    def _create_batches(self) -> Batches:
+        data = self.arguments.data
         transform = train_transform(
-            self.arguments.data.image_size,
-            resize=self.arguments.data.shorter_side,
+            data.image_size,
+            resize=data.shorter_side,
             mean=self.processor.image_mean,
             std=self.processor.image_std,
-            augmentation=self.arguments.data.augmentation,
+            augmentation=data.augmentation,
         )
-        collate = TrainingCollator(transform, options.seed)
-        self.batches = create_batches(self.train_images, collate, self.arguments, self.accelerator)
-        self.steps_per_epoch = self.batches.updates_per_epoch
-        optimizer = create_optimizer(self.model, options)
-        self.wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
-        _keep_statistics_unsent(self.wrapped)
-        self.schedule_steps = options.epochs * self.steps_per_epoch
-        self.schedule: LambdaLR = create_schedule(optimizer.optimizer, options, self.steps_per_epoch)
-        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
-        self.step = self._create_step(optimizer)
+        collate = TrainingCollator(transform, self.options.seed)
+        return create_batches(self.train_images, collate, self.arguments, self.accelerator)
 
-    def _create_step(self, optimizer: AcceleratedOptimizer) -> TrainingStep:
+    def _create_step(self, optimizer: AcceleratedOptimizer, kept: Mapping[str, torch.Tensor] | None) -> TrainingStep:
         options = self.options
-        objective = create_objective(self.model, options, kept=self.kept)
+        objective = create_objective(self.model, options, kept=kept)
         capacities = pass_capacities(
             options.method,
             options.capacities,
@@ -196,11 +196,22 @@ class Trainer:
             memory_format=self.memory_format,
         )
 
+    def _begin(self) -> None:
+        if self.options.resume:
+            self._resume()
+        elif self.accelerator.is_main_process:
+            shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
+        self.progress.recipe = recipe_of(self.arguments)
+        self.progress.num_processes = self.accelerator.num_processes
+        self.progress.steps_per_epoch = self.steps_per_epoch
+        self._begun = time.perf_counter() - self.progress.seconds
+        self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
+
     def _resume(self) -> None:
         load_checkpoint(self.accelerator, self.directory)
         before, position = self.progress, self.schedule.last_epoch
         if before.steps_per_epoch not in (None, self.steps_per_epoch):
-            position = before.epoch * self.steps_per_epoch  # epochs have another length now
+            position = before.epoch * self.steps_per_epoch  # epochs now have more or fewer steps
         resume_schedule(self.schedule, self.options, position)
         self.step.capacities.resume(before.step, position)
         self.step.skipped = before.skipped
@@ -223,7 +234,7 @@ class Trainer:
         self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
 
     def _after_step(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
-        # Uneven shards of a stream can make an epoch longer than planned; the schedule waits for the next.
+        # Uneven shards of a stream can make an epoch longer than planned. The schedule then waits for the next epoch.
         ahead = self.schedule.last_epoch >= (self.progress.epoch + 1) * self.steps_per_epoch
         if not (ahead or self.accelerator.optimizer_step_was_skipped):
             self.schedule.step()
@@ -242,7 +253,7 @@ class Trainer:
 
     def _stop(self) -> None:
         if self.accelerator.is_main_process:
-            tqdm.write(f"Stopped by SIGTERM after step {self.progress.step}, which was saved: go on with --resume.")
+            tqdm.write(f"Stopped by SIGTERM after step {self.progress.step}, which was saved: continue with --resume.")
         raise SystemExit(EXIT_STATUS)
 
     def _save_checkpoint(self) -> None:
@@ -288,9 +299,17 @@ class Trainer:
         self.progress.best_score, self.progress.best_step = score, self.progress.step
         if self.accelerator.is_main_process:
             keep_best(self.directory, self.progress.step, self.model, self.processor)
-            if not list_checkpoints(self.directory):  # which could name an earlier one
+            if not list_checkpoints(self.directory):  # a checkpoint could name an earlier one
                 forget_others(self.directory, self.progress.step)
         self.accelerator.wait_for_everyone()
+
+    def _waiting_share(self) -> float:
+        # The others wait for the process that waits longest.
+        waited: float = max(gather_object([self.batches.waiting_seconds]))
+        share = waited / max(self.progress.epoch_seconds, 1e-9)
+        if self.accelerator.is_main_process:
+            print(f"Waiting for data took {share:.1%} of {self.progress.epoch_seconds:.0f} s of steps.")
+        return share
 
     def _finish(self) -> PrunNetForImageClassification:
         model: PrunNetForImageClassification
@@ -309,16 +328,6 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
-
-
-def _keep_statistics_unsent(wrapped: nn.Module) -> None:
-    """Statistics are measured anew when training ends; sending them at every pass would be waste.
-
-    Torch 2.13 gave DDP's argument another name, which accelerate can't pass; the attribute has kept its own.
-    """
-    for module in wrapped.modules():  # DDP stands inside of what a compiler made of it
-        if isinstance(module, DistributedDataParallel):
-            module.broadcast_buffers = False
 
 
 def _trackable(arguments: dict[str, object]) -> dict[str, object]:

@@ -115,7 +115,7 @@ class TestFinishedRun:
         tuning = trainer(
             arguments(others, tmp_path / "tuned", source=finished / "model", capacities=[0.25], learning_rate=1e-6)
         )
-        model = tuning.run()
+        model = tuning.run().model
         assert model.classifier.out_features == model.config.num_labels == 4
         assert model.config.id2label[0] == "train-0"
         assert model.config.capacities == [0.25]
@@ -155,7 +155,7 @@ def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tm
     for method in ("joint", "prunnet"):
         run = trainer(arguments(photos, tmp_path / method, method=method, capacity_sampling="fixed", epochs=1))
         assert run.step.capacities.at(0) == [1.0, 0.2, 0.5]
-        ends[method] = run.run().state_dict()["prunnet.backbone.conv1.0.weight"]
+        ends[method] = run.run().model.state_dict()["prunnet.backbone.conv1.0.weight"]
     assert not torch.equal(ends["joint"], ends["prunnet"])
 
 
