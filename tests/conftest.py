@@ -52,12 +52,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on `photos` with a checkpoint for each epoch and TensorBoard. No test may change it."""
+    """A run on `photos` with a checkpoint for each of its six steps and TensorBoard. No test may change it."""
     from tests.accelerate_state import reset_accelerate
     from tests.training.tiny_run import arguments, train
 
     run = tmp_path_factory.mktemp("runs") / "with-checkpoints"
-    train(arguments(photos, run, checkpoint_every=1, report_to=["tensorboard"]))
+    train(arguments(photos, run, checkpoint_steps=1, keep_checkpoints=6, report_to=["tensorboard"]))
+    reset_accelerate()
+    return run
+
+
+@pytest.fixture(scope="session")
+def streamed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, but its images are read as streams by two workers. No test may change it."""
+    from tests.accelerate_state import reset_accelerate
+    from tests.training.tiny_run import arguments, train
+
+    run = tmp_path_factory.mktemp("runs") / "streamed"
+    data = {"streaming": True, "num_workers": 2}
+    train(arguments(photos, run, data, checkpoint_steps=1, keep_checkpoints=6))
     reset_accelerate()
     return run
 

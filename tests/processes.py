@@ -1,4 +1,4 @@
-"""Runs a function in several processes that accelerate joins by gloo, as a launcher would."""
+"""Runs functions in other processes: several that accelerate joins by gloo, as a launcher would, or a single one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
     """
     processes = start_processes(world_size, function, *arguments, folder=folder)
     for process in processes:
-        process.join(timeout=300)
+        process.join(timeout=600)
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for process in processes:
         process.kill()
@@ -39,16 +39,17 @@ def start_processes(
 ) -> list[ForkServerProcess]:
     """Start what `run_processes` runs, without waiting for it."""
     port = _free_port()
+    return [start_process(_join, rank, world_size, port, function, arguments, folder) for rank in range(world_size)]
+
+
+def start_process(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
+    """Start a single process, which accelerate knows nothing of."""
     # Imports take longer than most of these tests: done once, in a process that has no threads yet and can be forked.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    processes = [
-        context.Process(target=_join, args=(rank, world_size, port, function, arguments, folder))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    return processes
+    context.set_forkserver_preload(["tests.training.tiny_run", "torch._dynamo", function.__module__])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: Any, folder: Path) -> None:

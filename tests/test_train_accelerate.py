@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+from prunnet_hf.runs.record import RunRecord
+from prunnet_hf.training.step import TrainingStep
+from tests.processes import start_processes
+from tests.training.tiny_run import arguments, train_quietly
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,72 +36,53 @@ import os
 import runpy
 import signal
 import sys
-import time
-from pathlib import Path
 
 from prunnet_hf.training.step import TrainingStep
 
-how, script, time_of_death, *sys.argv[1:] = sys.argv[1:]
 update = TrainingStep.update
 
 def update_or_die(self, step):
     if step == 1 and os.environ["RANK"] == "1":
-        Path(time_of_death).write_text(str(time.time()))
-        if how == "by SIGKILL":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise RuntimeError("this process has lost its way")
+        os.kill(os.getpid(), signal.SIGKILL)
     update(self, step)
 
 TrainingStep.update = update_or_die
-runpy.run_path(script, run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""The training script, on one of whose processes training ends in the second step."""
+"""The training script; one of its processes is killed in the second step."""
 
 
-def launch(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet"]
+def launch(launcher: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Ten minutes only guard against hanging: a process that nobody stops would wait for a dead one for 12 hours."""
     return subprocess.run(
-        [*command, "train_accelerate.py", *flags],
+        [sys.executable, "-m", *launcher, *words],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
 
-def make_photos(root: Path) -> Path:
-    """Noise: two classes of four images for training and as many for testing."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for number in range(2):
-            folder = root / split / f"{split}-{number}"
-            folder.mkdir(parents=True)
-            for index in range(4):
-                Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{index}.png")
-    return root
-
-
-def run_flags(folder: Path) -> list[str]:
-    """Of a run in `folder` on photos made there."""
+def run_flags(photos: Path, folder: Path) -> list[str]:
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    photos = make_photos(folder / "photos")
     return ["--config", str(folder / "recipe.yaml"), "--data_dir", str(photos), "--output_dir", str(folder / "run")]
 
 
-def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
+def test_launch_trains_and_writes_the_run_with_its_card(client_photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
-    result = launch(*run_flags(tmp_path), "--epochs", "1")
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet"]
+    result = launch(launcher, "train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1")
 
     assert result.returncode == 0, result.stderr
     assert {path.name for path in run.iterdir()} == {
         *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
         *("usage.json", "compressibility.json", "compressibility.png"),
     }
-    found = json.loads((run / "metrics.json").read_text())
-    assert found["command"].startswith("train_accelerate.py --config")
+    assert RunRecord.read(run / "metrics.json").command.startswith("train_accelerate.py --config")
     # The matrix of the headline, self-test and cross-test by all metrics, then three lines that sum up.
     assert "mAP (%)         gallery capacity" in result.stdout
     assert "(%)           capacity     mAP  recall@1" in result.stdout
@@ -116,32 +97,34 @@ def test_launch_trains_and_writes_the_run_with_its_card(tmp_path: Path) -> None:
     assert "It was run when this card was made" in (run / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("how", "exit_code", "what_is_told"),
-    [
-        ("by an error", 1, "[rank1]: RuntimeError: this process has lost its way"),
-        ("by SIGKILL", -9, "Signal 9 (SIGKILL) received by PID"),
-    ],
-    ids=["by an error", "by SIGKILL"],
-)
-def test_process_that_dies_takes_the_others_down_and_is_named(
-    tmp_path: Path, how: str, exit_code: int, what_is_told: str
-) -> None:
-    dying, time_of_death = tmp_path / "dying.py", tmp_path / "time_of_death"
+def test_process_that_is_killed_takes_the_others_down_and_is_named(client_photos: Path, tmp_path: Path) -> None:
+    dying = tmp_path / "dying.py"
     dying.write_text(DYING, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(dying)]
-    result = subprocess.run(
-        [*command, how, "train_accelerate.py", str(time_of_death), *run_flags(tmp_path), "--epochs", "1000"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    seconds = time.time() - float(time_of_death.read_text())
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [str(dying), "train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1000"]
+    result = launch(launcher, *words)
     assert result.returncode != 0
-    assert what_is_told in result.stderr
-    assert re.search(rf"rank +: 1 \(local_rank: 1\)\n +exitcode +: {exit_code} ", result.stderr)
+    assert "Signal 9 (SIGKILL) received by PID" in result.stderr
+    assert re.search(rf"rank +: 1 \(local_rank: 1\)\n +exitcode +: {-signal.SIGKILL} ", result.stderr)
     assert not (tmp_path / "run" / "metrics.json").exists()
-    assert seconds < 60  # the other process would wait for this one for 12 hours
+
+
+def train_and_lose_the_way(photos: Path, folder: Path) -> None:
+    """Training that fails on one of two processes in the second step."""
+    rank, update = os.environ["RANK"], TrainingStep.update
+
+    def update_or_fail(step: TrainingStep, number: int) -> None:
+        if number == 1 and rank == "1":
+            raise RuntimeError("this process has lost its way")
+        update(step, number)
+
+    TrainingStep.update = update_or_fail
+    train_quietly(arguments(photos, folder / "run", batch_size=5, epochs=1000))
+
+
+def test_process_that_fails_takes_the_others_down(photos: Path, tmp_path: Path) -> None:
+    processes = start_processes(2, train_and_lose_the_way, photos, tmp_path, folder=tmp_path)
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [1, 1]
+    assert not (tmp_path / "run" / "metrics.json").exists()

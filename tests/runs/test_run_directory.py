@@ -65,6 +65,7 @@ NO_PATHS = st.recursive(
     | st.floats(allow_nan=False)
     | st.from_regex(r"[a-z0-9.-]*", fullmatch=True),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["a", "b", "seed"]), inner),
+    max_leaves=12,
 )
 
 

@@ -84,16 +84,18 @@ def streamed_epochs() -> dict[str, Any]:
     return results
 
 
-def in_all_processes() -> tuple[dict[str, Any], list[Told]]:
-    return streamed_epochs(), told(batches_of(dataset(), batch_size=2))
+def in_all_processes() -> tuple[dict[str, Any], list[Told], list[Told]]:
+    return streamed_epochs(), told(batches_of(dataset(), batch_size=2)), with_a_lonely_image()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_process_does_its_part(world_size: int, tmp_path: Path) -> None:
     alone = world_size == 1
     results = [in_all_processes()] if alone else run_processes(world_size, in_all_processes, folder=tmp_path)
-    check_streams([streamed for streamed, _ in results])
-    check_dealt([dealt for _, dealt in results])
+    check_streams([streamed for streamed, _, _ in results])
+    check_dealt([dealt for _, dealt, _ in results])
+    if world_size == 2:
+        check_company([lonely for _, _, lonely in results])
 
 
 def check_streams(ranks: list[dict[str, Any]]) -> None:
@@ -127,6 +129,21 @@ def check_weights(views: list[list[Told]], world_size: int, accumulation: int) -
         for labels, weight, _ in parts:
             if weight:
                 assert weight / len(labels) / (world_size * accumulation) == pytest.approx(1 / images)
+
+
+def with_a_lonely_image() -> list[Told]:
+    features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
+    return told(batches_of(stream_of(shard, {"sizes": [(0, 1), (1, 4)]}, features, 5), batch_size=2))
+
+
+def check_company(ranks: list[list[Told]]) -> None:
+    """A single image comes twice in its batch, with the weight of one."""
+    (lonely,) = [rank for rank in ranks if rank[0][0] == [0, 0]]
+    (other,) = [rank for rank in ranks if rank is not lonely]
+    # One of three images on one of two processes, then none, as the other still has two.
+    assert [weight for _, weight, _ in lonely] == pytest.approx([2 * 1 / 3, 0])
+    assert [weight for _, weight, _ in other] == pytest.approx([2 * 2 / 3, 2])
+    assert sorted(label for labels, _, _ in other for label in labels) == [1, 2, 3, 4]
 
 
 def test_whole_batches_weigh_one_and_the_last_weigh_what_they_hold() -> None:
@@ -208,21 +225,6 @@ def test_other_workers_are_refused_for_streams_alone() -> None:
     assert before + told(batches_of(dataset(), workers=2), 0, begun.position()) == whole
     with pytest.raises(ValueError, match="num_workers=0 became 2"):
         told(batches_of(stream(), workers=2), 0, streamed.position())
-
-
-def with_a_lonely_image() -> list[Told]:
-    features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
-    return told(batches_of(stream_of(shard, {"sizes": [(0, 1), (1, 4)]}, features, 5), batch_size=2))
-
-
-def test_a_single_image_is_given_company_and_no_more_weight(tmp_path: Path) -> None:
-    ranks = run_processes(2, with_a_lonely_image, folder=tmp_path)
-    (lonely,) = [rank for rank in ranks if rank[0][0] == [0, 0]]
-    (other,) = [rank for rank in ranks if rank is not lonely]
-    # One of three images on one of two processes, then none, as the other still has two.
-    assert [weight for _, weight, _ in lonely] == pytest.approx([2 * 1 / 3, 0])
-    assert [weight for _, weight, _ in other] == pytest.approx([2 * 2 / 3, 2])
-    assert sorted(label for labels, _, _ in other for label in labels) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("images", [dataset(7), stream()])

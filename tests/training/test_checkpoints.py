@@ -96,20 +96,23 @@ def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
         check_output_dir(tmp_path / "file", resume=False)
 
 
-def look_for_a_shared_directory(folder: Path, is_shared: bool) -> str:
-    """What a process is told that looks at `folder`, or at one of its own."""
-    try:
-        check_output_dir_is_shared(Accelerator(cpu=True), folder if is_shared else folder / os.environ["RANK"])
-    except ValueError as error:
-        return str(error)
-    return ""
+def look_for_shared_directories(folder: Path) -> list[str]:
+    """The errors of a process that looks at the same directory as the others, and then at one of its own."""
+    found = []
+    for directory in (folder / "one", folder / "two" / os.environ["RANK"]):
+        try:
+            check_output_dir_is_shared(Accelerator(cpu=True), directory)
+            found.append("")
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def test_processes_that_see_another_directory_are_named(tmp_path: Path) -> None:
-    assert run_processes(2, look_for_a_shared_directory, tmp_path / "one", True, folder=tmp_path) == ["", ""]
-    for message in run_processes(2, look_for_a_shared_directory, tmp_path / "two", False, folder=tmp_path):
-        assert "output_dir=" in message
-        assert "processes [1] don't see" in message
+    for shared, own in run_processes(2, look_for_shared_directories, tmp_path, folder=tmp_path):
+        assert shared == ""
+        assert "output_dir=" in own
+        assert "processes [1] don't see" in own
     left = [path.name for run in ("one", "two") for path in (tmp_path / run).rglob("*")]
     assert sorted(left) == ["0", "1"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from prunnet_hf.training.processes import Agreement, Interruption
+from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
 
@@ -18,9 +19,15 @@ def exchanged() -> list[list[int]]:
     return Agreement(accelerator).gather([rank, 10 * rank + 1, 2**40]).tolist()
 
 
-def test_each_process_gets_the_numbers_of_all_by_rank(tmp_path: Path) -> None:
+def exchanged_and_stopped() -> tuple[list[list[int]], int]:
+    found = exchanged()
+    reset_accelerate()
+    return found, steps_until_stopped()
+
+
+def test_each_process_gets_the_numbers_of_all_by_rank_and_all_stop_after_the_same_step(tmp_path: Path) -> None:
     expected = [[0, 1, 2**40], [1, 11, 2**40], [2, 21, 2**40]]
-    assert run_processes(3, exchanged, folder=tmp_path) == [expected] * 3
+    assert run_processes(3, exchanged_and_stopped, folder=tmp_path) == [(expected, 3)] * 3
 
 
 def test_alone_a_process_gets_its_own() -> None:
@@ -46,7 +53,3 @@ def steps_until_stopped() -> int:
             if interruption.is_due():
                 return step
     return 0
-
-
-def test_all_processes_stop_after_the_same_step(tmp_path: Path) -> None:
-    assert run_processes(2, steps_until_stopped, folder=tmp_path) == [3, 3]

@@ -347,24 +347,6 @@ def compiled_update() -> dict[str, Tensor]:
     return state(model)
 
 
-def test_compiled_processes_make_the_steps_of_one(tmp_path: Path) -> None:
-    first, second = run_processes(2, compiled_update, folder=tmp_path)
-    for name, value in compiled_update().items():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(world_size: int, tmp_path: Path) -> None:
-    first, *others = run_processes(world_size, several_updates, folder=tmp_path)
-    alone, start = several_updates(), state(tiny_model(WITHOUT_BATCH_STATISTICS))
-    for name, value in alone.items():
-        assert all(torch.equal(first[name], other[name]) for other in others), name
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
-    moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
-    assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
-
-
 def orders_of_two_steps() -> list[Tensor]:
     """A process's first random order of each step, whose own random state is its own."""
     accelerator = Accelerator(cpu=True)
@@ -383,8 +365,44 @@ def orders_of_two_steps() -> list[Tensor]:
     return orders
 
 
-def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(tmp_path: Path) -> None:
-    mine, others = run_processes(2, orders_of_two_steps, folder=tmp_path)
+def two_processes() -> dict[str, Any]:
+    """What each of two processes has to show, from a single start of them."""
+    found: dict[str, Any] = {}
+    for function in (several_updates, orders_of_two_steps, compiled_update):
+        found[function.__name__] = function()
+        reset_accelerate()
+    return found
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_processes(2, two_processes, folder=tmp_path_factory.mktemp("by_two"))
+
+
+def test_compiled_processes_make_the_steps_of_one(by_two: list[dict[str, Any]]) -> None:
+    first, second = (rank["compiled_update"] for rank in by_two)
+    for name, value in compiled_update().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(
+    world_size: int, by_two: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    by_three = world_size == 3
+    ranks = run_processes(3, several_updates, folder=tmp_path) if by_three else [r["several_updates"] for r in by_two]
+    first, *others = ranks
+    alone, start = several_updates(), state(tiny_model(WITHOUT_BATCH_STATISTICS))
+    for name, value in alone.items():
+        assert all(torch.equal(first[name], other[name]) for other in others), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
+    assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
+
+
+def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(by_two: list[dict[str, Any]]) -> None:
+    mine, others = (rank["orders_of_two_steps"] for rank in by_two)
     assert all(torch.equal(order, other) for order, other in zip(mine, others, strict=True))
     assert mine[0].sort().values.tolist() == list(range(64))
     assert not torch.equal(mine[0], mine[1])

@@ -1,9 +1,8 @@
-"""The loop: what it sends, being stopped, killed and resumed, and what it tells."""
+"""The training loop: what it sends, what it logs, and being stopped, killed and resumed."""
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import resource
 import shutil
@@ -28,7 +27,8 @@ from prunnet_hf.runs.arguments import RunArguments
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import create_accelerator, train
 from prunnet_hf.training.trainer import Trainer
-from tests.processes import run_processes, start_processes
+from tests.accelerate_state import reset_accelerate
+from tests.processes import run_processes, start_process, start_processes
 from tests.training.tiny_run import TRAIN_IMAGES, arguments, make_photos, metrics, train_quietly, trainer, weights
 
 
@@ -63,8 +63,46 @@ def started(photos: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def test_processes_start_alike_and_send_gradients_only_and_none_of_scores(photos: Path, tmp_path: Path) -> None:
-    ranks = run_processes(2, started, photos, tmp_path / "run", folder=tmp_path)
+def two_processes(photos: Path, folder: Path) -> dict[str, Any]:
+    """How they start; then a run never stopped, one stopped in its second step, and one resumed from there."""
+    found = started(photos, folder / "started")
+    reset_accelerate()
+    train_quietly(arguments(photos, folder / "whole", batch_size=5, checkpoint_every=1))
+    reset_accelerate()
+    found["status"] = stop_rank_1(arguments(photos, folder / "stopped", batch_size=5))
+    reset_accelerate()
+    resumed = arguments(photos, folder / "resumed", batch_size=5, resume=True)
+    accelerator = create_accelerator(resumed)
+    if accelerator.is_main_process:
+        shutil.copytree(folder / "stopped", folder / "resumed")
+    accelerator.wait_for_everyone()
+    reset_accelerate()
+    train_quietly(resumed)
+    return found
+
+
+@pytest.fixture(scope="module")
+def by_two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of the runs of two processes, and what each of these returned. No test may change the folder."""
+    folder = tmp_path_factory.mktemp("by_two")
+    return folder, run_processes(2, two_processes, photos, folder, folder=folder)
+
+
+def same_weights(model: PrunNetForImageClassification | Path, expected: Path) -> bool:
+    found = weights(model) if isinstance(model, Path) else model.state_dict()
+    return all(torch.equal(found[name], tensor) for name, tensor in weights(expected).items())
+
+
+def trained(run: RunArguments) -> PrunNetForImageClassification:
+    """What `train` would evaluate and save."""
+    set_seed(run.train.seed)
+    return trainer(run).run().model
+
+
+def test_processes_start_alike_and_send_gradients_only_and_none_of_scores(
+    by_two: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    _, ranks = by_two
     for name, tensor in ranks[0]["drawn"].items():
         assert torch.equal(ranks[0]["started_with"][name], tensor), name
         assert torch.equal(ranks[1]["started_with"][name], tensor), name
@@ -83,9 +121,10 @@ def test_best_model_is_chosen_on_held_out_classes_and_kept(photos: Path, tmp_pat
     # 2 of 5 classes are held out.
     assert len(run.validation.query) == 2 * TRAIN_IMAGES
     assert run.model.config.num_labels == 3
-    model = run.run()
+    result = run.run()
+    model = result.model
     assert 0 < run.progress.best_score <= 1
-    assert run.facts().num_train_images == 3 * TRAIN_IMAGES
+    assert result.facts.num_train_images == 3 * TRAIN_IMAGES
     (kept,) = (tmp_path / "best").iterdir()
     assert kept.name == f"step-{run.progress.best_step}"
     best = PrunNetForImageClassification.from_pretrained(kept)
@@ -103,27 +142,21 @@ def test_batches_left_over_at_the_end_of_an_epoch_are_dropped(photos: Path, tmp_
     assert run.schedule.get_last_lr()[0] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize(("streaming", "num_workers"), [(False, 0), (True, 0), (True, 2)])
-def test_run_resumed_amid_an_epoch_ends_with_the_same_weights(
-    photos: Path, tmp_path: Path, streaming: bool, num_workers: int
+@pytest.mark.parametrize("kind", ["data set", "stream"])
+def test_run_resumed_within_an_epoch_ends_with_the_same_weights(
+    photos: Path, finished: Path, streamed: Path, tmp_path: Path, kind: str
 ) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    data = {"streaming": streaming, "num_workers": num_workers}
-    train(arguments(photos, whole, data, checkpoint_steps=1, keep_checkpoints=9))
+    whole, data = (finished, {}) if kind == "data set" else (streamed, {"streaming": True, "num_workers": 2})
     # Two epochs of three steps: the fifth is the second of the second epoch.
-    shutil.copytree(whole / "checkpoints" / "step-5", interrupted / "checkpoints" / "step-5")
-    train(arguments(photos, interrupted, data, checkpoint_steps=1, resume=True))
-    assert [path.name for path in list_checkpoints(interrupted)] == ["step-5", "step-6"]
-    expected, found = weights(whole / "model"), weights(interrupted / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert metrics(interrupted)["results"] == metrics(whole)["results"]
+    shutil.copytree(whole / "checkpoints" / "step-5", tmp_path / "checkpoints" / "step-5")
+    model = trained(arguments(photos, tmp_path, data, checkpoint_steps=1, resume=True))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-5", "step-6"]
+    assert same_weights(model, whole / "model")
 
 
-def test_run_asked_to_stop_saves_first_and_goes_on_later(photos: Path, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(arguments(photos, whole))
+def test_run_asked_to_stop_saves_first_and_goes_on_later(photos: Path, finished: Path, tmp_path: Path) -> None:
     set_seed(0)  # as `train` does
-    run = trainer(arguments(photos, stopped))
+    run = trainer(arguments(photos, tmp_path))
     update = run.step.update
 
     def update_and_be_asked(step: int) -> None:
@@ -135,59 +168,32 @@ def test_run_asked_to_stop_saves_first_and_goes_on_later(photos: Path, tmp_path:
     with pytest.raises(SystemExit) as stop:
         run.run()
     assert stop.value.code == 128 + 15
-    assert [path.name for path in list_checkpoints(stopped)] == ["step-2"]
-    train(arguments(photos, stopped, resume=True))
-    expected, found = weights(whole / "model"), weights(stopped / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-
-
-def test_killed_at_any_moment_a_run_ends_with_the_same_weights(photos: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    choosing = {"data": {"validation_share": 0.4}, "eval_every": 2, "batch_size": 6}
-    start = time.perf_counter()
-    train(arguments(photos, whole, epochs=4, checkpoint_steps=1, **choosing))
-    duration = time.perf_counter() - start
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    delays = Random(0)
-    kills = 0
-    for _ in range(40):
-        has_begun = bool(list_checkpoints(killed))
-        run = arguments(photos, killed, epochs=4, checkpoint_steps=1, resume=has_begun, **choosing)
-        process = context.Process(target=train_quietly, args=(run,))
-        process.start()
-        process.join(delays.uniform(0.1, 0.7) * duration if kills < 6 else 300)
-        if process.exitcode is not None:
-            break
-        process.kill()
-        process.join()
-        kills += 1
-    assert process.exitcode == 0
-    assert kills >= 2
-    expected, found = weights(whole / "model"), weights(killed / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert metrics(killed)["results"] == metrics(whole)["results"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-2"]
+    reset_accelerate()
+    assert same_weights(trained(arguments(photos, tmp_path, resume=True)), finished / "model")
 
 
 def test_two_processes_killed_at_any_moment_end_with_the_same_weights(photos: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    choosing = {"data": {"validation_share": 0.4}, "eval_every": 1, "batch_size": 3, "checkpoint_steps": 1}
     start = time.perf_counter()
-    run_processes(2, train_quietly, arguments(photos, whole, batch_size=5, checkpoint_steps=1), folder=tmp_path)
+    run_processes(2, train_quietly, arguments(photos, whole, **choosing), folder=tmp_path)
     duration = time.perf_counter() - start
     delays = Random(1)
-    for _ in range(4):
+    for _ in range(6):
         resume = bool(list_checkpoints(killed))
-        run = arguments(photos, killed, batch_size=5, checkpoint_steps=1, resume=resume)
+        run = arguments(photos, killed, **choosing, resume=resume)
         processes = start_processes(2, train_quietly, run, folder=tmp_path)
         processes[0].join(delays.uniform(0.2, 0.8) * duration)
         for process in processes:
             process.kill()
             process.join()
+        if resume:  # killed once before and once after resuming
+            break
     assert list_checkpoints(killed)
-    run = arguments(photos, killed, batch_size=5, checkpoint_steps=1, resume=True)
-    run_processes(2, train_quietly, run, folder=tmp_path)
-    expected, found = weights(whole / "model"), weights(killed / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    run_processes(2, train_quietly, arguments(photos, killed, **choosing, resume=True), folder=tmp_path)
+    assert same_weights(killed / "model", whole / "model")
+    assert metrics(killed)["results"] == metrics(whole)["results"]
 
 
 def train_and_die_while_saving(run: RunArguments, fatal_file: str) -> None:
@@ -207,31 +213,22 @@ def train_and_die_while_saving(run: RunArguments, fatal_file: str) -> None:
 
 @pytest.mark.parametrize("fatal_file", ["optimizer.bin", "random_states_0.pkl"])
 def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
-    photos: Path, tmp_path: Path, fatal_file: str
+    photos: Path, finished: Path, tmp_path: Path, fatal_file: str
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(arguments(photos, whole, checkpoint_steps=1))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    run = arguments(photos, killed, checkpoint_steps=1)
-    process = context.Process(target=train_and_die_while_saving, args=(run, fatal_file))
-    process.start()
-    process.join(120)
+    process = start_process(train_and_die_while_saving, arguments(photos, tmp_path, checkpoint_steps=1), fatal_file)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
-    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-1", "step-2.partial"]
-    train(arguments(photos, killed, checkpoint_steps=1, resume=True))
-    assert [path.name for path in (killed / "checkpoints").iterdir() if path.suffix] == []
-    expected, found = weights(whole / "model"), weights(killed / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-1", "step-2.partial"]
+    model = trained(arguments(photos, tmp_path, checkpoint_steps=1, resume=True))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.suffix] == []
+    assert same_weights(model, finished / "model")
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, full = tmp_path / "whole", tmp_path / "full"
-    train(arguments(photos, whole, checkpoint_steps=1))
     set_seed(0)
-    run = trainer(arguments(photos, full, checkpoint_steps=1))
+    run = trainer(arguments(photos, tmp_path, checkpoint_steps=1))
     update, (soft, hard) = run.step.update, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def update_and_fill_the_disk(step: int) -> None:
@@ -245,10 +242,10 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(
             run.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in list_checkpoints(full)] == ["step-2", "step-3"]
-    train(arguments(photos, full, checkpoint_steps=1, resume=True))
-    expected, found = weights(whole / "model"), weights(full / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-2", "step-3"]
+    reset_accelerate()
+    model = trained(arguments(photos, tmp_path, checkpoint_steps=1, resume=True))
+    assert same_weights(model, finished / "model")
 
 
 def spoil(run: Trainer, step_to_spoil: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,10 +275,9 @@ def test_nonfinite_steps_are_left_out_and_counted_if_asked(
 ) -> None:
     run = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True))
     spoil(run, 2, monkeypatch)
-    model = run.run()
-    assert run.facts().skipped_steps == 1
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    result = run.run()
+    assert result.facts.skipped_steps == 1
+    assert all(tensor.isfinite().all() for tensor in result.model.state_dict().values())
 
 
 def test_resuming_with_other_arguments_is_told(
@@ -293,10 +289,15 @@ def test_resuming_with_other_arguments_is_told(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_resuming_takes_over_the_settings_of_the_optimiser(photos: Path, tmp_path: Path, optimizer: str) -> None:
+def test_resuming_takes_over_the_settings_of_the_optimiser(
+    photos: Path, finished: Path, tmp_path: Path, optimizer: str
+) -> None:
     run = tmp_path / "run"
-    trainer(arguments(photos, run, checkpoint_every=1, epochs=2, optimizer=optimizer)).run()
-    shutil.rmtree(run / "checkpoints/step-6")
+    if optimizer == "sgd":
+        shutil.copytree(finished / "checkpoints/step-3", run / "checkpoints/step-3")
+    else:
+        trainer(arguments(photos, run, checkpoint_every=1, epochs=1, optimizer=optimizer)).run()
+        reset_accelerate()
     changed = {"learning_rate": 0.02, "weight_decay": 0.3, "momentum": 0.5}
     resumed = trainer(arguments(photos, run, checkpoint_every=1, optimizer=optimizer, resume=True, **changed))
     used = []
@@ -391,28 +392,24 @@ def stop_rank_1(run: RunArguments) -> int | None:
     return None
 
 
-def test_all_processes_save_and_stop_when_one_is_asked(photos: Path, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_processes(2, train_quietly, arguments(photos, whole, batch_size=5), folder=tmp_path)
-    assert run_processes(2, stop_rank_1, arguments(photos, stopped, batch_size=5), folder=tmp_path) == [143, 143]
-    assert [path.name for path in list_checkpoints(stopped)] == ["step-2"]
-    run_processes(2, train_quietly, arguments(photos, stopped, batch_size=5, resume=True), folder=tmp_path)
-    expected, found = weights(whole / "model"), weights(stopped / "model")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+def test_all_processes_save_and_stop_when_one_is_asked(by_two: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, ranks = by_two
+    assert [rank["status"] for rank in ranks] == [143, 143]
+    assert [path.name for path in list_checkpoints(folder / "stopped")] == ["step-2"]
+    assert same_weights(folder / "resumed/model", folder / "whole/model")
 
 
-def test_one_process_goes_on_amid_an_epoch_of_two_with_the_same_images(photos: Path, tmp_path: Path) -> None:
-    run_processes(2, stop_rank_1, arguments(photos, tmp_path / "run", batch_size=5), folder=tmp_path)
-    run = trainer(arguments(photos, tmp_path / "run", batch_size=10, resume=True))
-    run.run()
-    assert (run.progress.epoch, run.progress.step) == (2, 6)
-
-
-def test_going_on_amid_an_epoch_with_other_batches_is_refused(photos: Path, tmp_path: Path) -> None:
-    run_processes(2, stop_rank_1, arguments(photos, tmp_path / "run", batch_size=5), folder=tmp_path)
+def test_one_process_goes_on_within_an_epoch_of_two_with_the_same_images_and_no_others(
+    photos: Path, by_two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(by_two[0] / "stopped", tmp_path / "run")
     alone = trainer(arguments(photos, tmp_path / "run", batch_size=5, resume=True))
     with pytest.raises(ValueError, match="num_processes x batch_size=10 became 5"):
         alone.run()
+    reset_accelerate()
+    run = trainer(arguments(photos, tmp_path / "run", batch_size=10, resume=True))
+    run.run()
+    assert (run.progress.epoch, run.progress.step) == (2, 6)
 
 
 def test_norms_are_not_synced_while_processes_calibrate(
@@ -439,14 +436,10 @@ def test_norms_are_not_synced_while_processes_calibrate(
     assert events == ["undone", "calibrated", "synced", "undone for good", "calibrated"]
 
 
-def checkpoints_of_two_processes(photos: Path, run: Path, folder: Path) -> None:
-    """Leave the first epoch's checkpoint of a run of two processes with batches of 5."""
-    run_processes(2, train_quietly, arguments(photos, run, batch_size=5, checkpoint_every=1), folder=folder)
-    shutil.rmtree(run / "checkpoints/step-6")
-
-
-def test_one_process_goes_on_where_two_stopped(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoints_of_two_processes(photos, tmp_path / "run", tmp_path)
+def test_one_process_goes_on_where_two_stopped(
+    photos: Path, by_two: tuple[Path, list[dict[str, Any]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(by_two[0] / "whole/checkpoints/step-3", tmp_path / "run/checkpoints/step-3")
     same_batches = trainer(arguments(photos, tmp_path / "run", batch_size=10, checkpoint_every=1, resume=True))
     same_batches.run()
     assert "with 1 processes and had 2 before" in caplog.text
@@ -455,8 +448,10 @@ def test_one_process_goes_on_where_two_stopped(photos: Path, tmp_path: Path, cap
     assert same_batches.schedule.last_epoch == 6
 
 
-def test_learning_rate_goes_on_from_the_same_epoch_when_steps_take_fewer_images(photos: Path, tmp_path: Path) -> None:
-    checkpoints_of_two_processes(photos, tmp_path / "run", tmp_path)
+def test_learning_rate_goes_on_from_the_same_epoch_when_steps_take_fewer_images(
+    photos: Path, by_two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(by_two[0] / "whole/checkpoints/step-3", tmp_path / "run/checkpoints/step-3")
     run = trainer(arguments(photos, tmp_path / "run", batch_size=5, checkpoint_every=1, resume=True))
     rates = []
     update = run.step.update
@@ -493,12 +488,12 @@ def test_waiting_for_data_is_part_of_the_time_and_told(
         update(step)
 
     monkeypatch.setattr(run.step, "update", update_late)
-    run.run()
+    facts = run.run().facts
     assert run.batches.loader is loader
     assert 6 * 0.1 <= run.batches.waiting_seconds < 6 * 0.3  # 2 epochs of 3 steps
     assert run.progress.epoch_seconds >= 6 * 0.4
-    assert 0 < run.facts().waiting_for_data < 1
-    assert f"Waiting for data took {run.facts().waiting_for_data:.1%} of" in capsys.readouterr().out
+    assert 0 < facts.waiting_for_data < 1
+    assert f"Waiting for data took {facts.waiting_for_data:.1%} of" in capsys.readouterr().out
 
 
 def test_too_few_images_for_a_step(photos: Path, tmp_path: Path) -> None:
@@ -514,5 +509,4 @@ def test_corrupt_training_image_stops_or_is_left_out(tmp_path: Path, caplog: pyt
         trainer(arguments(photos, tmp_path / "run"))
     run = trainer(arguments(photos, tmp_path / "run", data={"skip_corrupt_images": True}, epochs=1))
     assert "1 of 30 images" in caplog.text
-    run.run()
-    assert run.facts().num_train_images == 29
+    assert run.run().facts.num_train_images == 29

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from prunnet_hf.data.loading import load_splits
 from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
+from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.engine import create_accelerator, train
 from prunnet_hf.training.trainer import Trainer
 
@@ -42,7 +42,7 @@ def arguments(
     source: Path | None = None,
     **options: object,
 ) -> RunArguments:
-    """A run of two epochs of three steps, unless told otherwise."""
+    """A run of two epochs of three steps, unless `options` change that."""
     model = ModelArguments(
         model_name_or_path=None if source is None else str(source),
         backbone="resnet10t",
@@ -64,7 +64,7 @@ def arguments(
 
 
 def trainer(run: RunArguments) -> Trainer:
-    return Trainer(run, create_accelerator(run), load_splits(run.data.dataset, run.data.data_dir))
+    return Trainer(run, create_accelerator(run), load_run_data(run))
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
