@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from accelerate.commands.launch import launch_command, launch_command_parser
+
 from prunnet_hf.runs.record import RunRecord
 from prunnet_hf.training.step import TrainingStep
 from tests.processes import start_processes
@@ -53,46 +56,35 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """The training script; one of its processes is killed in the second step."""
 
 
-def launch(launcher: list[str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Ten minutes only guard against hanging: a process that nobody stops would wait for a dead one for 12 hours."""
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 def run_flags(photos: Path, folder: Path) -> list[str]:
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     return ["--config", str(folder / "recipe.yaml"), "--data_dir", str(photos), "--output_dir", str(folder / "run")]
 
 
-def test_launch_trains_and_writes_the_run_with_its_card(client_photos: Path, tmp_path: Path) -> None:
+def test_launch_trains_and_writes_the_run_with_its_card(
+    client_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet"]
-    result = launch(launcher, "train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1")
-
-    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(ROOT)
+    launcher = ["--cpu", "--num_processes", "1", "--quiet"]
+    script = ["train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1"]
+    launch_command(launch_command_parser().parse_args([*launcher, *script]))  # leaves with an error if the script does
+    printed = capfd.readouterr()
     assert {path.name for path in run.iterdir()} == {
         *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
         *("usage.json", "compressibility.json", "compressibility.png"),
     }
     assert RunRecord.read(run / "metrics.json").command.startswith("train_accelerate.py --config")
     # The matrix of the headline, self-test and cross-test by all metrics, then three lines that sum up.
-    assert "mAP (%)         gallery capacity" in result.stdout
-    assert "(%)           capacity     mAP  recall@1" in result.stdout
-    last = result.stdout.strip().splitlines()[-3:]
+    assert "mAP (%)         gallery capacity" in printed.out
+    assert "(%)           capacity     mAP  recall@1" in printed.out
+    last = printed.out.strip().splitlines()[-3:]
     assert [line.split(":")[0] for line in last] == [
         "capacity 1.00",
         "capacity 0.50",
         "model, subnetworks, metrics.json, compatibility.png and the card",
     ]
-    assert "Writing model shards" not in result.stderr
+    assert "Writing model shards" not in printed.err
     # The card's snippet ran with the model that was just trained.
     assert "It was run when this card was made" in (run / "README.md").read_text(encoding="utf-8")
 
@@ -101,8 +93,16 @@ def test_process_that_is_killed_takes_the_others_down_and_is_named(client_photos
     dying = tmp_path / "dying.py"
     dying.write_text(DYING, encoding="utf-8")
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [str(dying), "train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1000"]
-    result = launch(launcher, *words)
+    script = [str(dying), "train_accelerate.py", *run_flags(client_photos, tmp_path), "--epochs", "1000"]
+    result = subprocess.run(
+        [sys.executable, "-m", *launcher, *script],
+        cwd=ROOT,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,  # guards against hanging: the other process would wait for the dead one for 12 hours
+        check=False,
+    )
     assert result.returncode != 0
     assert "Signal 9 (SIGKILL) received by PID" in result.stderr
     assert re.search(rf"rank +: 1 \(local_rank: 1\)\n +exitcode +: {-signal.SIGKILL} ", result.stderr)

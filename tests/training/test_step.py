@@ -247,8 +247,10 @@ def without_values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("backbone", [WITH_BATCH_STATISTICS, WITHOUT_BATCH_STATISTICS])
+@pytest.mark.parametrize(
+    ("backbone", "optimizer"),
+    [(WITH_BATCH_STATISTICS, torch.optim.SGD), (WITHOUT_BATCH_STATISTICS, torch.optim.AdamW)],
+)
 def test_nothing_in_a_step_waits_for_a_device(
     backbone: tuple[str, dict[str, object]],
     optimizer: type[torch.optim.Optimizer],
