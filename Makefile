@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, save 
 	$(LAUNCH) train_accelerate.py --config recipes/demo.yaml
 
 test: $(INSTALLED)  ## run the tests (no network, no GPU, no data to fetch)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
 
 quality: $(INSTALLED)  ## check style, types and which package imports which; change nothing
 	$(BIN)/ruff check .
