@@ -1,8 +1,11 @@
 """PrunNet for Hugging Face: train one network, cut subnetworks of any capacity, search one gallery with all of them.
 
-Importing `prunnet_hf` registers its classes with the transformers Auto classes. The packages with heavier dependencies
-(`prunnet_hf.data`, `retrieval`, `runs`, `training`, `compression`, `hub`) are imported only by their users.
+Importing `prunnet_hf` registers its classes with the transformers Auto classes. Names that need faiss or datasets are
+imported when they are first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
@@ -11,6 +14,12 @@ from .image_processing_prunnet import PrunNetImageProcessor
 from .modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from .prunable_model import PrunNetPreTrainedModel
 
+if TYPE_CHECKING:
+    from .retrieval.compatibility import check_compatible
+    from .retrieval.embedding_table import Embeddings, read_embeddings
+    from .retrieval.folder_encoding import encode_folder
+    from .retrieval.search import search
+
 __version__ = "0.1.0.dev0"
 
 AutoConfig.register(PrunNetConfig.model_type, PrunNetConfig)
@@ -18,10 +27,35 @@ AutoModel.register(PrunNetConfig, PrunNetModel)
 AutoModelForImageClassification.register(PrunNetConfig, PrunNetForImageClassification)
 AutoImageProcessor.register(PrunNetConfig, image_processor_classes={"torchvision": PrunNetImageProcessor})
 
+_LAZY = {
+    "Embeddings": ".retrieval.embedding_table",
+    "check_compatible": ".retrieval.compatibility",
+    "encode_folder": ".retrieval.folder_encoding",
+    "read_embeddings": ".retrieval.embedding_table",
+    "search": ".retrieval.search",
+}
+"""Names that are imported from these modules when they are first used."""
+
 __all__ = [
+    "Embeddings",
     "PrunNetConfig",
     "PrunNetForImageClassification",
     "PrunNetImageProcessor",
     "PrunNetModel",
     "PrunNetPreTrainedModel",
+    "check_compatible",
+    "encode_folder",
+    "read_embeddings",
+    "search",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_LAZY[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,8 @@ import pytest
 import prunnet_hf
 
 PACKAGE = Path(prunnet_hf.__file__).parent
-CLOSED_SET = sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("pruning/*.py"), *PACKAGE.glob("storage/*.py")])
+FOLDERS = [PACKAGE, PACKAGE / "pruning", PACKAGE / "storage"]
+CLOSED_SET = sorted(file for folder in FOLDERS for file in folder.glob("*.py") if file.name != "__init__.py")
 ALLOWED = {"torch", "torchvision", "transformers", "timm", "safetensors", "numpy", "PIL"}
 
 
@@ -34,7 +35,7 @@ def test_the_closed_set_imports_itself_and_what_a_hub_repository_may_need(file: 
 
 def test_no_two_files_of_the_closed_set_share_a_name() -> None:
     # On the Hub they lie in one folder.
-    names = [file.name for file in CLOSED_SET if file.name != "__init__.py"]
+    names = [file.name for file in CLOSED_SET]
     assert len(names) == len(set(names))
 
 
@@ -47,4 +48,7 @@ def test_importing_is_light() -> None:
 
 def test_public_names() -> None:
     assert prunnet_hf.__all__ == sorted(prunnet_hf.__all__)
-    assert all(hasattr(prunnet_hf, name) for name in prunnet_hf.__all__)
+    assert [getattr(prunnet_hf, name).__name__ for name in prunnet_hf.__all__] == prunnet_hf.__all__
+    assert set(prunnet_hf.__all__) <= set(dir(prunnet_hf))
+    with pytest.raises(AttributeError, match=r"prunnet_hf.*serach"):
+        _ = prunnet_hf.serach
