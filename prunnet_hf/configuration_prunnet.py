@@ -6,11 +6,11 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .pruning.allocation import ALLOCATIONS, UNIFORM
+from .pruning.layers import SCORE_INITS
 from .pruning.masking import check_capacities, check_capacity
 
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-SCORE_INITS = ("kaiming", "magnitude")
 ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
 """How a checkpoint's kept weights can be shared among its layers: by `prune`, or by adaptive pruning."""
 PRUNING_ARGUMENTS = ("capacity", "allocation")

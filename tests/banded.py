@@ -57,7 +57,7 @@ def saved(
 
 
 def loaded(directory: Path, capacity: float | None = None) -> dict[str, Tensor]:
-    """What is in the files, of which no more are touched than are needed."""
+    """What is in the files. Only those that are needed are opened."""
     index = read_index(directory / INDEX_NAME)
     return load_bands(index, {name: directory / name for name in index.needed_files(capacity)}, capacity)
 

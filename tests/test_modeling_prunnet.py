@@ -37,7 +37,7 @@ UNTRAINED = 0.35  # a capacity between stored ones
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def network(request) -> PrunNetForImageClassification:
-    """One network a backbone, shared by the tests of the contract, none of which may change it."""
+    """One network for each backbone, shared by the tests of the contract. No test may change it."""
     return trained(tiny_config(backbone=request.param, backbone_kwargs=BACKBONES[request.param]))
 
 

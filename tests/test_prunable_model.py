@@ -265,7 +265,7 @@ def test_it_saves_and_loads(model, allocation: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [{}, {"bands": [0.2, 0.6]}], ids=["plain", "bands"])
 @pytest.mark.parametrize(("capacity", "allocation"), [(0.2, "global"), (0.6, "pq_index")])
-def test_from_pretrained_prunes_likewise(
+def test_from_pretrained_prunes_in_the_same_way(
     model, form: dict[str, Any], capacity: Any, allocation: str, tmp_path: Path
 ) -> None:
     model.save_pretrained(tmp_path, **form)

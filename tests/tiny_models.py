@@ -15,7 +15,7 @@ RESNET18: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}  #
 
 
 def tiny_config(**changes: Any) -> PrunNetConfig:
-    """That of `tiny()`, but for `changes`."""
+    """The configuration of `tiny()`, except `changes`."""
     settings = {"backbone": "resnet18", "backbone_kwargs": RESNET18, "image_size": 32, "embedding_dim": 8}
     capacities = {"capacities": [0.2, 0.6], "statistics_capacities": [0.2, 0.6]}
     return PrunNetConfig(**{**settings, **capacities, "num_labels": 3, **changes})

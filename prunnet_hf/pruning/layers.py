@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .masking import StraightThrough, check_finite, kept_masks
 
+SCORE_INITS = ("kaiming", "magnitude")
+
 
 class PrunableLayer(nn.Module):
     """What prunable layers have in common.

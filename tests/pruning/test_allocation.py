@@ -65,7 +65,7 @@ def test_pq_index_gives_more_to_the_layer_whose_kept_weights_are_more_equal() ->
 
 
 def test_pq_index_is_of_the_weights_a_layer_keeps_not_of_all() -> None:
-    # Of the first layer's, by score: 1 1 1 and a huge one; the second's huge weight is kept first.
+    # The first layer's by score: 1 1 1 and a huge one. The second's huge weight is kept first.
     network = network_of(([1.0, 1.0, 1.0, 1e6], SCORED), ([1e6, 1.0, 1.0, 1.0], SCORED))
     assert counts(network, 0.75, "pq_index") == [3, 3]
     assert counts(network, 0.5, "pq_index") == [3, 1]

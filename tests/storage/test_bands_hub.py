@@ -44,7 +44,7 @@ def whole(model: PrunNetModel, tmp_path: Path) -> PrunNetModel:
 
 
 def fetched(hub: HubServer) -> set[str]:
-    """Names of the files of which bytes were handed out since the last time."""
+    """Names of the files from which bytes were sent since the last call."""
     names = {one.path.split("/")[-1] for one in hub.requests if hub.downloaded(one.path)}
     hub.requests.clear()
     return names

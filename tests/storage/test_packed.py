@@ -50,7 +50,7 @@ def crc32_as_described(manifest: str, tensors: dict[str, Tensor]) -> str:
 
 
 def small_state_dict() -> dict[str, Tensor]:
-    """Twelve weights of which three are kept, and two tensors that aren't prunable."""
+    """Twelve weights, three of them kept, and two tensors that aren't prunable."""
     weight = torch.tensor([0, 1.5, 0, 0, -2, 0, 0, 0, 0, 0, 0, 3.0]).reshape(3, 4)
     return {"fc.weight": weight, "fc.bias": torch.tensor([0.0, 1.0, 2.0]), "steps": torch.tensor(7)}
 
@@ -263,7 +263,7 @@ class TestSaveIsAtomic:
 def forged(
     *, checksum: bool = True, drop: str = "", tensors: dict[str, Tensor] | None = None, **changes: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The small file's tensors and metadata with changes; its checksum made right again unless told otherwise.
+    """The small file's tensors and metadata with changes; with a fitting checksum unless `checksum` is false.
 
     `tensors` are added or replace others, `drop` names one to remove, all else changes the metadata.
     """

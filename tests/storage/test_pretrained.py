@@ -191,7 +191,7 @@ class TestCapacityOnLoading:
     def test_a_configuration_states_what_the_checkpoint_is(self, dense: Path, packed: Path) -> None:
         for directory, capacity in ((dense, 1.0), (packed, 0.25)):
             assert PrunNetConfig.from_pretrained(directory).capacity == capacity
-            # What AutoConfig is given can't be told from what a pipeline gives it on a model's behalf.
+            # AutoConfig can't know whether a user or a pipeline passes an argument.
             assert AutoConfig.from_pretrained(directory, capacity=0.5).capacity == capacity
             with pytest.raises(TypeError, match=r"PrunNetModel\.from_pretrained\(path, capacity=0\.5\)"):
                 PrunNetConfig.from_pretrained(directory, capacity=0.5)
