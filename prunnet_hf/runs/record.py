@@ -265,7 +265,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if content.get("format", RECORD_FORMAT) != RECORD_FORMAT:
         raise ValueError(
             f"{path}: format must be {RECORD_FORMAT}; got {content['format']!r}. Install the version of prunnet_hf "
-            f"that wrote the file, or {EVALUATE_AGAIN}."
+            f"that wrote the file, or move it away and {EVALUATE_AGAIN}."
         )
     return content
 

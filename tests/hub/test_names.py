@@ -42,7 +42,9 @@ def test_other_peoples(path: str) -> None:
 
 
 def test_all_that_is_saved_is_ours(tmp_path: Path) -> None:
-    config = PrunNetConfig(backbone="resnet10t", backbone_kwargs={"stem_width": 4}, capacities=[0.2, 0.5])
+    config = PrunNetConfig(
+        backbone="resnet10t", backbone_kwargs={"channels": [4, 4, 8, 8], "stem_width": 4}, capacities=[0.2, 0.5]
+    )
     model = PrunNetModel(config)
     model.save_pretrained(tmp_path / "plain")
     model.save_pretrained(tmp_path / "bands", bands=[0.2, 0.5])
