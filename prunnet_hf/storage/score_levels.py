@@ -8,8 +8,8 @@ magnitudes. A file holds the level of each weight and the magnitudes at some lev
 
 Rebuilt scores are positive, equal within a level and strictly smaller from level to level. Between two knots they
 follow a straight line in the bit patterns of the floats, which have the order of the positive floats. A level needs a
-bit pattern of its own; where knots are too close together for that, they are moved up. Ranking rebuilt scores gives
-the same levels and the same knots, bit for bit.
+bit pattern of its own, so knots closer than one bit pattern a level are moved up to that distance. Ranking rebuilt
+scores gives the same levels and the same knots, bit for bit.
 """
 
 from __future__ import annotations
