@@ -1,12 +1,12 @@
 r"""Train a PrunNet model.
 
-    # the embedded data set
+    # the built-in data set
     accelerate launch train_accelerate.py --config recipes/demo.yaml
 
     # your own photos: photos/train/<class>/<image>, photos/test/<class>/<image>
     accelerate launch train_accelerate.py --dataset image_folder --data_dir photos --output_dir out/photos
 
-    # on several GPUs, in bf16; flags win over the recipe
+    # several GPUs, bf16; flags win over the recipe
     accelerate launch --multi_gpu --mixed_precision bf16 train_accelerate.py --config recipes/grocery.yaml \
         --data_dir DIR
 
@@ -28,7 +28,7 @@ from prunnet_hf.training.engine import train
 
 def main() -> None:
     """Train as the command line says, then write the model card."""
-    disable_progress_bar()  # transformers shows one for every model saved, amid those of training and encoding
+    disable_progress_bar()  # transformers shows one for every model saved
     result = train(parse_arguments())
     if result.is_main_process:
         print(write_card(result.directory))

@@ -69,7 +69,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "The folder of the data set. An image_folder has train/ and test/ with a folder for each class; "
-            "for the others see README's table."
+            "for the others see docs/datasets.md."
         },
     )
     streaming: bool = field(
@@ -143,7 +143,7 @@ class TrainArguments:
     capacity_sampling: CapacitySampling = field(
         default="sandwich",
         metadata={
-            "help": "The capacities that each step trains besides the dense network. sandwich: the smallest of "
+            "help": "The capacities that each step trains with the dense network. sandwich: the smallest of "
             "`capacities`, and `capacity_draws` random ones between it and 1, drawn again at each step; the rest of "
             "`capacities` is only evaluated and saved. fixed: all of `capacities`, as in the paper."
         },

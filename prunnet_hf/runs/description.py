@@ -1,4 +1,4 @@
-"""What a finished run says of itself besides its results: data, command, versions, machine, model, sizes, costs."""
+"""The description of a run beyond its results: data, command, versions, machine, model, sizes and costs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
 PER_INVOCATION = ("resume", "eval_only")
-"""Flags that say how a run is called, not what it is."""
+"""Flags that change how a run is started, not what it is."""
 
 
 def recipe_of(arguments: RunArguments) -> dict[str, Any]:
-    """The arguments with which to do the same run again."""
+    """The arguments that repeat the run."""
     return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
 
 
@@ -74,7 +74,7 @@ def describe_model(model: PrunNetForImageClassification) -> ModelRecord:
 
 
 def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> bool:
-    """Whether training optimised a capacity: as one of a fixed list, or of the range that it drew from.
+    """Whether training optimised a capacity: one of a fixed list, or one in the range that capacities were drawn from.
 
     Args:
         capacity: In (0, 1].
@@ -87,7 +87,7 @@ def is_trained(capacity: float, capacities: Sequence[float], sampling: str) -> b
 
 
 def base_model(arguments: ModelArguments) -> str | None:
-    """The Hub repository of the weights that training starts from; None for random ones and for a local checkpoint."""
+    """The Hub repository of the weights that training starts from; None for random weights or a local checkpoint."""
     source = arguments.model_name_or_path
     if source is not None:
         return None if Path(source).exists() else source
@@ -98,9 +98,9 @@ def base_model(arguments: ModelArguments) -> str | None:
 
 
 def command_line() -> str:
-    """The command that this process was started by, without folders that mean nothing on another machine.
+    """The command that started this process, without folders that mean nothing on another machine.
 
-    It goes after `python` or `accelerate launch`: a script's name, or `-m` and a module's.
+    It is what follows `python` or `accelerate launch`: the name of a script, or `-m` and the name of a module.
     """
     words = [*_program(), *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
     for place, word in enumerate(words):
@@ -122,20 +122,20 @@ def _program() -> list[str]:
 
 
 def dataset_name(arguments: RunArguments) -> str:
-    """Name of the data set; of an image folder the folder's."""
+    """The name of the data set; for an image folder, the folder's name."""
     data = arguments.data
     return Path(data.data_dir or "").resolve().name if data.dataset == "image_folder" else data.dataset
 
 
 def describe_device() -> str:
-    """The machine in a few words: the GPU's name, or the CPU's architecture and the threads torch uses."""
+    """The machine in a few words: the GPU's name, or see `describe_cpu`."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return describe_cpu()
 
 
 def describe_cpu() -> str:
-    """The CPU by its name where Linux tells it, else by its architecture, and the threads torch uses."""
+    """The CPU's name (or, if not on Linux, its architecture) and the number of threads that torch uses."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -144,7 +144,7 @@ def describe_cpu() -> str:
 
 
 def source_commit() -> str | None:
-    """Commit of the checkout this package runs from, `-dirty` with uncommitted changes; None outside a checkout."""
+    """The commit of this package's checkout, with `-dirty` if it has changes; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
@@ -188,7 +188,7 @@ def describe_subnetworks(
 
 @torch.inference_mode()
 def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
-    """Median milliseconds to embed one image on the CPU, which devices that send queries have; models take turns."""
+    """Median milliseconds to embed one image on the CPU, as a device that sends queries does. Models take turns."""
     models = {
         capacity: model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
         for capacity, model in models.items()

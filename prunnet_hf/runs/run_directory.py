@@ -1,4 +1,4 @@
-"""The files of a run directory: where they lie, and how they are written whole or not at all."""
+"""The files of a run directory: where they are, and how they are written."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def subnetwork_directory(run: Path, capacity: float) -> Path:
-    """Where the subnetwork of a capacity is saved."""
+    """The directory of the subnetwork of a capacity."""
     return run / "subnetworks" / f"capacity-{format_capacity(capacity)}"
 
 
 def discard_conclusions(run: Path) -> None:
-    """Remove what an earlier run said of its model and cut from it, before another model takes its place."""
+    """Remove what an earlier run wrote about its model, and its subnetworks, before a new model replaces it."""
     for name in CONCLUSIONS:
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "subnetworks", ignore_errors=True)
@@ -50,7 +50,7 @@ OF_THIS_MACHINE = ("data_dir", "output_dir")
 
 
 def without_local_paths(content: Any) -> Any:
-    """What a JSON or YAML file holds, absolute paths cut down to their last part.
+    """The content of a JSON or YAML file, with absolute paths shortened to their last part.
 
     Args:
         content: Made of mappings, lists and plain values. Entries that name folders of this machine (`data_dir`,

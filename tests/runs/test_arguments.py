@@ -229,7 +229,7 @@ def test_backbone_kwargs_must_be_a_json_object(text: str) -> None:
 
 @dataclass
 class MoreArguments:
-    """Of a command that is told more than a training run."""
+    """The arguments of a command that has more than a training run."""
 
     depth: int = 3
 

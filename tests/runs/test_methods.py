@@ -11,9 +11,9 @@ from prunnet_hf.runs.methods import METHODS, find_method
 def test_help_and_errors_list_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
     for name, method in METHODS.items():
-        assert f"{name}: {method.description}" in told
+        assert f"{name}: {method.description}" in text
     with pytest.raises(ValueError, match=f"method.*{', '.join(METHODS)}.*'sfsc'"):
         find_method("sfsc")
 

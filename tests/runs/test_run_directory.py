@@ -55,7 +55,7 @@ def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> 
     write_text(tmp_path / "subnetworks/capacity-0.30/config.json", "old")
     discard_conclusions(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "notes.txt"]
-    discard_conclusions(tmp_path)  # nothing there is no error
+    discard_conclusions(tmp_path)  # no error if nothing is there
 
 
 NO_PATHS = st.recursive(

@@ -1,4 +1,4 @@
-"""Batches in step: every image of a stream once, weighed alike, and as many batches on every process."""
+"""Batches: every image of a stream once and with the same weight, and the same number on every process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArgument
 from prunnet_hf.training.batches import create_batches
 from tests.processes import run_processes
 
-Told = tuple[list[int], float, bool]
+Seen = tuple[list[int], float, bool]
 """Labels, weight, and whether it ends an update."""
 SIZES = (9, 2, 7, 1, 5, 3, 8)
 TOTAL = 35
@@ -62,7 +62,7 @@ def batches_of(images: Dataset | IterableDataset, accumulation: int = 1, workers
     return create_batches(images, TrainingCollator(transform, 0), arguments, accelerator)
 
 
-def told(batches: Any, epoch: int = 0, start: Any = None, most: int | None = None) -> list[Told]:
+def seen(batches: Any, epoch: int = 0, start: Any = None, most: int | None = None) -> list[Seen]:
     found = []
     for batch in batches.epoch(epoch, start):
         found.append((batch.tensors["labels"].tolist(), batch.weight, batch.is_update))
@@ -76,16 +76,16 @@ def streamed_epochs() -> dict[str, Any]:
     results: dict[str, Any] = {}
     for accumulation, workers in ((1, 0), (2, 2)):
         batches = batches_of(stream(), accumulation, workers)
-        whole = [told(batches, epoch) for epoch in (0, 1)]
-        before = told(batches, 1, most=1)
+        whole = [seen(batches, epoch) for epoch in (0, 1)]
+        before = seen(batches, 1, most=1)
         position = batches.position()
-        after = told(batches_of(stream(), accumulation, workers), 1, position)
+        after = seen(batches_of(stream(), accumulation, workers), 1, position)
         results[f"{accumulation} {workers}"] = (whole, before + after)
     return results
 
 
-def in_all_processes() -> tuple[dict[str, Any], list[Told], list[Told]]:
-    return streamed_epochs(), told(batches_of(dataset(), batch_size=2)), with_a_lonely_image()
+def in_all_processes() -> tuple[dict[str, Any], list[Seen], list[Seen]]:
+    return streamed_epochs(), seen(batches_of(dataset(), batch_size=2)), with_a_lonely_image()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -110,16 +110,16 @@ def check_streams(ranks: list[dict[str, Any]]) -> None:
         assert [rank[key][1] for rank in ranks] == [rank[key][0][1] for rank in ranks]
 
 
-def check_dealt(ranks: list[list[Told]]) -> None:
+def check_dealt(ranks: list[list[Seen]]) -> None:
     """Update by update the processes share the images that one process alone would have taken."""
     # 35 images in batches of 2: 17 of them for one process, 8 for each of 2, 5 for each of 3.
     assert [len(rank) for rank in ranks] == [{1: 17, 2: 8, 3: 5}[len(ranks)]] * len(ranks)
     order = [label for parts in zip(*ranks, strict=True) for labels, _, _ in parts for label in labels]
-    alone = [label for labels, _, _ in told(batches_of(dataset(), batch_size=2)) for label in labels]
+    alone = [label for labels, _, _ in seen(batches_of(dataset(), batch_size=2)) for label in labels]
     assert order == alone[: len(order)]
 
 
-def check_weights(views: list[list[Told]], world_size: int, accumulation: int) -> None:
+def check_weights(views: list[list[Seen]], world_size: int, accumulation: int) -> None:
     """Every image of an update must have the same part in the mean over processes and accumulated batches."""
     ends = [0] + [index + 1 for index, part in enumerate(views[0]) if part[2]]
     assert ends[-1] == len(views[0])
@@ -131,15 +131,15 @@ def check_weights(views: list[list[Told]], world_size: int, accumulation: int) -
                 assert weight / len(labels) / (world_size * accumulation) == pytest.approx(1 / images)
 
 
-def with_a_lonely_image() -> list[Told]:
+def with_a_lonely_image() -> list[Seen]:
     """What two processes see of five images, one of them in a shard of its own; nothing for another number of them."""
     if Accelerator(cpu=True).num_processes != 2:
         return []
     features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
-    return told(batches_of(stream_of(shard, {"sizes": [(0, 1), (1, 4)]}, features, 5), batch_size=2))
+    return seen(batches_of(stream_of(shard, {"sizes": [(0, 1), (1, 4)]}, features, 5), batch_size=2))
 
 
-def check_company(ranks: list[list[Told]]) -> None:
+def check_company(ranks: list[list[Seen]]) -> None:
     """A single image comes twice in its batch, with the weight of one."""
     (lonely,) = [rank for rank in ranks if rank[0][0] == [0, 0]]
     (other,) = [rank for rank in ranks if rank is not lonely]
@@ -150,12 +150,12 @@ def check_company(ranks: list[list[Told]]) -> None:
 
 
 def test_whole_batches_weigh_one_and_the_last_weigh_what_they_hold() -> None:
-    # 35 images in batches of 4: 8 whole ones, and 4 + 3 at the end, of which each is an update of its own.
-    found = told(batches_of(stream()))
+    # 35 images in batches of 4: 8 whole ones, and one of 3 at the end, which are updates of their own.
+    found = seen(batches_of(stream()))
     assert [len(labels) for labels, _, _ in found] == [4] * 8 + [3]
     assert all(weight == 1 and update for _, weight, update in found)
     # Two batches an update: 17 batches of 2 and a single left-over image, which makes a batch of 3 of the last.
-    found = told(batches_of(stream(), accumulation=2, batch_size=2))
+    found = seen(batches_of(stream(), accumulation=2, batch_size=2))
     sizes, weights = [len(labels) for labels, _, _ in found], [weight for _, weight, _ in found]
     assert sizes == [2] * 16 + [3]
     assert weights[:16] == [1.0] * 16
@@ -166,7 +166,7 @@ def test_whole_batches_weigh_one_and_the_last_weigh_what_they_hold() -> None:
 
 def test_a_stream_with_other_images_than_its_list_is_refused() -> None:
     with pytest.raises(ValueError, match=r"36 images 1 were missing .*0 came more than once .*row 35"):
-        told(batches_of(stream(claimed=36)))
+        seen(batches_of(stream(claimed=36)))
 
 
 @pytest.mark.parametrize(("accumulation", "updates", "used"), [(1, 8, 32), (3, 2, 24)])
@@ -174,7 +174,7 @@ def test_data_sets_are_shuffled_and_leave_out_what_fills_no_update(accumulation:
     # 35 images make 8 batches of 4, and these 2 updates of 3.
     batches = batches_of(dataset(), accumulation)
     assert batches.updates_per_epoch == updates
-    epochs = [told(batches, epoch) for epoch in (0, 1, 0)]
+    epochs = [seen(batches, epoch) for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
     labels = [label for found, _, _ in epochs[0] for label in found]
     assert len(labels) == len(set(labels)) == used
@@ -184,11 +184,11 @@ def test_data_sets_are_shuffled_and_leave_out_what_fills_no_update(accumulation:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_data_sets_resume_amid_an_epoch(workers: int) -> None:
-    whole = told(batches_of(dataset(), workers=workers), 1)
+    whole = seen(batches_of(dataset(), workers=workers), 1)
     for done in (1, 5, 8):
         interrupted = batches_of(dataset(), workers=workers)
-        before = told(interrupted, 1, most=done)
-        after = told(batches_of(dataset(), workers=workers), 1, interrupted.position())
+        before = seen(interrupted, 1, most=done)
+        after = seen(batches_of(dataset(), workers=workers), 1, interrupted.position())
         assert before + after == whole
 
 
@@ -202,7 +202,7 @@ def test_a_stream_with_one_image_twice_in_place_of_another_is_refused() -> None:
     features = Features({"image": Image(), "label": LABEL, "row": Value("int64")})
     images = stream_of(swapped, {"sizes": [(0, 20), (20, 15)]}, features, TOTAL)
     with pytest.raises(ValueError, match=r"35 images 1 were missing .*1 came more than once"):
-        told(batches_of(images))
+        seen(batches_of(images))
 
 
 @pytest.mark.parametrize("kind", ["data set", "stream"])
@@ -214,20 +214,20 @@ def test_resuming_amid_an_epoch_with_other_settings_is_refused(
 ) -> None:
     images = dataset() if kind == "data set" else stream()
     begun = batches_of(images)
-    told(begun, most=2)
+    seen(begun, most=2)
     position = begun.position()
     with pytest.raises(ValueError, match=f"within an epoch.*{message}.*Resume"):
-        told(batches_of(images, **change), 0, position)
+        seen(batches_of(images, **change), 0, position)
 
 
 def test_other_workers_are_refused_for_streams_alone() -> None:
     begun, streamed = batches_of(dataset()), batches_of(stream())
-    whole = told(batches_of(dataset()))
-    before = told(begun, most=2)
-    told(streamed, most=2)
-    assert before + told(batches_of(dataset(), workers=2), 0, begun.position()) == whole
+    whole = seen(batches_of(dataset()))
+    before = seen(begun, most=2)
+    seen(streamed, most=2)
+    assert before + seen(batches_of(dataset(), workers=2), 0, begun.position()) == whole
     with pytest.raises(ValueError, match="num_workers=0 became 2"):
-        told(batches_of(stream(), workers=2), 0, streamed.position())
+        seen(batches_of(stream(), workers=2), 0, streamed.position())
 
 
 @pytest.mark.parametrize("images", [dataset(7), stream()])

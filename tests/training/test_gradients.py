@@ -137,7 +137,7 @@ class TestWorkedExamples:
     ) -> None:
         gradients = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [-1.0, 0.0]])
         orders = torch.tensor(order).expand(3, 3)
-        # alpha = 0 weighs all alike: the result is the sum of the g'_i.
+        # With alpha = 0 all weigh the same: the result is the sum of the g'_i.
         result = integrate(gradients, orders, per_row=False, alpha=0.0, projection=projection)
         assert result.tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -155,7 +155,7 @@ class TestWorkedExamples:
         as_one = integrate(gradients, ascending(2), per_row=False, alpha=0.0)
         row_by_row = integrate(gradients, ascending(2), per_row=True, alpha=0.0)
         assert as_one.tolist() == [[4.0], [0.0]]
-        assert row_by_row.tolist() == [[4.0], [0.0]]  # opposite numbers project each other to 0, which sums alike
+        assert row_by_row.tolist() == [[4.0], [0.0]]  # opposite numbers project each other to 0, with the same sum
         # With alpha, rows still share one weight: cos_i = 4 / (sqrt(4) sqrt(5)) for both, so a_0 = a_1.
         assert integrate(gradients, ascending(2), per_row=True).tolist() == [[pytest.approx(4.0)], [0.0]]
 

@@ -178,7 +178,7 @@ def test_overflow_under_loss_scaling_is_left_out_by_the_scaler_if_nonfinite_step
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert step.accelerator.scaler.get_scale() < scale
     step.backward(batch(), 1)
-    step.update(1)  # the scaler has to be told of the step it left out, or this one fails
+    step.update(1)  # it fails if the scaler doesn't know of the step it left out
     step.watch.check()
 
 
@@ -400,7 +400,7 @@ def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(
         assert all(torch.equal(first[name], other[name]) for other in others), name
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
     moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
-    assert len(moved) > len(alone) / 3  # far more than the tolerance: the agreement is no standstill
+    assert len(moved) > len(alone) / 3  # far more than the tolerance: they do agree about moves
 
 
 def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(by_two: list[dict[str, Any]]) -> None:

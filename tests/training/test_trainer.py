@@ -488,7 +488,7 @@ def test_waiting_for_data_is_part_of_the_time_and_told(
     update = run.step.update
 
     def update_late(step: int) -> None:
-        time.sleep(0.3)  # which is no waiting for data
+        time.sleep(0.3)  # not waiting for data
         update(step)
 
     monkeypatch.setattr(run.step, "update", update_late)
