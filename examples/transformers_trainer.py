@@ -33,17 +33,7 @@ CAPACITIES = (0.1, 0.2, 0.6, 1.0)
 
 def main() -> None:
     """Fine-tune, renew, prune, save; and evaluate at each stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(GLYPHS), help="a dense PrunNet checkpoint, local or on the Hub")
-    parser.add_argument(
-        "--data_dir", help="a folder with train/ and test/, each with a folder of images for each class"
-    )
-    parser.add_argument("--output_dir", default="out/fine-tuned")
-    parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--batch_size", type=int, default=32)
-    arguments = parser.parse_args()
-
+    arguments = parse_arguments()
     splits = load_splits("image_folder", arguments.data_dir) if arguments.data_dir else load_glyphs(100, seed=1)
     classes = dict(enumerate(splits.train.features["label"].names))
     processor = PrunNetImageProcessor.from_pretrained(arguments.model)
@@ -77,6 +67,20 @@ def main() -> None:
         network.save_pretrained(f"{arguments.output_dir}/{name}")
         processor.save_pretrained(f"{arguments.output_dir}/{name}")
     print(f"saved in {arguments.output_dir}: the dense model, and the subnetwork of capacity 0.2")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(GLYPHS), help="a dense PrunNet checkpoint, local or on the Hub")
+    parser.add_argument(
+        "--data_dir", help="a folder with train/ and test/, each with a folder of images for each class"
+    )
+    parser.add_argument("--output_dir", default="out/fine-tuned")
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--batch_size", type=int, default=32)
+    return parser.parse_args()
 
 
 def report(

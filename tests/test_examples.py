@@ -168,12 +168,13 @@ def test_slurm_launches_training_on_each_node(tmp_path: Path, slurm: dict[str, s
 def test_slurm_requeues_a_job_that_is_asked_to_stop(tmp_path: Path, slurm: dict[str, str]) -> None:
     run_directory = tmp_path / "run"
     (run_directory / "checkpoints" / "step-3").mkdir(parents=True)
-    slurm["WAIT"] = "1"
+    slurm["WAIT"] = "10"
     job = subprocess.Popen(["bash", EXAMPLES / "slurm.sh", run_directory], env=slurm, cwd=ROOT)
     while not all((tmp_path / f"arguments.{node}").exists() for node in (0, 1)):
         assert job.poll() is None
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=50) == 0  # that of `scontrol requeue`; launchers that nobody stopped wait for a minute
+    # The status is that of `scontrol requeue`. A launcher that nobody stopped would wait for ten minutes.
+    assert job.wait(timeout=300) == 0
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"
     assert all(parse_arguments(launched(tmp_path, node).training_script_args).train.resume for node in (0, 1))

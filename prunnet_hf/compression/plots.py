@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pruning.masking import format_capacity
-from ..retrieval.plots import new_figure, save_png
+from ..retrieval.plots import draw_grid, label_percent, new_figure, save_png
 from .comparison import shared_metric
 from .trajectory import Trajectory
 
@@ -23,8 +23,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LAYER_COLOUR = "0.8"
 _INCHES_PER_LAYER = 0.16
 _ROUND_CAPACITIES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_SMALLEST_PERCENT_SPAN = 10.0
-"""The axis of quality shows at least this many percent: half a point must not look like a cliff."""
 
 
 def plot_indices(
@@ -92,7 +90,7 @@ def plot_trajectories(
     for axes in (over_rounds, over_capacity):
         axes.set_ylim(bottom=0.0)
         axes.set_ylabel("PQ Index of the kept weights, after training")
-    _label_quality(quality, metric, [100 * entry.metrics[metric] for run in trajectories for entry in run.rounds])
+    label_percent(quality, metric, [100 * entry.metrics[metric] for run in trajectories for entry in run.rounds])
     figure.legend(*quality.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return save_png(figure, Path(path))
 
@@ -110,7 +108,7 @@ def _draw_curves(
     axes.set_xlabel("capacity")
     axes.set_ylabel("PQ Index (0: all magnitudes equal)")
     axes.legend(frameon=False, fontsize=9)
-    _draw_grid(axes)
+    draw_grid(axes)
 
 
 def _label_heat_map(axes: Axes, layers: Sequence[str], capacities: Sequence[float]) -> None:
@@ -124,12 +122,7 @@ def _label_heat_map(axes: Axes, layers: Sequence[str], capacities: Sequence[floa
 def _draw_run(axes: Axes, number: int, name: str, places: Sequence[float], values: Sequence[float]) -> None:
     colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
     axes.plot(places, values, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
-    _draw_grid(axes)
-
-
-def _draw_grid(axes: Axes) -> None:
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    draw_grid(axes)
 
 
 def _label_capacities(axes: Axes, smallest: float) -> None:
@@ -141,10 +134,3 @@ def _label_capacities(axes: Axes, smallest: float) -> None:
     axes.minorticks_off()
     axes.set_xlim(min(low, smallest) / 1.1, 1.1)
     axes.set_xlabel("capacity: kept share of the prunable weights")
-
-
-def _label_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
-    missing = max(_SMALLEST_PERCENT_SPAN - (max(values) - min(values)), 0.0)
-    margin = missing / 2 + 0.05 * (max(values) - min(values) + missing)
-    axes.set_ylim(min(values) - margin, max(values) + margin)
-    axes.set_ylabel(f"{metric} (%)")

@@ -107,7 +107,7 @@ class TrainingCollator:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with workers that live on
 
     def set_epoch(self, epoch: int) -> None:
-        """Make other random changes, in the workers too, from the next batch that is requested on."""
+        """Draw other random changes, in the workers too, from the next batch on."""
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ _LEGEND = (
 )
 _SELF_COLOUR, _CROSS_COLOUR, _DENSE_COLOUR = "#31688e", "#d1742e", "0.35"
 _SMALLEST_PERCENT_SPAN = 10.0
-"""The curve's axis spans at least so many percent: half a point must not look like a large difference."""
+"""An axis of percent spans at least this much: half a point must not look like a large difference."""
 
 
 def plot_matrix(
@@ -169,17 +169,27 @@ def _draw_curve(
 
 
 def _label_curve(axes: Axes, capacities: Sequence[float], metric: str, values: Sequence[float]) -> None:
+    label_percent(axes, metric, values)
+    axes.set_xlim(0.0, 1.03)
+    axes.set_xticks(capacities, [*map(format_capacity, capacities)], fontsize=8, rotation=45)
+    axes.set_xlabel("capacity of the query network (filled: trained, hollow: not trained as such)")
+    draw_grid(axes)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+
+
+def label_percent(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    """Name the vertical axis after a metric in percent, and make it span the values and a margin."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     missing = max(_SMALLEST_PERCENT_SPAN - (high - low), 0.0)
     margin = missing / 2 + 0.05 * (high - low + missing)
     axes.set_ylim(low - margin, high + margin)
-    axes.set_xlim(0.0, 1.03)
-    axes.set_xticks(capacities, [*map(format_capacity, capacities)], fontsize=8, rotation=45)
-    axes.set_xlabel("capacity of the query network (filled: trained, hollow: not trained as such)")
     axes.set_ylabel(f"{metric} (%)")
+
+
+def draw_grid(axes: Axes) -> None:
+    """Draw a light grid, and leave out the frame above and to the right."""
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
 def new_figure(width: float, height: float) -> Figure:

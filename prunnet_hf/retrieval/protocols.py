@@ -21,7 +21,7 @@ from .rankings import count_relevant
 from .search import check_table, search, search_blocks, without_direction
 
 Columns = Mapping[str, Sequence[Any]]
-"""What a data set says of its images apart from their pixels: one value an image under each name."""
+"""What a data set says of its images apart from their pixels: under each name, one value for each image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ def resolve_protocol(name: str) -> RetrievalProtocol:
 def _column(role: str, side: Side, name: str) -> NDArray[Any]:
     column = np.asarray(_rows(role, side, name))
     if column.ndim != 1:
-        raise ValueError(f"column {name!r} of the {role} must hold one value an image, got shape {column.shape}")
+        raise ValueError(f"column {name!r} of the {role} must hold one value for each image, got shape {column.shape}")
     return column
 
 

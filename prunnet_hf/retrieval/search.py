@@ -100,7 +100,7 @@ def search(
     exclude: NDArray[np.integer] | None = None,
     block_size: int = 1024,
 ) -> NDArray[np.int64]:
-    """Rank the gallery for each query by cosine similarity; equals are ranked by gallery index.
+    """Rank the gallery for each query by cosine similarity; of equally similar images the first in the gallery wins.
 
     Args:
         queries: `(num_queries, dim)` embeddings, of any length, or `Embeddings`, which know their space.

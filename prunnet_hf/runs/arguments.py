@@ -191,7 +191,7 @@ class TrainArguments:
         metadata={"help": "Leave out steps whose loss or gradient isn't finite, instead of stopping."},
     )
     max_grad_norm: float = field(default=100.0, metadata={"help": "The gradient is clipped to this norm; above 0."})
-    projection: Literal["last", "sequential"] = field(
+    projection: Projection = field(
         default="last",
         metadata={
             "help": "How conflicting gradients are projected. last: as in the released code. sequential: as in PCGrad."

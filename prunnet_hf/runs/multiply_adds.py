@@ -52,7 +52,7 @@ def count_multiply_adds(model: PrunNetModel, image_size: int) -> MultiplyAdds:
     """Count the multiply-adds of embedding one image of `image_size` by `image_size` pixels.
 
     Args:
-        model: A network or a subnetwork. Its capacity doesn't matter, as dense kernels do the same work at all.
+        model: A network or a subnetwork. Its capacity doesn't matter, as dense kernels do the same work for each.
         image_size: Side of the image in pixels.
     """
     weights = {name: model.get_parameter(name) for name in model.packable_weights()}

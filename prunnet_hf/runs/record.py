@@ -219,7 +219,7 @@ class RunRecord(TrainingFacts, RunDescription):
         """Turn a JSON object into a record.
 
         Args:
-            content: The object; entries that are no field are ignored.
+            content: The object; entries of other names are ignored.
             place: What errors call it: the path of its file.
 
         Raises:

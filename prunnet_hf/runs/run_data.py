@@ -79,7 +79,7 @@ def set_apart(
         return train, splits
     if not isinstance(train, Dataset):
         raise ValueError(
-            "--validation_share needs all labels, which streams can't give: leave out one of it and --streaming."
+            "--validation_share needs all labels, which streams can't give: leave out either it or --streaming."
         )
     train, held_out = hold_out_classes(train, arguments.data.validation_share, arguments.train.seed)
     return train, RetrievalSplits(None, held_out, held_out, "leave_one_out")

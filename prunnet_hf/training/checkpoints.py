@@ -154,7 +154,7 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename. A checkpoint of the same step, which the end of an epoch can have, counts until the new one does."""
+    """Rename. An older checkpoint of the same step, possible at an epoch's end, counts until the new one does."""
     replaced = final.with_name(final.name + REPLACED)
     if replaced.exists():
         _remove(replaced)

@@ -137,9 +137,8 @@ class SyncedBatchNorms:
 
 
 def _synced(norm: nn.Module) -> nn.Module:
-    synced: nn.Module = convert_sync_batchnorm(
-        norm
-    )  # timm's keeps the activations of norms that have them; torch's loses them
+    # timm's function keeps the activations of norms that have them; torch's loses them.
+    synced: nn.Module = convert_sync_batchnorm(norm)
     for name in (MEAN, VARIANCE):
         buffer: torch.Tensor = norm.get_buffer(name)
         synced.register_buffer(name, buffer)

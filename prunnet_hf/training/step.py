@@ -210,9 +210,8 @@ class FiniteWatch:
         step = int(self._step)
         if step == _NEVER:
             return
-        passes = zip(
-            self.capacities.at(step), self._is_bad.tolist(), strict=False
-        )  # the last entry of _is_bad is the gradient's
+        # Not strict: the last entry of `_is_bad` is the gradient's.
+        passes = zip(self.capacities.at(step), self._is_bad.tolist(), strict=False)
         bad = [format_capacity(round(capacity, 4)) for capacity, is_bad in passes if is_bad]
         what = f"The loss of capacity {', '.join(bad)}" if bad else "The merged gradient"
         raise FloatingPointError(

@@ -93,6 +93,7 @@ class Trainer:
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
+        self.base_model = base_model(arguments.model)  # before output_dir exists, which may have the same name
         self.title = title or arguments.train.method
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
@@ -148,7 +149,7 @@ class Trainer:
             training_seconds=seconds,
             waiting_for_data=waiting_share,
             skipped_steps=self.step.skipped,
-            base_model=base_model(self.arguments.model),
+            base_model=self.base_model,
             training_device=describe_device(),
         )
         return TrainedModel(model, facts, seconds)

@@ -81,7 +81,7 @@ def test_shared_classes_of_streams_are_known_only_if_they_declare_none():
 def test_empty_split_is_named(role):
     parts = {name: labelled("ab", [0, 0]) for name in ("train", "query", "gallery")}
     parts[role] = labelled("ab", [])
-    with pytest.raises(ValueError, match=rf"{role}.*images"):
+    with pytest.raises(ValueError, match=rf"^{role} .*no images"):
         RetrievalSplits(**parts, protocol="query_gallery")
 
 

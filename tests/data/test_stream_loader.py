@@ -125,7 +125,7 @@ def test_resumed_anywhere_an_epoch_goes_on_as_if_never_interrupted(world_size, w
             assert [batch["labels"].tolist() for batch in resumed] == whole[done:]
 
 
-def test_an_epoch_can_be_left_amid_its_batches():
+def test_an_epoch_can_be_left_before_its_end():
     stream = stream_with(9, 2, 7, 1, 5, 3, 8)
     whole = batches(stream, workers=2, epoch=2)
     interrupted = loader(stream, workers=2)

@@ -114,7 +114,7 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"folder.*exist"):
+    with pytest.raises(FileNotFoundError, match=r"none.*folder.*exist"):
         begin(tmp_path / "none")
 
 

@@ -1,4 +1,4 @@
-"""Files of a run directory: names, whole or absent, and nothing of an earlier run left to be taken for this one's."""
+"""Files of a run directory: their names, whole or absent, and none left that an earlier run wrote."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.transforms import TrainingCollator
 from prunnet_hf.runs.arguments import RunArguments
+from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import create_accelerator, train
 from prunnet_hf.training.trainer import Trainer
@@ -253,7 +254,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(
 
 
 def spoil(run: Trainer, step_to_spoil: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the images of one step infinite, so that losses are no numbers."""
+    """Make the images of one step infinite, so that losses are not finite."""
     backward = run.step.backward
 
     def spoilt(batch: dict[str, torch.Tensor], step: int, weight: float) -> torch.Tensor:
@@ -284,7 +285,7 @@ def test_nonfinite_steps_are_left_out_and_counted_if_asked(
     assert all(tensor.isfinite().all() for tensor in result.model.state_dict().values())
 
 
-def test_resuming_with_other_arguments_is_told(
+def test_resuming_with_other_arguments_gives_a_warning(
     photos: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(finished / "checkpoints" / "step-6", tmp_path / "checkpoints" / "step-6")
@@ -498,6 +499,16 @@ def test_waiting_for_data_is_part_of_the_time_and_told(
     assert run.progress.epoch_seconds >= 6 * 0.4
     assert 0 < facts.waiting_for_data < 1
     assert f"Waiting for data took {facts.waiting_for_data:.1%} of" in capsys.readouterr().out
+
+
+def test_base_model_on_the_hub_is_known_although_the_run_makes_a_folder_of_its_name(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = arguments(photos, Path("org/name"), source=Path("org/name"), epochs=1, checkpoint_every=1)
+    model = PrunNetForImageClassification.from_pretrained(finished / "model")
+    tuning = Trainer(run, create_accelerator(run), load_run_data(run), model=model)
+    assert tuning.run().facts.base_model == "org/name"
 
 
 def test_too_few_images_for_a_step(photos: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ TEST_CLASSES, TEST_IMAGES = 3, 3
 
 
 def make_photos(root: Path, train_classes: int = TRAIN_CLASSES) -> Path:
-    """A folder a class: a coarse pattern of its own under a little noise."""
+    """A folder for each class, which has its own coarse pattern under a little noise."""
     rng = np.random.default_rng(0)
     for split, classes, images in (("train", train_classes, TRAIN_IMAGES), ("test", TEST_CLASSES, TEST_IMAGES)):
         for number in range(classes):

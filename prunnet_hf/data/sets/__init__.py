@@ -1,1 +1,1 @@
-"""One file a data set: it reads what its owners hand out, and knows no other data set."""
+"""One file for each data set. It reads the files as the owners publish them, and imports no other data set."""

@@ -213,7 +213,7 @@ def test_item_that_is_trained_and_tested_on_is_shown(tmp_path):
 def test_split_without_images_is_named(tmp_path, status):
     rewrite(tmp_path, [row for row in make_in_shop(tmp_path) if row[2] != status])
     for streaming in (False, True):
-        with pytest.raises(ValueError, match=rf"{status}.*images"):
+        with pytest.raises(ValueError, match=rf"^{status} .*no images"):
             load_in_shop(tmp_path, streaming=streaming)
 
 

@@ -266,5 +266,5 @@ def test_set_without_queries_or_gallery_is_refused(oxford):
         ),
     ):
         (root / f"gnd_{NAME}.pkl").write_bytes(pickle.dumps(truth))
-        with pytest.raises(ValueError, match=rf"{role or 'gallery'}.*images"):
+        with pytest.raises(ValueError, match=rf"^{role or 'gallery'} .*no images"):
             load_revisited(root, NAME, streaming=True)

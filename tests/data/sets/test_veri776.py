@@ -132,7 +132,7 @@ def test_vehicle_that_is_trained_and_tested_on_is_shown(tmp_path):
 def test_empty_list_is_refused(tmp_path):
     make_veri776(tmp_path)
     (tmp_path / "name_train.txt").write_text("")
-    with pytest.raises(ValueError, match=r"train.*images"):
+    with pytest.raises(ValueError, match=r"^train .*no images"):
         load_veri776(tmp_path, streaming=True)
 
 
