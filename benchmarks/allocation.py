@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, help="a run directory; with --summarise JSON files")
     parser.add_argument("--data_dir", help="the run's images")
-    parser.add_argument("--capacities", nargs="+", type=float, default=CAPACITIES, help="beside 1.0")
+    parser.add_argument("--capacities", nargs="+", type=float, default=CAPACITIES, help="in addition to 1.0")
     parser.add_argument("--output", type=Path, help="where to write what was measured")
     parser.add_argument("--summarise", action="store_true", help="print tables of JSON files")
     arguments = parser.parse_args()

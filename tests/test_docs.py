@@ -20,9 +20,7 @@ def beside_the_repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_snippets_run_and_print_what_they_say(page, beside_the_repository, hub):
     snippets.run_page(page)
 

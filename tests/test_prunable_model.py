@@ -1,4 +1,4 @@
-"""Pruning, its statistics, shares a layer and the proposed capacity; over all backbones: test_modeling_prunnet.py."""
+"""Pruning, its statistics, and each layer's share; test_modeling_prunnet.py tests all backbones."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_t
 from ..runs.methods import METHODS
 from ..runs.record import RunRecord
 from ..runs.run_directory import write_text
-from .figures import CapacityRow, band_downloads, capacity_rows, read_run, weights_bytes
+from ..storage.forms import weights_bytes
+from .figures import CapacityRow, band_downloads, capacity_rows, read_run
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
 from .usage import Runner, Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code

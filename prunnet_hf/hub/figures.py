@@ -11,7 +11,6 @@ import yaml
 from ..runs.record import EVALUATE_AGAIN, RECORD, RunRecord
 from ..runs.run_directory import without_local_paths
 from ..storage.band_index import INDEX_NAME, read_index
-from ..storage.forms import WEIGHT_FILES
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,6 @@ def capacity_rows(
             )
         )
     return rows
-
-
-def weights_bytes(folder: Path) -> int:
-    """Bytes of the weight files in a model's folder."""
-    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int] | None:

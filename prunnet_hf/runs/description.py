@@ -22,7 +22,7 @@ from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
 from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from ..pruning.masking import kept_count
-from ..storage.forms import WEIGHT_FILES
+from ..storage.forms import weights_bytes
 from .arguments import ModelArguments, RunArguments
 from .multiply_adds import count_multiply_adds
 from .record import CapacityRecord, ModelRecord, RunDescription
@@ -171,13 +171,12 @@ def describe_subnetworks(
     rows = []
     for capacity in subnetworks:
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
-        files = [file for pattern in WEIGHT_FILES for file in directory.glob(pattern)]
         rows.append(
             CapacityRecord(
                 capacity=capacity,
                 kept_weights=sum(kept_count(capacity, size) for size in sizes),
                 prunable_weights=sum(sizes),
-                file_bytes=files[0].stat().st_size if files else None,
+                file_bytes=weights_bytes(directory) or None,
                 multiply_adds=multiply_adds.at(capacity),
                 latency_ms=latencies[capacity],
                 trained=is_trained(capacity, model.config.capacities, sampling),

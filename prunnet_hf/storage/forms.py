@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -21,10 +22,14 @@ from .plain import PLAIN
 FORMS = (BANDS, PACKED, PLAIN)
 MODEL_FILES = (CONFIG_NAME, *(pattern for form in FORMS for pattern in form.files))
 """Patterns of the files of a saved model, which the next save replaces."""
-WEIGHT_FILES = tuple(pattern for pattern in MODEL_FILES if not pattern.endswith(".json"))
-"""Those of them that hold tensors."""
 SUBNETWORK_FIELDS: dict[str, Any] = {"prunable": False, "statistics_capacities": []}
 """In what, besides its capacity, the configuration of a subnetwork differs from its prunable checkpoint's."""
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes of the files with tensors in a model's folder; 0 if there are none."""
+    patterns = [pattern for pattern in MODEL_FILES if not pattern.endswith(".json")]
+    return sum(file.stat().st_size for pattern in patterns for file in folder.glob(pattern))
 
 
 def form_to_write(config: Any, bands: Sequence[float] | None) -> Form:

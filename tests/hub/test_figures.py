@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunnet_hf.hub.figures import band_downloads, capacity_rows, read_run, weights_bytes
+from prunnet_hf.hub.figures import band_downloads, capacity_rows, read_run
 from tests.hub.example_run import RECIPE, finished, metrics, value, write_run
 
 
@@ -46,12 +46,6 @@ def test_sizes_that_are_given_replace_those_of_the_run() -> None:
     rows = capacity_rows(finished(metrics()), {0.5: 17}, {0.2: 1, 0.5: 2, 1.0: 3})
     assert [row.file_bytes for row in rows] == [None, 17, None]
     assert [row.download_bytes for row in rows] == [1, 2, 3]
-
-
-def test_weights_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.packed.safetensors").write_bytes(b"12345")
-    (tmp_path / "config.json").write_bytes(b"12")
-    assert weights_bytes(tmp_path) == 5
 
 
 def test_download_is_all_bands_up_to_the_capacity_and_ranks_between_edges(tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_kept_weights_are_those_that_are_there(model: PrunNetForImageClassificat
     assert 0 < rows[0].multiply_adds < rows[1].multiply_adds
 
 
+def test_size_of_a_model_in_several_files_is_that_of_all(model: PrunNetForImageClassification, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "model", bands=[0.2])
+    (dense,) = describe_subnetworks(tmp_path, model, {1.0: model.prunnet.prune(1.0)}, "fixed")
+    files = list((tmp_path / "model").glob("*.safetensors"))
+    assert len(files) == 4
+    assert dense.file_bytes == sum(file.stat().st_size for file in files)
+
+
 def test_latency_of_every_model(model: PrunNetForImageClassification) -> None:
     times = measure_latency({capacity: model.prunnet.prune(capacity) for capacity in (0.2, 1.0)}, SIZE, repeats=2)
     assert times.keys() == {0.2, 1.0}

@@ -10,7 +10,7 @@ import torch
 
 from prunnet_hf import PrunNetModel
 from prunnet_hf.storage.form import Source, Weights
-from prunnet_hf.storage.forms import FORMS, form_to_write, model_arguments, read_weights
+from prunnet_hf.storage.forms import FORMS, form_to_write, model_arguments, read_weights, weights_bytes
 from tests.tiny_models import tiny_config
 
 
@@ -74,12 +74,21 @@ class TestFinding:
         assert model.config.prunable is True
 
 
+def test_only_files_with_tensors_are_weights(tmp_path: Path) -> None:
+    assert weights_bytes(tmp_path) == 0
+    (tmp_path / "model.packed.safetensors").write_bytes(b"12345")
+    (tmp_path / "config.json").write_bytes(b"12")
+    (tmp_path / "bands.index.json").write_bytes(b"123")
+    assert weights_bytes(tmp_path) == 5
+
+
 class TestEveryForm:
     """What a new row in FORMS must satisfy, too."""
 
     def save(self, model, folder: Path, form: Any) -> dict[str, Any]:
         """Save the model, or a subnetwork of it, in this form; return what it was saved from."""
-        for source, bands in ((model, None), (model, [0.2]), (model.prune(0.25), None)):
+        subnetworks = [(model.prune(capacity), None) for capacity in (0.25, 1.0)]
+        for source, bands in ((model, None), (model, [0.2]), *subnetworks):
             if form_to_write(source.config, bands) is form:
                 source.save_pretrained(folder, bands=bands)
                 return source.state_dict()
