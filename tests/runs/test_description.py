@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,15 +28,13 @@ from prunnet_hf.runs.description import (
     recipe_of,
 )
 from prunnet_hf.runs.run_directory import without_local_paths
-from tests.accelerate_state import reset_accelerate
 
 SIZE = 32
 
 
 @pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    reset_accelerate()
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +62,8 @@ def model() -> PrunNetForImageClassification:
 
 
 @pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    reset_accelerate()
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,12 @@ from prunnet_hf.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
 
 @pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    reset_accelerate()
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 def names(run: Path) -> list[str]:
