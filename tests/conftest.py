@@ -42,6 +42,17 @@ def fresh_accelerate() -> Iterator[None]:
         reset_accelerate()
 
 
+@pytest.fixture(autouse=True)
+def progress_bars_are_on() -> Iterator[None]:
+    """Commands turn off transformers' progress bars, which stay off for the process they run in."""
+    yield
+    if "transformers.utils.logging" in sys.modules:
+        from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
+
+        if not is_progress_bar_enabled():
+            enable_progress_bar()
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny image folder that training learns something from. No test may change it."""
