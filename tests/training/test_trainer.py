@@ -275,14 +275,20 @@ def test_diverged_run_stops_before_anything_bad_is_saved(
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-1", "step-2"]
 
 
-def test_nonfinite_steps_are_left_out_and_counted_if_asked(
+def test_nonfinite_steps_are_left_out_and_counted_if_asked_also_when_resumed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True))
+    run = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True, checkpoint_every=1))
     spoil(run, 2, monkeypatch)
     result = run.run()
     assert result.facts.skipped_steps == 1
     assert all(tensor.isfinite().all() for tensor in result.model.state_dict().values())
+    reset_accelerate()
+    resumed = trainer(arguments(photos, tmp_path, skip_nonfinite_steps=True, checkpoint_every=1, resume=True))
+    facts = resumed.run().facts  # no step is left to do
+    assert facts.skipped_steps == 1
+    assert facts.training_seconds > run.progress.seconds > 0
+    assert resumed.batches.waiting_seconds == run.progress.waiting_seconds > 0
 
 
 def test_resuming_with_other_arguments_gives_a_warning(
