@@ -28,7 +28,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf.hub.publish import check_repo_id, publish_run
 from prunnet_hf.hub.staging import LAYOUTS, Publication, stage_run
-from prunnet_hf.hub.usage import Runner, run_code
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,7 +60,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def push(arguments: argparse.Namespace, *, runner: Runner = run_code) -> str:
+def push(arguments: argparse.Namespace) -> str:
     """Publish as the arguments say, or with `--dry_run` only lay the files out; returns what to print."""
     publication = Publication(
         arguments.repo_id,
@@ -77,13 +76,12 @@ def push(arguments: argparse.Namespace, *, runner: Runner = run_code) -> str:
             publication,
             collection=arguments.collection,
             private=arguments.private,
-            runner=runner,
         )
         return published.describe()
     check_repo_id(arguments.repo_id)
     directory = Path(tempfile.mkdtemp(prefix="prunnet-dry-run-"))
     try:
-        staged = stage_run(arguments.run_dir, publication, directory, runner=runner)
+        staged = stage_run(arguments.run_dir, publication, directory)
     except BaseException:  # don't leave a full disk behind
         shutil.rmtree(directory, ignore_errors=True)
         raise

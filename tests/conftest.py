@@ -53,6 +53,16 @@ def progress_bars_are_on() -> Iterator[None]:
             enable_progress_bar()
 
 
+@pytest.fixture(scope="module")
+def snippets_run_here() -> Iterator[None]:
+    """The snippets of cards run in this process: starting Python for each of them takes most of a test's time."""
+    from tests.hub.snippets import run_here
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunnet_hf.hub.card.run_code", run_here)
+        yield
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny image folder that training learns something from. No test may change it."""

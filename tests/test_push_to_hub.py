@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from push_to_hub import main, parse_arguments, push
-from tests.hub.snippets import run_here
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
@@ -29,12 +28,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("snippets_run_here")
 def test_dry_run_needs_no_hub_and_leaves_the_files_to_look_at(
     hub: HubServer, finished_run: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     words = [str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--dry_run"]
-    lines = push(parse_arguments(words), runner=run_here).splitlines()
+    lines = push(parse_arguments(words)).splitlines()
     assert lines[0] == "org/name, branch capacity-0.20:"
     assert "org/name, branch main:" in lines
     staged = re.search(r"The files are in (\S+);", lines[-1])

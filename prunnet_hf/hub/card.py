@@ -26,7 +26,7 @@ from ..storage.forms import weights_bytes
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
-from .usage import Runner, Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
+from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
 BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
 """Lines around the generated text. What is outside them, after the YAML, was written by hand."""
@@ -39,7 +39,7 @@ FIRST_METRICS = 2
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) -> str:
+def write_card(run: Path, *, execute: bool = True) -> str:
     """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
     If the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
@@ -48,7 +48,6 @@ def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) ->
         run: A finished run directory.
         execute: Whether to run the snippet. If not, the card shows the output that was recorded, or says that the
             snippet was not run.
-        runner: How to run it; by default in a process of its own.
 
     Returns:
         Three lines that sum up the run, for a terminal.
@@ -62,7 +61,7 @@ def write_card(run: Path, *, execute: bool = True, runner: Runner = run_code) ->
     found = read_run(run)
     code = _code(found, LOCAL)
     if execute:
-        record_usage(run, runner(code, run))
+        record_usage(run, run_code(code, run))
     if weights_bytes(run / LOCAL):
         record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
     card = render_card(found, usage=recorded_usage(run, code), name=run.resolve().name, indices=recorded_indices(run))
@@ -79,7 +78,6 @@ def build_card(
     subnetworks: Mapping[float, Path] | None = None,
     license: str | None = None,
     with_code: bool = False,
-    runner: Runner = run_code,
 ) -> str:
     """Render the card of a run: YAML, then the text between `BEGIN` and `END`. The snippet that it shows is run.
 
@@ -93,7 +91,6 @@ def build_card(
             the run.
         license: License of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
         with_code: Whether the code for `trust_remote_code` lies beside the model.
-        runner: How to run the snippet; by default in a process of its own.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
@@ -103,7 +100,7 @@ def build_card(
     found, root = read_run(run), run if root is None else root
     return render_card(
         found,
-        usage=runner(_code(found, model_id), root),
+        usage=run_code(_code(found, model_id), root),
         name=run.resolve().name if model_id == LOCAL else model_id.rpartition("/")[2],
         indices=recorded_indices(run),
         model_id=model_id,
@@ -124,7 +121,6 @@ def build_subnetwork_card(
     root: Path,
     license: str | None = None,
     with_code: bool = False,
-    runner: Runner = run_code,
 ) -> str:
     """Render the card of one subnetwork that is published by itself. The snippet that it shows is run.
 
@@ -136,7 +132,6 @@ def build_subnetwork_card(
         root: A folder in which both ids are paths of the models as they will be published.
         license: As in `build_card`.
         with_code: As in `build_card`.
-        runner: As in `build_card`.
 
     Raises:
         FileNotFoundError: As in `build_card`.
@@ -145,7 +140,7 @@ def build_subnetwork_card(
     """
     found = read_run(run)
     found.value(found.headline, capacity, capacity)
-    usage = runner(subnetwork_code(model_id, dense_id), root)
+    usage = run_code(subnetwork_code(model_id, dense_id), root)
     name = model_id.rpartition("/")[2]
     data = card_data(found, name=name, repo_id=dense_id, capacity=capacity, dense_id=dense_id, license=license)
     rows = capacity_rows(found, {capacity: weights_bytes(root / model_id)})

@@ -19,7 +19,6 @@ from .errors import PublishError, explained
 from .names import SUBNETWORKS
 from .staging import Publication, StagedRun, check_run, stage_run
 from .upload import UploadedFolder, upload_folder
-from .usage import Runner, run_code
 
 SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
 """The Hub's own name for a collection; anything else is a title."""
@@ -56,7 +55,6 @@ def publish_run(
     collection: str | None = None,
     private: bool = False,
     token: str | None = None,
-    runner: Runner = run_code,
 ) -> PublishedRun:
     """Publish a finished run. Publishing it again uploads only what has changed or, after an interruption, is missing.
 
@@ -66,7 +64,6 @@ def publish_run(
         collection: The collection to put it in: a title, which is created if needed, or a slug (`org/title-0123...`).
         private: Whether new repositories are private; existing ones must then be private already.
         token: Token with write access; by default the one of `hf auth login` or HF_TOKEN.
-        runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
         FileNotFoundError: If `run` is not a finished run directory.
@@ -80,7 +77,7 @@ def publish_run(
     api = HfApi(token=token, library_name="prunnet_hf")
     _check_before_staging(api, publication.repo_id, collection, private=private)
     with tempfile.TemporaryDirectory(prefix="prunnet-publish-") as directory:
-        staged = stage_run(run, publication, Path(directory), runner=runner)
+        staged = stage_run(run, publication, Path(directory))
         _create_repositories(api, _repositories(staged), private=private)
         uploaded = []
         for folder in staged.folders:

@@ -28,7 +28,6 @@ from .figures import read_run
 from .indices import record_indices
 from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
 from .names import MAIN, PICTURES, PROCESSOR, README, subnetwork_name
-from .usage import Runner, run_code
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 BAND_EDGES = (0.2, 0.4, 0.6, 0.8)
@@ -114,14 +113,13 @@ class StagedRun:
         return "\n".join([*lines, f"together {size:,} bytes"])
 
 
-def stage_run(run: Path, publication: Publication, directory: Path, *, runner: Runner = run_code) -> StagedRun:
+def stage_run(run: Path, publication: Publication, directory: Path) -> StagedRun:
     """Lay out a run for publishing: the dense model in capacity bands, ready subnetworks, processor, card, metrics.
 
     Args:
         run: A finished run directory of train_accelerate.py.
         publication: What to publish of it, and where.
         directory: An empty folder to write to.
-        runner: How to run the snippets of the cards; by default in a process of their own.
 
     Raises:
         FileNotFoundError: If `run` is not a finished run directory.
@@ -129,7 +127,7 @@ def stage_run(run: Path, publication: Publication, directory: Path, *, runner: R
         OSError: If the disk has too little room.
     """
     check_run(run)
-    staging = _Staging(run, publication, directory, runner)
+    staging = _Staging(run, publication, directory)
     try:
         return staging.stage()
     except (OSError, SafetensorError) as error:  # what Python and safetensors raise on full disks
@@ -158,11 +156,10 @@ def check_run(run: Path) -> None:
 class _Staging:
     """Lays out the folders of one run."""
 
-    def __init__(self, run: Path, publication: Publication, directory: Path, runner: Runner) -> None:
+    def __init__(self, run: Path, publication: Publication, directory: Path) -> None:
         self._run = run
         self._publication = publication
         self._directory = directory
-        self._runner = runner
         self._record = read_run(run)
         self._model: PrunNetModel = PrunNetModel.from_pretrained(run / "model")
         self._capacities = _choose_capacities(self._model, self._record, publication.capacities)
@@ -229,7 +226,6 @@ class _Staging:
             subnetworks={capacity: folder.path for capacity, folder in folders.items()},
             license=publication.license,
             with_code=publication.with_code,
-            runner=self._runner,
         )
         write_text(self._main.path / README, card)
         if publication.layout != "repos":
@@ -243,7 +239,6 @@ class _Staging:
                 root=self._directory,
                 license=publication.license,
                 with_code=publication.with_code,
-                runner=self._runner,
             )
             write_text(folder.path / README, card)
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,10 +43,6 @@ class Usage:
 
     code: str
     output: str | None = None
-
-
-Runner = Callable[[str, Path], Usage]
-"""Runs a snippet in a folder, as `run_code` does."""
 
 
 def dense_code(model_id: str, capacity: float) -> str:

@@ -28,10 +28,9 @@ from prunnet_hf.hub.card import (
 )
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
-from prunnet_hf.hub.usage import Usage, run_code
+from prunnet_hf.hub.usage import Usage
 from prunnet_hf.runs.methods import METHODS
 from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
-from tests.hub.snippets import run_here
 
 ROOT = Path(__file__).parents[2]
 USAGE = Usage("print(1)\n", "1\n")
@@ -446,12 +445,9 @@ def test_code_beside_the_model_is_told() -> None:
 
 
 def test_failing_snippet_writes_no_card_and_shows_its_output(tmp_path: Path) -> None:
-    def fail(code: str, root: Path) -> Usage:
-        return run_code(f"raise ValueError({code[:20]!r})\n", root)
-
-    run = write_run(tmp_path / "run", metrics())
-    with pytest.raises(RuntimeError, match=r"(?s)failed in .*run.*ValueError: from PIL"):
-        write_card(run, runner=fail)
+    run = write_run(tmp_path / "run", metrics())  # without a model
+    with pytest.raises(RuntimeError, match=r"(?s)failed in .*run.*OSError: "):
+        write_card(run)
     assert not (run / "README.md").exists()
     assert not (run / "usage.json").exists()
 
@@ -474,6 +470,7 @@ def save_models(root: Path) -> None:
         processor.save_pretrained(root / name)
 
 
+@pytest.mark.usefixtures("snippets_run_here")
 def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metrics())
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -488,10 +485,9 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
         root=root,
         subnetworks={0.2: subnetwork},
         license="mit",
-        runner=run_here,
     )
     small = build_subnetwork_card(
-        run, 0.2, model_id="org/name-capacity-0.20", dense_id="org/name", root=root, license="mit", runner=run_here
+        run, 0.2, model_id="org/name-capacity-0.20", dense_id="org/name", root=root, license="mit"
     )
 
     size = f"{(subnetwork / 'model.packed.safetensors').stat().st_size / 1e6:.2f} MB"

@@ -21,7 +21,6 @@ from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.hub.code import add_code, code_files, refer_to_code
 from prunnet_hf.hub.publish import publish_run
 from prunnet_hf.hub.staging import Publication, stage_run
-from tests.hub.snippets import run_here
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
@@ -109,11 +108,12 @@ def digest(model: PrunNetModel) -> str:
     return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
+@pytest.mark.usefixtures("snippets_run_here")
 def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
     hub: HubServer, finished_run: Path, tmp_path: Path
 ) -> None:
     publication = Publication("org/name", capacities=[0.2], with_code=True)
-    publish_run(finished_run, publication, runner=run_here)
+    publish_run(finished_run, publication)
     downloaded = Path(snapshot_download("org/name", local_dir=tmp_path / "downloaded"))
     model = PrunNetModel.from_pretrained(finished_run / "model").eval()
     image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
@@ -137,7 +137,8 @@ def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
         assert [float(value) for value in line[1:]] == pytest.approx(embedding, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.usefixtures("snippets_run_here")
 def test_where_the_package_is_installed_its_own_code_runs(finished_run: Path, tmp_path: Path) -> None:
-    staged = stage_run(finished_run, Publication("org/name", capacities=[], with_code=True), tmp_path, runner=run_here)
+    staged = stage_run(finished_run, Publication("org/name", capacities=[], with_code=True), tmp_path)
     model = AutoModel.from_pretrained(staged.main.path)  # without being asked to trust anything
     assert type(model) is PrunNetModel

@@ -13,16 +13,17 @@ from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.hub.errors import PublishError
 from prunnet_hf.hub.publish import PublishedRun, check_collection, collect, publish_run
 from prunnet_hf.hub.staging import Publication
-from tests.hub.snippets import run_here
 from tests.hub_server import HubServer
 
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+
+pytestmark = pytest.mark.usefixtures("snippets_run_here")
 
 
 def publish(
     run: Path, repo_id: str = "org/name", *, options: dict[str, Any] | None = None, **kwargs: Any
 ) -> PublishedRun:
-    return publish_run(run, Publication(repo_id, **(options or {})), runner=run_here, **kwargs)
+    return publish_run(run, Publication(repo_id, **(options or {})), **kwargs)
 
 
 def embed(model: PrunNetModel) -> torch.Tensor:

@@ -17,17 +17,18 @@ import yaml
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.compression.report import compressibility
 from prunnet_hf.hub.staging import Publication, StagedRun, band_edges, stage_run
-from tests.hub.snippets import run_here
 
 PACKED = {"config.json", "model.packed.safetensors", "preprocessor_config.json"}
 BANDS = {f"band-0000{number}-of-00003{kind}.safetensors" for number in (1, 2, 3) for kind in ("", ".ranks")}
 MAIN = {"README.md", "bands.index.json", "config.json", "metrics.json", "preprocessor_config.json", *BANDS}
 PICTURES = {"compatibility.png", "curve.png", "compressibility.png"}
 
+pytestmark = pytest.mark.usefixtures("snippets_run_here")
+
 
 def stage(run: Path, folder: Path, **options: Any) -> StagedRun:
     folder.mkdir(parents=True, exist_ok=True)
-    return stage_run(run, Publication("org/name", **options), folder, runner=run_here)
+    return stage_run(run, Publication("org/name", **options), folder)
 
 
 @pytest.fixture(scope="module")
