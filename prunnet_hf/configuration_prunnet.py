@@ -1,12 +1,12 @@
 """Configuration of PrunNet models."""
 
 import os
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedConfig
 
 from .pruning.allocation import ALLOCATIONS, UNIFORM
-from .pruning.layers import SCORE_INITS
+from .pruning.layers import ScoreInit
 from .pruning.masking import check_capacities, check_capacity
 
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
@@ -67,8 +67,9 @@ class PrunNetConfig(PreTrainedConfig):
         _check_positive("image_size", self.image_size)
         _check_positive("embedding_dim", self.embedding_dim)
         _check_positive("num_labels", self.num_labels)
-        if self.score_init not in SCORE_INITS:
-            raise ValueError(f"score_init must be one of {', '.join(SCORE_INITS)}; got {self.score_init!r}.")
+        if self.score_init not in get_args(ScoreInit):
+            allowed = ", ".join(get_args(ScoreInit))
+            raise ValueError(f"score_init must be one of {allowed}; got {self.score_init!r}.")
         if self.allocation not in ALLOCATIONS_SAID:
             allowed = ", ".join(map(repr, ALLOCATIONS_SAID))
             raise ValueError(f"allocation must be one of {allowed}; got {self.allocation!r}.")

@@ -9,14 +9,14 @@ calling the layer.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from .masking import StraightThrough, check_finite, kept_masks
 
-SCORE_INITS = ("kaiming", "magnitude")
+ScoreInit = Literal["kaiming", "magnitude"]
 
 
 class PrunableLayer(nn.Module):

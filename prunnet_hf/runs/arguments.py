@@ -15,14 +15,10 @@ from transformers import HfArgumentParser
 from ..configuration_prunnet import TRAINED_CAPACITIES
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
+from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
-from .methods import METHODS, find_method
+from .methods import METHODS, CapacitySampling, LearningRateSchedule, OptimizerName, Projection, find_method
 
-# The code that obeys these choices lies in training/, which imports them from here.
-CapacitySampling = Literal["fixed", "sandwich"]
-Projection = Literal["last", "sequential"]
-OptimizerName = Literal["sgd", "adamw"]
-LearningRateSchedule = Literal["cosine", "multistep"]
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
@@ -44,7 +40,7 @@ class ModelArguments:
     pretrained_backbone: bool = field(default=False, metadata={"help": "Start from timm's pretrained weights."})
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
-    score_init: Literal["kaiming", "magnitude"] = field(
+    score_init: ScoreInit = field(
         default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}
     )
 

@@ -1,9 +1,16 @@
-"""The training methods: what `--method` accepts, and what `--help` and the model card say about each.
+"""The training methods, and the other choices by name that a training offers.
 
-`training/objectives.py` has the objective of each method under the same name.
+`METHODS` is what `--method` accepts, and what `--help` and the model card say about each. `training/` obeys these
+choices and imports them from here; `training/objectives.py` has the objective of each method under the same name.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+CapacitySampling = Literal["fixed", "sandwich"]
+Projection = Literal["last", "sequential"]
+OptimizerName = Literal["sgd", "adamw"]
+LearningRateSchedule = Literal["cosine", "multistep"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Protocol, get_args
 import numpy as np
 
 from ..pruning.masking import format_capacity
-from ..runs.arguments import CapacitySampling
-from ..runs.methods import find_method
+from ..runs.methods import CapacitySampling, find_method
 
 DENSE = 1.0
 SHRINK_FROM = 0.6

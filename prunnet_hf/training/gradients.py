@@ -20,7 +20,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ..runs.arguments import Projection
+from ..runs.methods import Projection
 
 # If the squared norm of a projected gradient is below this share of the original's, the projection has cancelled it
 # and only rounding errors are left. Their direction is noise, so it counts as a zero vector.

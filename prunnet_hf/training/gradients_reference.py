@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..runs.arguments import Projection
+from ..runs.methods import Projection
 from .gradients import CANCELLED
 
 

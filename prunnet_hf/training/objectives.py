@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.layers import PrunableConv2d, PrunableLayer
 from ..pruning.masking import score_gradient
-from ..runs.arguments import Projection, TrainArguments
-from ..runs.methods import find_method
+from ..runs.arguments import TrainArguments
+from ..runs.methods import Projection, find_method
 from .gradients import integrate, integrate_weight_and_scores, projection_orders
 
 Gradients = dict[Tensor, Tensor]

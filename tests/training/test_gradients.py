@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunnet_hf.runs.arguments import Projection
+from prunnet_hf.runs.methods import Projection
 from prunnet_hf.training.gradients import (
     integrate,
     integrate_weight_and_scores,
