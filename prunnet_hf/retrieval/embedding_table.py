@@ -3,11 +3,14 @@
 The layout, version 1: one row for each image, with the columns `embedding` (fixed-size list of float32, as the network
 gave it, not normalised), `path` (string), `label` (string or null) and `embedding_space` (string, the same in every
 row, so that a row in a database still has it). The schema's metadata, all text: `format` (`prunnet-embeddings`),
-`version` (`1`), `embedding_space`, `capacity`, `model` and `embedding_dim`.
+`version` (`1`), `embedding_space`, `capacity`, `model`, `embedding_dim`, and `digest`, which guards the others.
+
+Every page has a checksum. What other programs make of such a file is read too, if their columns hold the same values.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -27,7 +31,10 @@ from .spaces import check_compatible, check_known_space
 FORMAT = "prunnet-embeddings"
 FORMAT_VERSION = 1
 EMBEDDING, PATH, LABEL, SPACE = "embedding", "path", "label", "embedding_space"
+_COLUMNS = (EMBEDDING, PATH, LABEL, SPACE)
 _METADATA_KEYS = ("format", "version", "embedding_space", "capacity", "model", "embedding_dim")
+_DIGEST = "digest"
+"""Metadata: the digest of the other metadata. Tables of earlier versions lack it."""
 _REPEATED = [LABEL, SPACE]
 """Columns whose values repeat. They are stored as a dictionary, which would only slow down embeddings and paths."""
 
@@ -123,7 +130,8 @@ def table_schema(dim: int, embedding_space: str, capacity: float, model: str) ->
         pa.field(LABEL, pa.string()),
         pa.field(SPACE, pa.string(), nullable=False),
     ]
-    return pa.schema(columns, metadata=dict(zip(_METADATA_KEYS, values, strict=True)))
+    metadata = dict(zip(_METADATA_KEYS, values, strict=True))
+    return pa.schema(columns, metadata={**metadata, _DIGEST: _metadata_digest(metadata)})
 
 
 def as_table(
@@ -157,7 +165,10 @@ def whole_table(path: Path, schema: pa.Schema, scratch: Path | None = None) -> I
         schema: The schema of the file.
         scratch: See `whole_file`.
     """
-    with whole_file(path, scratch) as file, pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
+    with (
+        whole_file(path, scratch) as file,
+        pq.ParquetWriter(file, schema, use_dictionary=_REPEATED, write_page_checksum=True) as writer,
+    ):
         yield writer
 
 
@@ -191,6 +202,9 @@ def write_embeddings(path: str | os.PathLike[str], embeddings: Embeddings) -> Pa
 def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
     """Read a file from `write_embeddings`, `encode_folder` or `python -m prunnet_hf.retrieval.encoding`.
 
+    Other programs may have rewritten it, if they kept the metadata: further columns are ignored, and lists, other
+    kinds of text, and floating-point numbers that float32 holds exactly are converted.
+
     Args:
         path: The file.
 
@@ -207,35 +221,94 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
             f"path={str(path)!r} is not a file. `python -m prunnet_hf.retrieval.encoding` writes such files."
         )
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return _read(file)
-    except (ValueError, OSError, OverflowError) as error:  # pyarrow's errors are kinds of these
+    except (ValueError, OSError, OverflowError, MemoryError, pa.ArrowException) as error:
         raise ValueError(f"{path} can't be read as a table of embeddings: {error}") from error
 
 
 def _read(file: pq.ParquetFile) -> Embeddings:
-    metadata = _checked_metadata(file.schema_arrow.metadata or {})
+    stored = file.metadata.metadata or {}  # not of schema_arrow, which lacks what polars writes
+    metadata = _checked_metadata(stored)
     space, dim = metadata["embedding_space"], int(metadata["embedding_dim"])
-    wanted = table_schema(dim, space, 1.0, "")
-    if not file.schema_arrow.equals(wanted):
-        raise ValueError(f"its columns are {file.schema_arrow.names}, not those of format version {FORMAT_VERSION}.")
+    _check_columns(file.schema_arrow, dim)
     num_rows = file.metadata.num_rows
     array = np.empty((num_rows, dim), dtype=np.float32)
     paths: list[str] = []
     labels: list[str | None] = []
-    for batch in file.iter_batches():
-        if set(batch.column(SPACE).unique().to_pylist()) - {space}:
+    for batch in file.iter_batches(columns=list(_COLUMNS)):
+        if set(_texts(batch, SPACE).unique().to_pylist()) - {space}:
             raise ValueError(f"rows from {len(paths)} on have another space than {space!r}, which the file states.")
-        array[len(paths) : len(paths) + len(batch)] = batch.column(EMBEDDING).flatten().to_numpy().reshape(-1, dim)
-        paths += batch.column(PATH).to_pylist()
-        labels += batch.column(LABEL).to_pylist()
-    return Embeddings(array, space, float(metadata["capacity"]), paths, labels, metadata["model"])
+        array[len(paths) : len(paths) + len(batch)] = _vectors(batch.column(EMBEDDING), dim)
+        paths += _texts(batch, PATH).to_pylist()
+        labels += _texts(batch, LABEL).to_pylist()
+    if len(paths) != num_rows:  # else the rest of the array would be whatever was in memory
+        raise ValueError(f"it states {num_rows} rows, but holds {len(paths)}: it is damaged. Embed the images again.")
+    found = Embeddings(array, space, float(metadata["capacity"]), paths, labels, metadata["model"])
+    if stored.get(_DIGEST.encode()) not in (None, _metadata_digest(metadata).encode()):
+        raise ValueError(f"its metadata {metadata} lacks its digest: it is damaged or edited. Embed the images again.")
+    return found
+
+
+def _check_columns(schema: pa.Schema, dim: int) -> None:
+    """Refuse, naming the column, what can't be converted whatever the values are."""
+    for name in _COLUMNS:
+        count = schema.names.count(name)
+        if count != 1:
+            raise ValueError(f"it must have one column {name!r}; it has {count} (its columns are {schema.names}).")
+        kind = schema.field(name).type
+        fits = _is_vector(kind, dim) if name == EMBEDDING else _is_text(kind)
+        if not fits:
+            wanted = f"lists of {dim} floating-point numbers" if name == EMBEDDING else "text"
+            raise ValueError(f"its column {name!r} holds {kind}; it must hold {wanted}. Embed the images again.")
+
+
+def _is_vector(kind: pa.DataType, dim: int) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_fixed = pa.types.is_fixed_size_list(kind) and kind.list_size == dim
+    return bool((is_list or is_fixed) and pa.types.is_floating(kind.value_type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    # A column without any value has the type null in some programs.
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(values) for test in tests)
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> pa.StringArray:
+    texts = batch.column(name).cast(pa.string())
+    if texts.null_count and name != LABEL:
+        raise ValueError(f"its column {name!r} has rows without a value. Embed the images again.")
+    return texts
+
+
+def _vectors(column: pa.Array, dim: int) -> NDArray[np.float32]:
+    flat = column.flatten()
+    if column.null_count or flat.null_count or not pc.all(pc.equal(pc.list_value_length(column), dim)).as_py():
+        raise ValueError(f"its column {EMBEDDING!r} must hold {dim} numbers in every row. Embed the images again.")
+    numbers = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    with np.errstate(over="ignore"):
+        exact: NDArray[np.float32] = numbers.astype(np.float32, copy=False)
+    if not np.array_equal(exact, numbers, equal_nan=True):
+        raise ValueError(
+            f"its column {EMBEDDING!r} holds {flat.type} numbers that float32 can't hold exactly. Embed the images "
+            "again, or round the column to float32 yourself."
+        )
+    return exact
+
+
+def _metadata_digest(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256("\n".join(metadata[key] for key in _METADATA_KEYS).encode()).hexdigest()[:16]
 
 
 def _checked_metadata(stored: Mapping[bytes, bytes]) -> dict[str, str]:
     metadata = {key: stored[key.encode()].decode() for key in _METADATA_KEYS if key.encode() in stored}
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"its metadata 'format' is {metadata.get('format')!r}; embedding tables have {FORMAT!r}.")
+        raise ValueError(
+            f"its metadata 'format' is {metadata.get('format')!r}; embedding tables have {FORMAT!r}. If another "
+            "program rewrote the table, give it the metadata of the first one."
+        )
     version = metadata.get("version", "")
     if version.isdecimal():
         refuse_newer(int(version), FORMAT_VERSION)
