@@ -7,6 +7,7 @@ then moved to its place; at that moment the disk needs room for twice its size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -17,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..storage.whole_file import write_whole
-from .embedding_table import PATH, whole_table
+from .embedding_table import EMBEDDING, LABEL, PATH, whole_table
 
 _PLAN = "plan.json"
-_IMAGES, _SKIPPED = b"images", b"skipped"
-"""Metadata of a part: a digest of its images, and the paths of those that couldn't be read."""
+_IMAGES, _SKIPPED, _CONTENTS = b"images", b"skipped", b"contents"
+"""Metadata of a part: a digest of its images, the paths of those that couldn't be read, and a digest of all this."""
 _PARTS_A_ROW_GROUP = 64
 
 
@@ -77,7 +78,8 @@ class EmbeddingParts:
         Raises:
             OSError: If it can't be written.
         """
-        facts = {_IMAGES: images, _SKIPPED: json.dumps(skipped)}
+        facts = {_IMAGES: images.encode(), _SKIPPED: json.dumps(skipped).encode()}
+        facts[_CONTENTS] = _digest(rows, facts)
         schema = self.schema.with_metadata({**self.schema.metadata, **facts})
         with whole_table(self._file(number), schema) as writer:
             writer.write_table(rows.cast(schema))
@@ -96,11 +98,12 @@ class EmbeddingParts:
         Raises:
             ValueError: If the images differ, or the part is damaged.
         """
-        metadata = self._read(number, columns=[]).schema.metadata or {}
+        rows = self._read(number)
+        metadata = rows.schema.metadata or {}
         skipped: list[str] = json.loads(metadata.get(_SKIPPED, "[]"))
         if metadata.get(_IMAGES) == images.encode():
             return skipped
-        embedded = {*self._read(number, columns=[PATH])[PATH].to_pylist(), *skipped}
+        embedded = {*rows[PATH].to_pylist(), *skipped}
         differing = sorted(embedded.symmetric_difference(paths))
         what = f"{differing[0]} is in only one of the two" if differing else "their sizes or modification times differ"
         raise ValueError(
@@ -130,10 +133,14 @@ class EmbeddingParts:
         tables = [self._read(number).replace_schema_metadata(self.schema.metadata) for number in numbers]
         return pa.concat_tables(tables).combine_chunks()
 
-    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+    def _read(self, number: int) -> pa.Table:
         try:
-            return pq.read_table(self._file(number), columns=columns)
-        except (ValueError, OSError) as error:
+            rows = pq.read_table(self._file(number), page_checksum_verification=True)
+            facts = rows.schema.metadata or {}
+            if _CONTENTS in facts and facts[_CONTENTS] != _digest(rows, facts):  # earlier versions wrote none
+                raise ValueError("its contents don't have the digest that it states")
+            return rows
+        except (ValueError, OSError, OverflowError, LookupError, pa.ArrowException) as error:
             raise ValueError(
                 f"{self._file(number)} can't be read ({error}). Remove it: the same command will make it again."
             ) from error
@@ -148,7 +155,7 @@ class EmbeddingParts:
             return
         try:
             begun = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
         if not isinstance(begun, dict):
             raise ValueError(f"{file} is damaged (not a JSON object). {self._remedy()}")
@@ -160,3 +167,13 @@ class EmbeddingParts:
 
     def _remedy(self) -> str:
         return f"To start again, remove {self.folder} or choose another output; to go on, undo the change."
+
+
+def _digest(rows: pa.Table, facts: Mapping[bytes, bytes]) -> bytes:
+    """A digest of a part's rows, of how they are typed, and of what its metadata says of its images."""
+    digest = hashlib.sha256(facts[_IMAGES] + b"\0" + facts[_SKIPPED] + b"\0")
+    names = json.dumps([str(rows.schema.remove_metadata()), rows[PATH].to_pylist(), rows[LABEL].to_pylist()])
+    digest.update(names.encode())
+    for embeddings in rows[EMBEDDING].chunks:
+        digest.update(embeddings.flatten().to_numpy())
+    return digest.hexdigest().encode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from prunnet_hf.retrieval.embedding_parts import EmbeddingParts
@@ -96,6 +98,34 @@ def test_a_damaged_part_is_named_and_can_be_made_again(tmp_path: Path) -> None:
     write(parts, 1)
     parts.finish(2)
     assert len(read_embeddings(parts.output)) == 2
+
+
+def test_no_flipped_bit_of_a_part_reads_as_other_embeddings(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    file = parts.folder / "part-000000.parquet"
+    blob, rows, refused = file.read_bytes(), parts._read(0), 0
+    for bit in random.Random(0).sample(range(8 * len(blob)), 500):
+        damaged = bytearray(blob)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            assert parts.check(0, "digest", ["0.png", "0.jpg"]) == ["0.jpg"]
+            assert parts._read(0).equals(rows)
+        except ValueError as error:
+            refused += "part-000000.parquet can't be read" in str(error) and "Remove" in str(error)
+    assert refused > 300  # the others are in places that nobody reads
+
+
+def test_parts_of_earlier_versions_have_no_digest(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    file = parts.folder / "part-000000.parquet"
+    rows = pq.read_table(file)
+    facts = {key: value for key, value in rows.schema.metadata.items() if key != b"contents"}
+    pq.write_table(rows.replace_schema_metadata(facts), file)
+    assert parts.check(0, "digest", ["0.png", "0.jpg"]) == ["0.jpg"]
+    parts.finish(1)
 
 
 def test_missing_parts_are_no_file(tmp_path: Path) -> None:
