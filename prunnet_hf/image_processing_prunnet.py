@@ -11,6 +11,7 @@ from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from .configuration_prunnet import refuse_copying_code
+from .image_files import refuse_ratio
 
 
 class PrunNetImageProcessor(TorchvisionBackend):
@@ -48,10 +49,15 @@ class PrunNetImageProcessor(TorchvisionBackend):
         device: Any = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Turn one image into a tensor `(channels, height, width)`; `to_rgb` converts a PIL image of any mode."""
+        """Turn one image into a tensor `(channels, height, width)`; `to_rgb` converts a PIL image of any mode.
+
+        Raises:
+            ValueError: If the image is so long that resizing its shorter side would fill the memory.
+        """
         if do_convert_rgb and isinstance(image, Image.Image):
             image = to_rgb(image)
         tensor: Tensor = super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
+        refuse_ratio((tensor.shape[-1], tensor.shape[-2]))
         return tensor
 
 

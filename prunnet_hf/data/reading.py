@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Image
+from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image as PILImage
 
+from ..image_files import UnreadableImageError, open_image, refuse_ratio
 from .splits import IMAGE
 from .streams import ImageDataset
 
 BOX = "bbox"
 """Column of data sets whose images are cropped: x1, y1, x2, y2 in pixels."""
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-"""What Pillow raises on damaged files, found by damaging files."""
 
 
 def stored_images(images: ImageDataset) -> ImageDataset:
@@ -26,23 +26,56 @@ def read_image(row: Mapping[str, Any]) -> PILImage.Image:
     """Decode the image of a row of `stored_images`, and crop it if the row has a `bbox`.
 
     Raises:
-        ValueError: If the image is missing, can't be decoded or lies outside its box; the message names its file.
+        UnreadableImageError: If the image is missing, can't be decoded or is far too long; the message names its file.
+        ValueError: If it lies outside its box.
     """
-    stored = row[IMAGE]
-    if stored is None:
-        raise ValueError(f"A row has no image: {dict(row)}.")
+    if row[IMAGE] is None:
+        raise UnreadableImageError(f"A row has no image: {dict(row)}.")
+    image = _decode(row[IMAGE])
+    image = _cropped(image, row) if BOX in row else image
+    refuse_ratio(image.size, f"{row[IMAGE].get('path') or 'without a name'} ")
+    return image
+
+
+def _decode(stored: Mapping[str, Any]) -> PILImage.Image:
+    """Decode an image of `stored_images`.
+
+    Args:
+        stored: `path` and `bytes`, as `datasets` stores them; a path may be an address if there are no bytes.
+
+    Raises:
+        UnreadableImageError: If it can't be decoded; the message names its file.
+        ValueError: If it can't be fetched from its address.
+    """
+    path: str | None = stored.get("path")
+    if stored["bytes"] is not None:
+        return open_image(stored["bytes"], path)
+    if path is None:
+        raise UnreadableImageError("An image has neither a path nor content. Remove its row.")
+    return open_image(path if is_local_path(path) else _fetched(path), path)
+
+
+def _fetched(address: str) -> bytes:
     try:
-        image: PILImage.Image = Image().decode_example(stored)
-    except DECODING_ERRORS as error:
-        name = stored.get("path") or f"{len(stored['bytes'] or b'')} bytes without a name"
-        raise ValueError(f"The image {name} can't be decoded ({error}). Repair or remove it.") from error
-    return _cropped(image, row) if BOX in row else image
+        with xopen(address, "rb") as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise ValueError(
+            f"The image {address} can't be fetched ({error}). Look at the network, or remove it."
+        ) from error
+    return content
 
 
 def _cropped(image: PILImage.Image, row: Mapping[str, Any]) -> PILImage.Image:
     left, upper, right, lower = row[BOX]
     check_box(row[BOX], image.size, row[IMAGE].get("path"))
-    return image.crop((left, upper, right, lower))
+    try:
+        return image.crop((left, upper, right, lower))
+    except PILImage.DecompressionBombError as error:
+        raise ValueError(
+            f"The box {row[BOX]} is too large for the image {row[IMAGE].get('path')}, whose size is {image.size}. "
+            "Correct the box."
+        ) from error
 
 
 def check_box(box: Sequence[int], size: tuple[int, int], name: object) -> None:

@@ -28,6 +28,7 @@ from ..data.official_files import require_folder
 from ..data.reading import read_image
 from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
+from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
 from .dataset_encoding import embed
 from .embedding_parts import EmbeddingParts, check_output
@@ -133,7 +134,7 @@ class _Reading:
         for row in rows:
             try:
                 images[row[PATH]] = read_image(row)
-            except ValueError as error:
+            except UnreadableImageError as error:
                 problems[row[PATH]] = str(error)
         if not images:
             return None, [], problems

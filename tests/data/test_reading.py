@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import fsspec
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
@@ -9,6 +10,7 @@ from PIL import Image as PILImage
 
 from prunnet_hf.data.reading import read_image, stored_images
 from prunnet_hf.data.streams import as_stream
+from prunnet_hf.image_files import UnreadableImageError
 
 
 def png(width: int, height: int) -> bytes:
@@ -58,3 +60,25 @@ def test_a_box_that_holds_nothing_of_its_image_is_refused(tmp_path):
 def test_a_row_without_an_image_is_shown():
     with pytest.raises(ValueError, match=r"image:.*'label': 3"):
         read_image({"image": None, "label": 3})
+
+
+def test_an_image_far_too_long_is_refused_unless_its_box_is_not():
+    image = {"bytes": png(300, 2), "path": "birds/7.png"}
+    with pytest.raises(UnreadableImageError, match=r"birds/7\.png has 300 x 2 pixels"):
+        read_image({"image": image})
+    assert read_image({"image": image, "bbox": [0, 0, 30, 2]}).size == (30, 2)
+
+
+def test_a_box_beyond_all_memory_is_refused():
+    with pytest.raises(ValueError, match=r"box \[0, 0, 100000, 100000\].*too large.*birds/7\.png.*Correct"):
+        read_image({"image": {"bytes": png(9, 9), "path": "birds/7.png"}, "bbox": [0, 0, 10**5, 10**5]})
+
+
+def test_an_address_is_fetched():
+    address = "memory://three.png"
+    with fsspec.open(address, "wb") as file:
+        file.write(png(3, 2))
+    assert read_image({"image": {"bytes": None, "path": address}}).size == (3, 2)
+    with pytest.raises(ValueError, match=r"memory://nothing\.png can't be fetched") as seen:
+        read_image({"image": {"bytes": None, "path": "memory://nothing.png"}})
+    assert not isinstance(seen.value, UnreadableImageError)

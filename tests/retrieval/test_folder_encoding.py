@@ -183,6 +183,24 @@ def test_corrupt_images_are_left_out_counted_and_listed(
     assert read_embeddings(tmp_path / "f.parquet").paths == [n for n in IN_ORDER if n not in left_out]
 
 
+def test_pipes_and_images_far_too_long_are_left_out(
+    model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(photos / "a/pipe.png")
+    Image.new("1", (10**6, 1)).save(photos / "a/long.png")
+    output = tmp_path / "f.parquet"
+    with pytest.raises(ValueError, match=r"long\.png has 1000000 x 1 pixels.*Or pass --skip_corrupt_images"):
+        encode_folder(model, photos, output, processor, progress=False)
+    left_out = encode_folder(model, photos, output, processor, skip_corrupt_images=True, progress=False)
+    assert left_out == ["a/long.png", "a/pipe.png"]
+
+
+def test_faults_of_the_processor_are_not_taken_for_damage(model: PrunNetModel, photos: Path, tmp_path: Path) -> None:
+    wrong = PrunNetImageProcessor(size={"shortest_edge": -1})
+    with pytest.raises((ValueError, RuntimeError), match="-1"):
+        encode_folder(model, photos, tmp_path / "f.parquet", wrong, skip_corrupt_images=True, progress=False)
+
+
 def test_what_was_left_out_is_not_forgotten(
     model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
 ) -> None:

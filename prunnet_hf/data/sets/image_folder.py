@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from PIL import Image as PILImage
 from tqdm import tqdm
 
+from ...image_files import UnreadableImageError, image_suffixes
 from ..official_files import require_folder
-from ..reading import DECODING_ERRORS
+from ..reading import BOX, read_image, stored_images
 from ..splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
 from ..streams import as_stream
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(
-    suffix for suffix, file_format in PILImage.registered_extensions().items() if file_format in PILImage.OPEN
-)
 TEST_SHARE_OF_CLASSES = 3
 """One in so many classes becomes a test class if the splits of a data set share classes."""
 _DECODED_AT_A_TIME = 256
@@ -92,9 +89,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
         OSError: If a folder can't be read: its images would be missing.
     """
     found = []
+    suffixes = image_suffixes()
     for place, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [name for name in files if not name.startswith(".") and _has_image_suffix(name)]
+        images = [name for name in files if not name.startswith(".") and _suffix(name) in suffixes]
         prefix = Path(os.path.relpath(place, folder)).as_posix() + "/"
         found += [name if prefix == "./" else prefix + name for name in images]
     return sorted(found)
@@ -129,20 +127,20 @@ def find_corrupt_images(images: Dataset) -> dict[int, str]:
     """Find the images that can't be decoded, by decoding all: only that finds truncated files.
 
     Args:
-        images: With a column `image`.
+        images: With a column `image`, and perhaps `bbox`.
 
     Returns:
         The rows whose image can't be decoded, each with the file's path, or `image <row>` if it has no path.
     """
-    stored = images.select_columns(IMAGE).cast_column(IMAGE, Image(decode=False))
+    stored = stored_images(images.select_columns([name for name in (IMAGE, BOX) if name in images.features]))
     starts = range(0, len(stored), _DECODED_AT_A_TIME)
     corrupt = {}
     with ThreadPoolExecutor() as pool:
         for start in tqdm(starts, desc="check images", unit=f"x{_DECODED_AT_A_TIME}", delay=5.0):
-            files = stored[start : start + _DECODED_AT_A_TIME][IMAGE]
-            for row, is_readable in enumerate(pool.map(_is_readable, files), start):
+            rows = stored.select(range(start, min(start + _DECODED_AT_A_TIME, len(stored)))).to_list()
+            for row, is_readable in enumerate(pool.map(_is_readable, rows), start):
                 if not is_readable:
-                    corrupt[row] = (files[row - start] or {}).get("path") or f"image {row}"
+                    corrupt[row] = (rows[row - start][IMAGE] or {}).get("path") or f"image {row}"
     return corrupt
 
 
@@ -171,8 +169,8 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(folder / name for name in list_images(folder))
 
 
-def _has_image_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _refuse(error: OSError) -> None:
@@ -203,11 +201,9 @@ def _labelled(images: Dataset) -> Dataset:
     return images if len(rows) == len(images) else images.select(rows)
 
 
-def _is_readable(stored: dict[str, Any] | None) -> bool:
-    if stored is None:
-        return False
+def _is_readable(row: dict[str, Any]) -> bool:
     try:
-        Image().decode_example(stored)
-    except DECODING_ERRORS:
+        read_image(row)
+    except UnreadableImageError:
         return False
     return True

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
 
+from ...image_files import open_image
 from ..official_files import find_file, join_inside, refuse_repeats, require_images, require_root
 from ..plain_pickle import load_plain_pickle
-from ..reading import DECODING_ERRORS, check_box
+from ..reading import check_box
 from ..splits import IMAGE, RetrievalSplits
 from ..streams import as_stream
 
@@ -152,12 +152,9 @@ def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _crop(file: Path, box: Box) -> bytes:
-    try:
-        with PILImage.open(file) as image:
-            pixels = image.convert("RGB")
-        crop = pixels.crop(box)
-    except DECODING_ERRORS as error:
-        raise ValueError(f"The image {file} can't be decoded and cropped to {box} ({error}). Repair it.") from error
+    # Boxes are of the pixels as they are stored.
+    pixels = open_image(file, upright=False).convert("RGB")
+    crop = pixels.crop(box)
     check_box(box, pixels.size, file)
     # The camera's notes, orientation among them, must not be stored with the crop.
     crop.info.clear()

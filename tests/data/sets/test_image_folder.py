@@ -172,6 +172,16 @@ def test_corrupt_images_are_left_out_if_the_user_says_so(photos, caplog):
     assert "2 of 5 images can't be decoded" in caplog.text
 
 
+def test_pipes_and_images_far_too_long_are_left_out_if_the_user_says_so(photos):
+    folder = photos / "train" / "dog"
+    os.mkfifo(folder / "pipe.png")
+    PILImage.new("1", (10**6, 1)).save(folder / "long.png")
+    images = load_image_folder(photos).train
+    with pytest.raises(ValueError, match=r"2 of 6 images can't be decoded: .*long\.png.*pipe\.png"):
+        check_images(images, skip_corrupt=False)
+    assert len(check_images(images, skip_corrupt=True)) == 4
+
+
 def test_nothing_but_corrupt_images_is_an_error_in_any_case(photos):
     for path in (photos / "train").rglob("*.png"):
         path.write_bytes(b"")

@@ -1,0 +1,129 @@
+"""From an image file to pixels: only formats of photographs and drawings, and one error for all that damage can raise.
+
+Pillow opens many more formats. Some start other programs (EPS starts Ghostscript), some are only headers without
+pixels, and some of their readers have a record of faults. None of them holds the images that one searches for.
+"""
+
+import errno
+import io
+import os
+import stat
+from typing import BinaryIO
+
+from PIL import Image, ImageOps
+
+_OWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_PLUGINS_OF_PILLOW = "PIL."
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+LONGEST_RATIO = 100
+"""The longer side may have up to so many times the pixels of the shorter one.
+
+Processing brings the shorter side to a given length: without a limit a file of 200 bytes would take gigabytes.
+"""
+
+
+class UnreadableImageError(ValueError):
+    """An image that can't be used, as it is damaged or of another kind; the message names its file."""
+
+
+def image_formats() -> list[str]:
+    """The formats that are read, by Pillow's names.
+
+    They are those of `_OWN_FORMATS`, and those that other packages have registered in Pillow, as pillow-heif's
+    `register_heif_opener()` does when somebody asks for it.
+    """
+    Image.init()
+    added = [name for name, (reader, _) in Image.OPEN.items() if not reader.__module__.startswith(_PLUGINS_OF_PILLOW)]
+    return [*_OWN_FORMATS, *(name for name in added if name not in _OWN_FORMATS)]
+
+
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of files in these formats, in lower case and with their dot."""
+    formats = image_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def open_image(
+    source: str | os.PathLike[str] | bytes, name: str | None = None, *, upright: bool = True
+) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        source: The path of a file, or its content.
+        name: The file's name for errors; the path if not given.
+        upright: Whether to turn it as its EXIF data say.
+
+    Raises:
+        UnreadableImageError: If there is no such file, or it can't be decoded; the message names it.
+    """
+    if isinstance(source, bytes):
+        return _decoded(io.BytesIO(source), name or f"{len(source)} bytes without a name", upright)
+    name = name or os.fspath(source)
+    try:
+        file = _opened(source)
+    except OSError as error:
+        if error.errno in _NOT_THE_FILES_FAULT:
+            raise
+        raise _unreadable(name, error) from error
+    with file:
+        return _decoded(file, name, upright)
+
+
+def refuse_ratio(size: tuple[int, int], name: str = "") -> None:
+    """Refuse an image that processing would turn into a huge one.
+
+    Args:
+        size: Width and height in pixels.
+        name: The image's name and a space, for the error.
+
+    Raises:
+        UnreadableImageError: If one side is more than `LONGEST_RATIO` times the other.
+    """
+    if min(size) < 1 or max(size) > LONGEST_RATIO * min(size):
+        raise UnreadableImageError(
+            f"The image {name}has {size[0]} x {size[1]} pixels: neither side may be 0, and the longer one may have at "
+            f"most {LONGEST_RATIO} times the pixels of the shorter one. Crop or remove it."
+        )
+
+
+def _decoded(file: BinaryIO, name: str, upright: bool) -> Image.Image:
+    """Decode an open file.
+
+    Damage makes Pillow raise nearly anything: SyntaxError, struct.error, RuntimeError, AttributeError. A list of these
+    would never be complete. So the place decides, not the kind: only Pillow runs here.
+    """
+    formats = image_formats()
+    try:
+        image: Image.Image = Image.open(file, formats=formats)
+        image.load()
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    return image
+
+
+def _unreadable(name: str, error: Exception) -> UnreadableImageError:
+    shown = " ".join(str(error).split()) or type(error).__name__
+    return UnreadableImageError(f"The image {name} can't be decoded ({shown}). Repair or remove it.")
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file. Pipes and devices are refused unopened, as opening them may wait for ever, or do things."""
+    _refuse_irregular(os.stat(path))
+    # It may have become a pipe since.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _refuse_irregular(os.fstat(descriptor))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_irregular(state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError("it is a folder, a pipe, a socket or a device, not a file")
