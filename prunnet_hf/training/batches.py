@@ -8,7 +8,9 @@ has no images left takes part with weight 0.
 
 from __future__ import annotations
 
+import base64
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -205,8 +208,8 @@ class StreamedBatches:
         self._times_seen[:] = 0
         own = None
         if start is not None:
-            own = Position(**start["positions"][self.accelerator.process_index])
-            self._times_seen[:] = start["times_seen"][self.accelerator.process_index].numpy()
+            own = _position(start["positions"][self.accelerator.process_index])
+            self._times_seen[:] = _unpacked(start["times_seen"][self.accelerator.process_index], self.num_images)
         batches = _noting_waits(self, self.loader.epoch(epoch, own))
         while True:
             group = list(islice(batches, self.accumulation))
@@ -222,7 +225,7 @@ class StreamedBatches:
         """See `Batches`."""
         return {
             "settings": self.settings,
-            "times_seen": gather_object([torch.tensor(self._times_seen)]),
+            "times_seen": gather_object([_packed(self._times_seen)]),
             "positions": gather_object([asdict(self.loader.position)]),
         }
 
@@ -252,6 +255,24 @@ class StreamedBatches:
                 batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
             tensors = send_to_device(batch, self.accelerator.device)
             yield MicroBatch(tensors, float(shares[index]), index == num_batches - 1)
+
+
+def _position(state: Mapping[str, Any]) -> Position:
+    """A position as a checkpoint has it. JSON makes text of the workers' numbers."""
+    images = {int(worker): count for worker, count in state["images"].items()}
+    return Position(images, state["turn"], state["tail"])
+
+
+def _packed(counts: NDArray[np.uint8]) -> str:
+    """Small counts as text for JSON."""
+    return base64.b64encode(zlib.compress(counts.tobytes())).decode()
+
+
+def _unpacked(stored: str | Tensor, length: int) -> NDArray[np.uint8]:
+    """The counts that `_packed` stored, or that an earlier version stored as a tensor."""
+    if isinstance(stored, Tensor):
+        return stored.numpy()
+    return np.frombuffer(zlib.decompressobj().decompress(base64.b64decode(stored), length), dtype=np.uint8)
 
 
 def _noting_waits(batches: Batches, loaded: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
+from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
+from .state_files import Stateful, read_state, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,23 @@ class Progress:
         return dict(self.__dict__)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what a checkpoint stored."""
-        self.__dict__.update(state)
+        """Restore what a checkpoint stored.
+
+        Raises:
+            ValueError: If it has other entries.
+        """
+        self.__dict__.update(vars(Progress(**_known(state))))
+
+
+def _known(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    names = {entry.name for entry in fields(Progress)}
+    counts = [state.get(name) for name in ("epoch", "step", "skipped")]
+    if not state.keys() <= names or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError(
+            f"The progress of a checkpoint must hold {', '.join(sorted(names))}, and numbers of epochs and steps; got "
+            f"{dict(state)!r:.200}. Remove the checkpoint."
+        )
+    return state
 
 
 def check_output_dir(run: Path, *, resume: bool) -> None:
@@ -119,14 +136,17 @@ def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
         )
 
 
-def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int) -> Path:
+def save_checkpoint(
+    accelerator: Accelerator, run: Path, step: int, *, keep: int, states: Mapping[str, Stateful] | None = None
+) -> Path:
     """Save the state of everything that `accelerator` prepared as `checkpoints/step-N`. All processes must call this.
 
     Args:
-        accelerator: Holds model, optimiser, random states and all that was registered with it.
+        accelerator: Holds model, optimiser and random states.
         run: The run directory.
         step: Number of optimiser steps so far.
         keep: How many checkpoints to keep. Older ones are removed once the new one is in place.
+        states: What else belongs to the training, by the name of its JSON file.
 
     Raises:
         OSError: If it can't be written, for example because the disk is full. Earlier checkpoints stay.
@@ -139,6 +159,10 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_state(partial, states or {})
+            write_manifest(partial)  # last: it says that all other files are there
     except (OSError, RuntimeError, SafetensorError) as error:  # Python, torch and safetensors, if the disk is full
         raise OSError(
             f"The checkpoint {final} could not be written ({error}). Earlier ones are whole: make room on the "
@@ -161,6 +185,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
+    sync_directory(final.parent)
     if replaced.exists():
         _remove(replaced)
 
@@ -172,9 +197,22 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def load_checkpoint(accelerator: Accelerator, run: Path) -> None:
-    """Restore the newest checkpoint of a run; `check_output_dir` has made sure that there is one."""
-    accelerator.load_state(str(list_checkpoints(run)[-1]))
+def load_checkpoint(accelerator: Accelerator, run: Path, states: Mapping[str, Stateful] | None = None) -> None:
+    """Restore the newest checkpoint of a run; `check_output_dir` has made sure that there is one.
+
+    All processes must call this. Code is never run, whatever the checkpoint's files name.
+
+    Raises:
+        ValueError: If it is damaged, or holds more than plain data. The message names the newest one that is whole.
+    """
+    *earlier, newest = list_checkpoints(run)
+    problem = what_is_wrong(newest) if accelerator.is_main_process else None
+    problem = broadcast_object_list([problem])[0]
+    if problem:
+        whole = next((path for path in reversed(earlier) if what_is_wrong(path) is None), None)
+        offer = f"--resume then continues from {whole.name}" if whole else "no other is whole, so leave out --resume"
+        raise ValueError(f"The checkpoint {newest} is damaged: it {problem}. Remove it; {offer}.")
+    read_state(accelerator, newest, states or {})
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -227,7 +265,25 @@ def keep_best(run: Path, step: int, model: PrunNetForImageClassification, proces
     model.renew_embedding_space()
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
+    write_manifest(partial)
     partial.rename(final)
+    sync_directory(final.parent)
+
+
+def check_best(run: Path, step: int) -> None:
+    """Make sure that the best model so far, which a resumed run may end with, is as it was saved.
+
+    Raises:
+        ValueError: If it is missing or damaged. Earlier versions saved no manifest with it: they are believed.
+    """
+    best = best_directory(run, step)
+    is_old = (best / "config.json").is_file() and not (best / MANIFEST).exists()
+    problem = None if is_old else find_damage(best)
+    if problem:
+        raise ValueError(
+            f"The best model so far, {best}, is damaged: it {problem}. Remove {run / 'checkpoints'} and start without "
+            "--resume, or remove checkpoints until the newest was saved before that step."
+        )
 
 
 def forget_others(run: Path, step: int) -> None:

@@ -30,6 +30,7 @@ from .capacities import pass_capacities
 from .checkpoints import (
     Progress,
     best_directory,
+    check_best,
     forget_others,
     keep_best,
     list_checkpoints,
@@ -42,6 +43,7 @@ from .networks import SyncedBatchNorms, create_model, create_processor, keep_sta
 from .objectives import create_objective, leave_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import EXIT_STATUS, Interruption
+from .state_files import Stateful
 from .step import TrainingStep
 
 
@@ -113,7 +115,7 @@ class Trainer:
         self.wrapped, prepared = accelerator.prepare(self.model, optimizer)
         keep_statistics_unsent(self.wrapped)
         self.schedule = create_schedule(prepared.optimizer, self.options, self.steps_per_epoch)
-        accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.states: dict[str, Stateful] = {"schedule": self.schedule, "progress": self.progress}
         self.step = self._create_step(prepared, kept)
         self._begun = self._epoch_begun = 0.0
 
@@ -209,7 +211,9 @@ class Trainer:
         self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
 
     def _resume(self) -> None:
-        load_checkpoint(self.accelerator, self.directory)
+        load_checkpoint(self.accelerator, self.directory, self.states)
+        if self.progress.best_step >= 0:
+            check_best(self.directory, self.progress.best_step)
         before, position = self.progress, self.schedule.last_epoch
         if before.steps_per_epoch not in (None, self.steps_per_epoch):
             position = before.epoch * self.steps_per_epoch  # epochs now have more or fewer steps
@@ -262,7 +266,13 @@ class Trainer:
         self.progress.seconds = time.perf_counter() - self._begun
         self.progress.waiting_seconds = self.batches.waiting_seconds
         self.progress.skipped = self.step.skipped
-        save_checkpoint(self.accelerator, self.directory, self.progress.step, keep=self.options.keep_checkpoints)
+        save_checkpoint(
+            self.accelerator,
+            self.directory,
+            self.progress.step,
+            keep=self.options.keep_checkpoints,
+            states=self.states,
+        )
         if self.accelerator.is_main_process:
             forget_others(self.directory, self.progress.best_step)
 

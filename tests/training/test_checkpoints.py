@@ -55,15 +55,14 @@ def test_model_optimiser_progress_and_random_state_come_back(accelerator: Accele
     model = nn.Linear(2, 2)
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     progress = Progress(epoch=3, step=12, best_score=0.5)
-    accelerator.register_for_checkpointing(progress)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    save_checkpoint(accelerator, tmp_path, 12, keep=1)
+    save_checkpoint(accelerator, tmp_path, 12, keep=1, states={"progress": progress})
     weight, momentum, drawn = model.weight.clone(), momentum_of(optimizer, model), torch.rand(3)
 
     optimizer.step()
     progress.epoch, progress.step, progress.best_score = 4, 16, 0.75
-    load_checkpoint(accelerator, tmp_path)
+    load_checkpoint(accelerator, tmp_path, {"progress": progress})
     assert torch.equal(model.weight, weight)
     assert torch.equal(momentum_of(optimizer, model), momentum)
     assert progress == Progress(epoch=3, step=12, best_score=0.5)
