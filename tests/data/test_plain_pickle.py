@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunnet_hf.data import plain_pickle
+from prunnet_hf.data import plain_arrays, plain_pickle
 from prunnet_hf.data.plain_pickle import load_plain_pickle
 
 PLAIN = {
@@ -153,6 +153,58 @@ def test_what_no_plain_data_asks_for_is_refused(tmp_path, content, asked):
         load(tmp_path, content)
 
 
+DOUBLED = b"K\x01" + b"2\x86" * 34
+BY_SIZE = (
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(J\xff\xff\xff\x07tcnumpy\ndtype\n"
+)
+U0 = BY_SIZE + b"(U\x02U0K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x00tb."
+EMPTY_ROWS = EMPTY + b"(K\x01(J\xff\xff\xff\x07K\x00t" + INT8 + b"\x89U\x00tb."
+ENCODED = b"\x80\x02]q\x00(X\x00\x10\x00\x00" + b"a" * 4096 + b"q\x010" + b"c_codecs\nencode\nq\x020"
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"\x80\x02}" + DOUBLED + b"K\x00s.", "parts that repeat"),  # as a key, it would be hashed for hours
+        (b"\x80\x02]" + DOUBLED + b"a.", "parts that repeat"),
+        (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "32 lists, tuples and dicts inside"),
+        (b"\x80\x02" + b"K\x01" + b"\x85" * 100_000 + b".", "32 lists, tuples and dicts inside"),
+        (b"\x80\x02]q\x00h\x00a.", "list or dict that changes after"),
+        (b"\x80\x02]q\x00\x85h\x00K\x01a.", "list or dict that changes after"),
+        (b"\x80\x02}K\x01K\x02s.", "key that is no string"),
+        (b"\x80\x02}K\x01\x85K\x02s.", "key that is no string"),
+        (U0, r"array of dates, Python objects"),
+        (EMPTY_ROWS, "array without elements.*10000"),
+        (ENCODED + b"h\x02h\x01U\x06latin1\x86R0" * 5 + b".", "arrays of many more bytes"),
+        (b"\x8b\x00\x10\x00\x00" + b"\x7f" * 4096 + b".", "integer of more than 1024 bits"),
+        (b"\x80\x04\x8f.", "a set"),
+        (b"\x80\x05\x97.", "object outside"),
+        (NDARRAY + b".", "type or a function in the place of a value"),
+        (b"]" + INT8 + b"a.", "type or a function in the place of a value"),
+        (b"(inumpy\nndarray\n.", "object of a class"),
+    ],
+)
+def test_what_would_take_hours_or_all_memory_is_refused(tmp_path, content, asked):
+    with pytest.raises(ValueError, match=rf"gnd\.pkl contains .*{asked}.*Nothing was executed"):
+        load(tmp_path, content)
+
+
+def test_shared_parts_and_long_lists_are_plain_data(tmp_path):
+    shared = [1, 2, 3]
+    content = {"all": [shared] * 50, "names": [f"{number:06d}" for number in range(5000)], "deep": [[[[[({},)]]]]]}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert_same(load(tmp_path, pickle.dumps(content, protocol=protocol)), content)
+
+
+def test_what_is_no_file_or_too_large_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pkl")
+    with (tmp_path / "huge.pkl").open("wb") as file:
+        file.truncate(plain_pickle.LARGEST_FILE + 1)
+    for name in ("pipe.pkl", "huge.pkl"):
+        with pytest.raises(ValueError, match=rf"{name} must be a file of up to 67108864 bytes.*Download"):
+            load_plain_pickle(tmp_path / name)
+
+
 @pytest.mark.parametrize("place", [b"r\xff\xff\xff\xff", b"p99999999999\n"])
 def test_far_places_take_no_memory(tmp_path, place):
     # The unpickler would make room for 8 bytes times 2 ** 32 or more.
@@ -185,15 +237,18 @@ def test_arrays_of_objects_are_refused(tmp_path):
             load(tmp_path, pickle.dumps(content))
 
 
+def classes() -> dict[str, dict[str, object]]:
+    modules = [*vars(plain_pickle).items(), *vars(plain_arrays).items()]
+    return {name: vars(value).copy() for name, value in modules if isinstance(value, type)}
+
+
 def test_refused_files_leave_the_reader_as_it_was(tmp_path):
-    before = {name: vars(value).copy() for name, value in vars(plain_pickle).items() if isinstance(value, type)}
+    before = classes()
     for target in (NDARRAY, RECONSTRUCT, INT8, EMPTY, b"cnumpy\ndtype\n"):
         for name in (b"__defaults__", b"_call", b"__class__", b"dtype"):
             with pytest.raises(ValueError, match=r"gnd\.pkl"):
                 load(tmp_path, target + b"N}U" + bytes([len(name)]) + name + b"Ns\x86b.")
-    assert {
-        name: vars(value).copy() for name, value in vars(plain_pickle).items() if isinstance(value, type)
-    } == before
+    assert classes() == before
     assert_same(load(tmp_path, BY_PYTHON_2)["rows"], np.array([1, 258], dtype="<i2"))
 
 
