@@ -1,7 +1,7 @@
 """Configuration of PrunNet models."""
 
 import os
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from transformers import PreTrainedConfig
 
@@ -15,6 +15,8 @@ ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
 """How a checkpoint's kept weights can be shared among its layers: by `prune`, or by adaptive pruning."""
 PRUNING_ARGUMENTS = ("capacity", "allocation")
 """Arguments of pruning. A checkpoint states them, and no argument changes what it states."""
+LABEL_ARGUMENTS = ("num_labels", "id2label", "label2id")
+"""Arguments that ask for a classifier, to be trained if the checkpoint has none."""
 
 
 class PrunNetConfig(PreTrainedConfig):
@@ -57,6 +59,8 @@ class PrunNetConfig(PreTrainedConfig):
     stem_pool: bool = True
     score_init: str = "kaiming"
     embedding_space: str | None = None
+    # Whether an argument beside the checkpoint asked for a classifier. Not saved.
+    asks_for_classifier: ClassVar[bool] = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check every field and fill in the default grid of statistics."""
@@ -161,10 +165,18 @@ class PrunNetConfig(PreTrainedConfig):
                 "class (transformers.AutoModel finds it)."
             )
         to_prune = {name: kwargs.pop(name) for name in PRUNING_ARGUMENTS if name in kwargs}
-        if not kwargs.get("return_unused_kwargs", False):
-            return super().from_dict(config_dict, **kwargs)
-        config, unused = super().from_dict(config_dict, **kwargs)
-        return config, {**unused, **to_prune}
+        asks = any(name in kwargs for name in LABEL_ARGUMENTS)
+        with_unused = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        if asks:
+            config.__dict__["asks_for_classifier"] = True
+        return (config, {**unused, **to_prune}) if with_unused else config
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved."""
+        content: dict[str, Any] = super().to_dict()
+        content.pop("asks_for_classifier", None)
+        return content
 
 
 def refuse_copying_code(saved: Any) -> None:

@@ -89,6 +89,9 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
         pretrained_backbone: Start from timm's pretrained weights (downloads them).
     """
 
+    is_classifier_new = False
+    """Whether the model was loaded from a checkpoint without classifier: then its own is random."""
+
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         self.prunnet = PrunNetModel(config, pretrained_backbone)

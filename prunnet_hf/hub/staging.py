@@ -30,8 +30,6 @@ from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
 from .names import MAIN, PICTURES, PROCESSOR, README, subnetwork_name
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-BAND_EDGES = (0.2, 0.4, 0.6, 0.8)
-"""A download grows from edge to edge. To record which of the five bands a weight is in takes 2.8 bits a weight."""
 
 
 @dataclass(frozen=True)
@@ -244,9 +242,8 @@ class _Staging:
 
 
 def band_edges(config: PrunNetConfig) -> list[float]:
-    """Where bands of a published model end: at `BAND_EDGES`, or without statistics there at the trained capacities."""
-    usual = set(BAND_EDGES) <= set(config.stored_subnetworks)
-    return list(BAND_EDGES if usual else config.capacities)
+    """Where bands of a published model end: at the capacities that the run trained, so that each fetches no more."""
+    return list(config.capacities)
 
 
 def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Sequence[float] | None) -> list[float]:

@@ -203,8 +203,11 @@ def save_models(
     processor: PrunNetImageProcessor,
     capacities: list[float],
 ) -> None:
-    """Write `model/`, and for a prunable model `subnetworks/capacity-0.20/` and so on for the trained capacities."""
-    model.save_pretrained(run / "model")
+    """Write `model/`, and for a prunable model `subnetworks/capacity-0.20/` and so on for the trained capacities.
+
+    A random classifier, of a model that was loaded without one to be evaluated, is left out.
+    """
+    (model.prunnet if model.is_classifier_new else model).save_pretrained(run / "model")
     processor.save_pretrained(run / "model")
     if not model.config.prunable:
         return

@@ -82,6 +82,7 @@ class TrainingFacts:
         skipped_steps: Number of steps that were skipped because their gradients were not finite.
         base_model: The Hub repository whose weights training started from; None also for random weights.
         training_device: The machine that trained.
+        training_command: The command line that trained, without folders of the machine; `command` if not recorded.
     """
 
     method: str | None = None
@@ -93,6 +94,7 @@ class TrainingFacts:
     skipped_steps: int | None = None
     base_model: str | None = None
     training_device: str | None = None
+    training_command: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +252,8 @@ def recorded_training(run: Path, dataset: str) -> TrainingFacts:
             f"{file} holds results on dataset {content.get('dataset')!r}, which --eval_only on {dataset!r} would "
             f"replace. Choose another --output_dir, with --model_name_or_path {run / 'model'}."
         )
+    if content.get("training_command") is None and "--eval_only" not in content.get("command", ""):
+        content["training_command"] = content.get("command")  # of an earlier version, when nothing else had run
     return _build(TrainingFacts, content, str(file))
 
 

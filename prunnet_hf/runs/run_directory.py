@@ -47,6 +47,8 @@ def discard_conclusions(run: Path) -> None:
 
 OF_THIS_MACHINE = ("data_dir", "output_dir")
 """Arguments that mean nothing on another machine."""
+COMMANDS = ("command", "training_command")
+"""Entries that hold a command line."""
 
 
 def without_local_paths(content: Any) -> Any:
@@ -54,7 +56,7 @@ def without_local_paths(content: Any) -> Any:
 
     Args:
         content: Made of mappings, lists and plain values. Entries that name folders of this machine (`data_dir`,
-            `output_dir`) are left out, and an entry `command` is read as a command line.
+            `output_dir`) are left out, and those of `COMMANDS` are read as command lines.
 
     Example:
         >>> without_local_paths({"model_name_or_path": "/home/me/base", "command": "train.py --config=/home/me/a"})
@@ -62,7 +64,7 @@ def without_local_paths(content: Any) -> Any:
     """
     if isinstance(content, dict):
         return {
-            key: _shorten_command(value) if key == "command" and isinstance(value, str) else without_local_paths(value)
+            key: _shorten_command(value) if key in COMMANDS and isinstance(value, str) else without_local_paths(value)
             for key, value in content.items()
             if key not in OF_THIS_MACHINE
         }

@@ -174,6 +174,7 @@ def load_model(
     problems = _weight_problems(info)
     if problems:
         raise ValueError(_misfit(path, problems, _changed_fields(cls, Source.of(path, kwargs), model.config, weights)))
+    _note_classifier(model, info, Source.of(path, kwargs))
     if weights is not None:
         model.config.name_or_path = str(path)
     model.is_from_hub = path is not None and not os.path.isdir(path)
@@ -210,6 +211,30 @@ def _weight_problems(info: dict[str, Any]) -> list[str]:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             problems.append(f"{kind.removesuffix('_keys')} weights: {shown}")
     return problems
+
+
+def _note_classifier(model: Any, info: dict[str, Any], source: Source) -> None:
+    """Note whether the classifier is new, and refuse to classify by random weights unless they are to be trained."""
+    asks_for_it = model.config.__dict__.pop("asks_for_classifier", False)
+    if not any(key.startswith("classifier.") for key in info["missing_keys"]):
+        return
+    model.is_classifier_new = True
+    if not asks_for_it and model.config.id2label == _stored_labels(model.config, source):
+        raise ValueError(
+            f"{source.path} has no classifier, so {type(model).__name__} would classify at random. For embeddings "
+            "load it with PrunNetModel or AutoModel; to train a new classifier pass num_labels= or id2label=."
+        )
+
+
+def _stored_labels(config: Any, source: Source) -> dict[int, str] | None:
+    """The labels in the checkpoint's config.json; None if the caller's configuration is the only one."""
+    if source.path is None:
+        return None
+    try:
+        labels: dict[int, str] = type(config).from_pretrained(source.path, **source.where).id2label
+    except OSError:
+        return None
+    return labels
 
 
 def _changed_fields(cls: Any, source: Source, asked: Any, weights: Weights | None) -> dict[str, tuple[Any, Any]]:

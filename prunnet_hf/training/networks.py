@@ -58,6 +58,7 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
             f"{format_capacity(config.capacity)}. Fine-tune the dense checkpoint it was cut from."
         )
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
+    model.is_classifier_new = False  # from now on it is trained
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
     model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
     add_statistics(model, len(model.config.stored_subnetworks))
@@ -72,7 +73,10 @@ def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification
         raise FileNotFoundError(
             f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path."
         )
-    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source)
+    # Embeddings need no classifier, which a published model doesn't have.
+    config = PrunNetConfig.from_pretrained(source)
+    labels = {"num_labels": config.num_classes}
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, **labels)
     return model, PrunNetImageProcessor.from_pretrained(source)
 
 

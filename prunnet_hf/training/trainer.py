@@ -21,7 +21,7 @@ from ..data.streams import ImageDataset, num_images
 from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import RunArguments
-from ..runs.description import base_model, describe_device, recipe_of
+from ..runs.description import base_model, command_line, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
 from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
@@ -153,6 +153,7 @@ class Trainer:
             skipped_steps=self.step.skipped,
             base_model=self.base_model,
             training_device=describe_device(),
+            training_command=command_line(),
         )
         return TrainedModel(model, facts, seconds)
 

@@ -337,6 +337,16 @@ def test_method_that_this_version_does_not_know_is_named_and_no_more() -> None:
     assert "By the method `curriculum`" in alone
 
 
+def test_run_that_is_evaluated_again_keeps_the_command_that_trained_it() -> None:
+    again = {"command": "train_accelerate.py --eval_only true", "training_command": "train_accelerate.py --seed 3"}
+    text = body({**metrics(), **again})
+    measured, _, training = text.partition("## Training")
+    assert again["command"] in measured
+    assert again["training_command"] in training
+    same = metrics()["command"]
+    assert body({**metrics(), "training_command": same}) == body(metrics())  # said once
+
+
 @pytest.mark.parametrize(
     ("content", "recipe", "says"),
     [

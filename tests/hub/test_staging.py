@@ -214,9 +214,9 @@ def test_full_disk(finished_run: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_bands_end_at_fifths_or_where_the_model_has_statistics() -> None:
-    # The grid of statistics has 0.05, 0.1, 0.3, 0.5, 0.7, 0.9 and what was trained.
-    assert band_edges(PrunNetConfig(capacities=[0.1, 0.2, 0.4, 0.6, 0.8])) == [0.2, 0.4, 0.6, 0.8]
+def test_bands_end_at_the_capacities_that_were_trained() -> None:
+    assert band_edges(PrunNetConfig(capacities=[0.1, 0.2, 0.4, 0.6, 0.8])) == [0.1, 0.2, 0.4, 0.6, 0.8]
+    assert band_edges(PrunNetConfig(capacities=[0.3])) == [0.3]
     assert band_edges(PrunNetConfig(capacities=[0.25, 0.5])) == [0.25, 0.5]
 
 

@@ -15,7 +15,7 @@ from tests.hub.example_run import metrics, value
 OPTIONAL = (
     *("num_shared_classes", "recipe", "commit", "device", "latency_device", "num_processes", "mixed_precision"),
     *("method", "seed", "num_train_classes", "num_train_images", "training_seconds", "waiting_for_data"),
-    *("skipped_steps", "base_model", "training_device", "model", "chance"),
+    *("skipped_steps", "base_model", "training_device", "training_command", "model", "chance"),
 )
 
 
@@ -99,6 +99,19 @@ def test_recorded_training_is_what_the_record_says(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"dataset": "photos", "split": "test", **facts})
     assert recorded_training(tmp_path, "photos") == TrainingFacts(**facts)
     assert recorded_training(tmp_path / "elsewhere", "photos") == TrainingFacts()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"command": "train.py --seed 1"}, "train.py --seed 1"),  # by an earlier version, which had one entry
+        ({"command": "train.py --eval_only"}, None),  # by an earlier version, which has lost the other
+        ({"command": "train.py --eval_only", "training_command": "train.py --seed 1"}, "train.py --seed 1"),
+    ],
+)
+def test_the_command_that_trained_is_kept(tmp_path: Path, recorded: dict[str, str], expected: str | None) -> None:
+    write_json(tmp_path / "metrics.json", {"dataset": "photos", "method": "joint", **recorded})
+    assert recorded_training(tmp_path, "photos").training_command == expected
 
 
 def test_results_on_another_data_set_are_not_replaced(tmp_path: Path) -> None:

@@ -274,8 +274,31 @@ class TestPrunableModelInBands:
 
     def test_a_model_without_a_classifier(self, directory: Path, tmp_path: Path) -> None:
         PrunNetModel.from_pretrained(directory).save_pretrained(tmp_path / "base", bands=EDGES)
-        _, info = PrunNetForImageClassification.from_pretrained(tmp_path / "base", output_loading_info=True)
+        _, info = PrunNetForImageClassification.from_pretrained(
+            tmp_path / "base", num_labels=2, output_loading_info=True
+        )
         assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
+
+    @pytest.mark.parametrize("loader", [PrunNetForImageClassification, AutoModelForImageClassification])
+    @pytest.mark.parametrize("form", ["bands", "packed", "dense"])
+    def test_without_a_classifier_nothing_is_classified_at_random(
+        self, model, directory: Path, tmp_path: Path, loader: Any, form: str
+    ) -> None:
+        base, target = PrunNetModel.from_pretrained(directory), tmp_path / "base"
+        saved = base.prune(0.2) if form == "packed" else base
+        saved.save_pretrained(target, bands=EDGES if form == "bands" else None)
+        capacity = {} if form == "packed" else {"capacity": 0.2}
+        for arguments in ({}, capacity, {"config": PrunNetConfig.from_pretrained(target)}):
+            with pytest.raises(ValueError, match=r"base has no classifier.*PrunNetModel.*num_labels="):
+                loader.from_pretrained(target, **arguments)
+        # To be trained it gets one, also of as many classes as the configuration has.
+        for arguments in ({"num_labels": model.config.num_labels}, {"id2label": {0: "a", 1: "b"}, **capacity}):
+            loaded = loader.from_pretrained(target, **arguments)
+            assert loaded.is_classifier_new
+            assert "asks_for_classifier" not in loaded.config.to_dict()
+            loaded.save_pretrained(tmp_path / "tuned")
+            assert not loader.from_pretrained(tmp_path / "tuned").is_classifier_new
+        assert not loader.from_pretrained(directory).is_classifier_new
 
     def test_a_configuration_given_as_such(self, model, directory: Path) -> None:
         for config in (PrunNetConfig.from_pretrained(directory), str(directory)):

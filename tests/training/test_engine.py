@@ -94,7 +94,9 @@ class TestFinishedRun:
         shutil.copytree(finished, run)
         recipe, model = (run / "config.yaml").read_text(), (run / "model/model.safetensors").stat().st_mtime_ns
         train(arguments(photos, run, eval_only=True, epochs=9, seed=4))
-        for entry in ("results", "method", "seed", "training_seconds", "num_train_images", "num_shared_classes"):
+        assert metrics(finished)["training_command"] == metrics(finished)["command"]
+        kept = ("method", "seed", "training_seconds", "num_train_images", "num_shared_classes", "training_command")
+        for entry in ("results", *kept):
             assert metrics(run)[entry] == metrics(finished)[entry], entry
         assert (run / "config.yaml").read_text() == recipe
         assert (run / "model/model.safetensors").stat().st_mtime_ns == model
