@@ -26,13 +26,14 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.hub.publish import check_repo_id, publish_run
 from prunnet_hf.hub.staging import LAYOUTS, Publication, stage_run
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, or the words given instead of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("push_to_hub.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, help="The --output_dir of a finished run of train_accelerate.py.")
     parser.add_argument("--repo_id", required=True, help="Repository for the dense model and the card: org/name.")
     parser.add_argument(
@@ -95,12 +96,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print what was published where and return 0; or print in one line why it failed and return 1."""
     arguments = parse_arguments(words)
     disable_progress_bar()  # transformers shows one for every model that is saved; the Hub's client has its own
-    try:
-        print(push(arguments))
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"push_to_hub.py: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("push_to_hub.py", lambda: print(push(arguments)), words)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,22 @@ r"""Train a PrunNet model.
 All arguments: python train_accelerate.py --help
 """
 
+import sys
+
 from transformers.utils.logging import disable_progress_bar
 
+from prunnet_hf.commands import run_command
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.training.engine import train
 
 
-def main() -> None:
+def main() -> int:
+    """Train as the command line says and return 0; or print in one line why it failed and return 1."""
+    return run_command("train_accelerate.py", train_and_describe)
+
+
+def train_and_describe() -> None:
     """Train as the command line says, then write the model card."""
     disable_progress_bar()  # transformers shows one for every model saved
     result = train(parse_arguments())
@@ -35,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.commands import CommandParser
 from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
 from prunnet_hf.retrieval.dataset_encoding import encode_share
 from prunnet_hf.retrieval.protocols import leave_one_out
@@ -39,7 +40,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure one run, or print tables of what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, help="a run directory; with --summarise JSON files")
     parser.add_argument("--data_dir", help="the run's images")
     parser.add_argument("--capacities", nargs="+", type=float, default=CAPACITIES, help="in addition to 1.0")

@@ -12,6 +12,7 @@ import argparse
 import os
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -23,6 +24,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
@@ -39,7 +41,7 @@ MEGABYTE = 1e6
 
 def main() -> None:
     """Start the processes. The first one prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_processes", type=int, default=2)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image_size", type=int, default=64)
@@ -218,4 +220,4 @@ def bytes_of(parameters: Iterable[Tensor]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/communication.py", main))

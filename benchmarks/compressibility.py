@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 
 import torch
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.compression.report import compressibility
 
 
 def main() -> None:
     """Print a row for each backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50"], help="timm names (default: resnet50)")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -47,4 +49,4 @@ def measure(backbone: str, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/compressibility.py", main))

@@ -14,6 +14,7 @@ dense file, with the projector and, if the form has them, the running statistics
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.pruning.calibration import MEAN, VARIANCE
 
 BACKBONES = (
@@ -44,7 +46,7 @@ COLUMNS = (
 
 def main() -> None:
     """Print one Markdown row a backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=float, default=0.2)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
@@ -89,4 +91,4 @@ def saved(model: PrunNetModel, **form: Any) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/file_sizes.py", main))

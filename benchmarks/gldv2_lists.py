@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import sys
 import tarfile
 import tempfile
 import time
@@ -23,6 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.sets.gldv2 import load_gldv2
 from prunnet_hf.data.streams import num_images
 
@@ -38,7 +40,7 @@ ROWS = (("clean", None), ("clean", 0.3), ("full", None))
 
 def main() -> None:
     """Print one row a subset."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # Not in this process: its peak memory would count as that of the processes it starts.
@@ -124,4 +126,4 @@ def write_list(path: Path, header: str, lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/gldv2_lists.py", main))

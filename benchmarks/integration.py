@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.training.gradients import integrate_weight_and_scores, projection_orders
 from prunnet_hf.training.gradients_reference import integrate_weight_and_scores_reference
 
@@ -48,7 +50,7 @@ def seconds(integration: Integration, shapes: list[torch.Size], num_gradients: i
 
 def main() -> None:
     """Measure, and print a line for each N."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18", help="timm name (default: resnet18)")
     parser.add_argument("--num_subnetworks", type=int, nargs="+", default=[1, 2, 4, 8], help="values of N")
     parser.add_argument(
@@ -75,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/integration.py", main))

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from pathlib import Path
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.pruning.masking import format_capacity
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.runs.evaluation import self_test
@@ -25,7 +27,7 @@ LEFT_OUT_CAPACITIES = (0.1, 0.3, 0.5, 0.7)
 
 def main(command_line: list[str] | None = None) -> None:
     """Print one row for each capacity."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run directory")
     parser.add_argument("--data_dir", help="the folder of the run's data set, if it has one")
     options = parser.parse_args(command_line)
@@ -67,4 +69,4 @@ def interpolated_subnetworks(model: PrunNetForImageClassification) -> dict[tuple
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/interpolation.py", main))

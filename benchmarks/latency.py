@@ -6,16 +6,18 @@ Medians of interleaved runs on one image; the weights are random, which does not
 """
 
 import argparse
+import sys
 
 import torch
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.description import measure_latency
 
 
 def main() -> None:
     """Print, for each capacity, the latency and its ratio to the dense network's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--capacities", type=float, nargs="+", default=[0.2, 0.5, 1.0])
@@ -32,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/latency.py", main))

@@ -11,6 +11,7 @@ same round. The weights are random: times depend on their number alone.
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def forms(dense: PrunNetModel, capacity: float) -> list[Form]:
 
 def main() -> None:
     """Print one row a form."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--capacity", type=float, default=0.2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
@@ -111,4 +113,4 @@ def clocked(action: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/loading.py", main))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.pruning.layers import is_prunable_type
 from step import CAPACITIES, CASES, Case, Step, plain_step, prunnet_step, random_batch
 
@@ -40,7 +42,7 @@ BYTES_PER_NUMBER = 4
 
 def main() -> None:
     """Print a row for each case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -105,4 +107,4 @@ def peak_memory(run: Callable[[], None]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/memory.py", main))

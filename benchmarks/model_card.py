@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import yaml
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.runs.run_directory import write_text
@@ -31,7 +33,7 @@ COPIED = (
 
 def main() -> None:
     """Write the card of the run, then its copy, whose title is the name of the other folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run directory")
     parser.add_argument("copy", type=Path, help="folder to copy to; its name is the title of the card")
     arguments = parser.parse_args()
@@ -47,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/model_card.py", main))

@@ -13,10 +13,13 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from prunnet_hf.commands import CommandParser, run_command
 
 HOSTILE: list[Any] = [
     -1,
@@ -44,7 +47,7 @@ TEXT = '0123456789-,:.[]{}"\\ FIBUe'
 
 def main() -> None:
     """Mutate one file of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("number", type=int)
     arguments = parser.parse_args()
@@ -202,4 +205,4 @@ def sign_bands(index: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/mutants.py", main))

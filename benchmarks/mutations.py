@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from mutants import mutate
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.storage.form import Source
 from prunnet_hf.storage.forms import read_weights
 
@@ -40,7 +41,7 @@ ACCEPTED = ("same tensors", "forged tensors", "clear ")
 
 def main() -> None:
     """Print the outcomes of each form; end with status 1 if one of them must not be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="+", choices=FORMS, default=FORMS, help="forms of a checkpoint")
     parser.add_argument("--mutations", type=int, default=10_000, help="of each form")
     parser.add_argument("--seed", type=int, default=0)
@@ -180,4 +181,4 @@ def failed(error: BaseException, kind: str, verbose: bool) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/mutations.py", main))

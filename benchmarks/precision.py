@@ -13,12 +13,14 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 
+from prunnet_hf.commands import CommandParser, run_command
 from step import CAPACITIES, Case, clocked, prunnet_step, random_batch
 
 
@@ -42,7 +44,7 @@ SETTINGS = (
 
 def main() -> None:
     """Print a row for each setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -99,4 +101,4 @@ def work(setting: Setting, case: Case, batch_size: int, requests: Connection) ->
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/precision.py", main))

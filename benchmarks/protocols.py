@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.retrieval.protocols import Columns, Side, resolve_protocol
 
 Classes = NDArray[np.int64]
@@ -72,7 +74,7 @@ BENCHMARKS: dict[str, tuple[str, int, int, int, MakeColumns]] = {
 
 def main() -> None:
     """Print one row a benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmarks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument("--dim", type=int, default=256)
     arguments = parser.parse_args()
@@ -126,4 +128,4 @@ def peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/protocols.py", main))

@@ -14,19 +14,21 @@ import argparse
 import copy
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
 from prunnet_hf.pruning.masking import kept_count
 
 
 def main() -> None:
     """Print one row a backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50"], help="timm names (default: resnet50)")
     parser.add_argument("--capacity", type=float, default=0.2)
     parser.add_argument("--allocation", default=UNIFORM, choices=ALLOCATIONS)
@@ -78,4 +80,4 @@ def clocked(action: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/pruning.py", main))

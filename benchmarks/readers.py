@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from prunnet_hf.commands import run_command
 from prunnet_hf.data.sets.in_shop import load_in_shop
 from prunnet_hf.data.sets.revisited import load_revisited
 from prunnet_hf.data.sets.veri776 import load_veri776
@@ -111,4 +113,4 @@ def touch(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/readers.py", main))

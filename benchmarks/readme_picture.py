@@ -15,6 +15,7 @@ network. The mAP of both networks over all test photos stands below the photos, 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
@@ -28,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf import PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.splits import IMAGE, LABEL
 from prunnet_hf.pruning.masking import format_capacity
@@ -65,7 +67,7 @@ class Searched(NamedTuple):
 
 def main() -> None:
     """Search, print what was measured, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run directory, of an image folder")
     parser.add_argument("--data_dir", required=True, help="the image folder it was trained on")
     parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
@@ -214,4 +216,4 @@ def save_small(picture: Image.Image, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/readme_picture.py", main))

@@ -11,7 +11,9 @@ Prints Markdown tables. Each RUN is a run directory, or its trajectory.json.
 from __future__ import annotations
 
 import argparse
+import sys
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.compression.comparison import compare
 from prunnet_hf.compression.plots import plot_trajectories
 from prunnet_hf.compression.trajectory import read_trajectory
@@ -19,7 +21,7 @@ from prunnet_hf.compression.trajectory import read_trajectory
 
 def main() -> None:
     """Print the tables and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or their trajectory.json")
     parser.add_argument("--output", required=True, metavar="FILE.png", help="picture to write")
     parser.add_argument("--title", default="Pruning schedules", help="title of the picture")
@@ -30,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/sap.py", main))

@@ -7,11 +7,13 @@ Medians of interleaved runs, as ratios to one `kthvalue` a capacity; the layer i
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.pruning.masking import kept_count, kept_masks
 
 CAPACITIES = (0.2, 0.4, 0.6, 0.8)
@@ -19,7 +21,7 @@ CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 
 def main() -> None:
     """Time each way of finding four nested masks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_weights", type=int, default=512 * 512 * 9)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
@@ -50,4 +52,4 @@ def by_kthvalue(scores: torch.Tensor) -> list[torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/selection.py", main))

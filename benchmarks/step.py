@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.networks import lay_out
@@ -72,7 +74,7 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Print a row for each case and number of subnetworks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--num_subnetworks", type=int, nargs="+", default=[len(CAPACITIES)], help="values of N")
@@ -244,4 +246,4 @@ def prunnet_step(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/step.py", main))

@@ -11,9 +11,11 @@ network) at each of them; without, at one small capacity, with the distance to t
 import argparse
 import math
 import statistics
+import sys
 from collections import defaultdict
 from pathlib import Path
 
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.record import RunRecord
 
 SMALL = 0.2
@@ -22,7 +24,7 @@ USUAL = [0.2, 0.4, 0.6, 0.8]
 
 def main() -> None:
     """Read the files and print one Markdown table a data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="metrics.json of the runs")
     parser.add_argument("--capacities", nargs="+", type=float, help="capacities to show")
     arguments = parser.parse_args()
@@ -98,4 +100,4 @@ def spread(figures: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks/summarise.py", main))

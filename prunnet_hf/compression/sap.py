@@ -34,6 +34,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from ..commands import run_command
 from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset
 from ..modeling_prunnet import PrunNetForImageClassification
@@ -69,7 +70,12 @@ from .scopes import Masks
 from .trajectory import Round, Trajectory, measure_round
 
 
-def main() -> None:
+def main() -> int:
+    """Run the loop as the command line says and return 0; or print in one line why it failed and return 1."""
+    return run_command("prunnet_hf.compression.sap", run_loop)
+
+
+def run_loop() -> None:
     """Run the loop with the arguments of the command line, and print its rounds."""
     disable_progress_bar()  # of transformers, for every model saved and loaded
     loop = PruningLoop(*parse_sap_arguments())
@@ -234,4 +240,4 @@ def _release(accelerator: Accelerator) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

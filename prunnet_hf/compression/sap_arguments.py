@@ -153,7 +153,7 @@ def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunA
 
 def _check_settled(command_line: Sequence[str] | None) -> None:
     """Refuse flags for what the loop sets. A recipe may hold it, because training uses the same recipes."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
     parser.add_argument("--capacities", type=float, nargs="+")
     flags, _ = parser.parse_known_args(command_line)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from ..commands import CommandParser, run_command
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
@@ -28,12 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those of the command line if not given.
     """
     chosen = _parser().parse_args(arguments)
-    try:
-        _encode_folder(chosen)
-    except (OSError, TypeError, ValueError) as error:
-        print(f"prunnet_hf.retrieval.encoding: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("prunnet_hf.retrieval.encoding", lambda: _encode_folder(chosen), arguments)
 
 
 def _encode_folder(chosen: argparse.Namespace) -> None:
@@ -58,7 +54,7 @@ def _encode_folder(chosen: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "python -m prunnet_hf.retrieval.encoding",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..commands import CommandParser, did_you_mean
 from ..configuration_prunnet import TRAINED_CAPACITIES
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
@@ -283,6 +284,10 @@ class RunArguments:
         return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
 
 
+class _Parser(HfArgumentParser, CommandParser):
+    """Flags from the fields of dataclasses, and errors as `CommandParser` has them."""
+
+
 def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
     """Read flags, which win over the recipe that `--config FILE` names, which wins over the defaults.
 
@@ -316,19 +321,21 @@ def parse_dataclasses(
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it isn't a mapping, or has unknown keys.
     """
-    parser = HfArgumentParser(list(kinds))  # type: ignore[arg-type]
+    parser = _Parser(list(kinds))  # type: ignore[arg-type]
     parser.add_argument("--config", help="A YAML file with the same arguments; flags win over it.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
-    known, _ = parser.parse_known_args(flags)
+    known, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise ValueError(f"Unknown arguments: {' '.join(unknown)}.{parser.hint(unknown)} --help lists all.")
     if known.config is not None:
         names = {action.dest for action in parser._actions}
-        recipe = read_recipe(known.config, names - {"config", "help"})
+        recipe = read_recipe(known.config, names - {"config", "debug", "help"})
         # Only a recipe can have an empty list: a flag needs a value.
         parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
         flags = [*recipe_flags(recipe), *flags]
     flags += recipe_flags(settled or {})
     parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
-    return [*parsed[: len(kinds)]]  # the rest holds --config
+    return [*parsed[: len(kinds)]]  # the rest holds --config and --debug
 
 
 def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
@@ -353,15 +360,18 @@ def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
 def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, Any]:
     """Read a YAML recipe whose keys are among `allowed`."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--config must name a YAML file; {os.fspath(path)!r} doesn't exist.")
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"--config must name a YAML file; {os.fspath(path)!r} is none.")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"The recipe {path} must be a mapping of arguments, such as `epochs: 20`; got {recipe!r}.")
-    unknown = sorted(set(recipe) - allowed)
+    unknown = sorted(set(recipe) - allowed, key=str)
     if unknown:
         raise ValueError(
-            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}. Allowed: "
-            f"{', '.join(sorted(allowed))}."
+            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}."
+            f"{did_you_mean(map(str, unknown), allowed)} Allowed: {', '.join(sorted(allowed))}."
         )
     if recipe.get("mixed_precision") is False:
         recipe["mixed_precision"] = "no"  # YAML reads `no` as False

@@ -376,7 +376,8 @@ def test_the_command_prints_the_rounds(
     flags += ["--embedding_dim", "8", "--epochs", "1", "--batch_size", "10", "--num_workers", "0", "--rounds", "1"]
     monkeypatch.setattr(sys, "argv", ["sap.py", *flags, "--output_dir", str(tmp_path / "run")])
     monkeypatch.delitem(sys.modules, "prunnet_hf.compression.sap")  # or runpy warns that it is there already
-    runpy.run_module("prunnet_hf.compression.sap", run_name="__main__", alter_sys=True)  # as `python -m` does
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module("prunnet_hf.compression.sap", run_name="__main__", alter_sys=True)  # as `python -m` does
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines if line.startswith("round ")] == ["round 0", "round 1"]
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| round", "| 0", "| 1"]

@@ -126,6 +126,20 @@ def test_unknown_recipe_keys_are_named(tmp_path: Path) -> None:
         parse_arguments(["--config", write_recipe(tmp_path, "sparsity: 0.8\nlr: 0.1\nepochs: 2\n")])
 
 
+def test_misspelt_keys_and_flags_get_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown keys: epoch\. Did you mean epochs\?"):
+        parse_arguments(["--config", write_recipe(tmp_path, "epoch: 3\n")])
+    with pytest.raises(ValueError, match=r"--epoch 1\. Did you mean --epochs\?"):  # argparse would take it as --epochs
+        parse_arguments(["--epoch", "1"])
+    with pytest.raises(ValueError, match="3, 4"):
+        parse_arguments(["--config", write_recipe(tmp_path, "3: a\n4: b\n")])
+
+
+def test_recipe_that_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe\.yaml is no YAML: [^\n]*line 1[^\n]*$"):
+        parse_arguments(["--config", write_recipe(tmp_path, "epochs: [")])
+
+
 def test_recipe_that_is_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be a mapping of arguments.*\['epochs'\]"):
         parse_arguments(["--config", write_recipe(tmp_path, "- epochs\n")])
@@ -144,7 +158,7 @@ def test_wrong_type_in_a_recipe_is_refused_as_in_a_flag(
 
 
 def test_unknown_flag_is_named() -> None:
-    with pytest.raises(ValueError, match="--learning_speed"):
+    with pytest.raises(ValueError, match=r"--learning_speed 3.* Did you mean --learning_rate"):
         parse_arguments(["--learning_speed", "3"])
 
 
