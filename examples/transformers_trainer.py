@@ -9,6 +9,7 @@ are, the more they lose. `train_accelerate.py` trains all of them together. Afte
 
 - the running statistics of the subnetworks, with `calibrate`: the stored ones belong to the old weights;
 - the id of the embedding space, with `renew_embedding_space`: galleries of the old model have to be embedded again.
+  Whoever forgets it gets a new id and a warning when the model is saved.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ def main() -> None:
         per_device_train_batch_size=arguments.batch_size,
         dataloader_drop_last=True,  # batch norms need more than one image
         remove_unused_columns=False,  # `collate` reads the column `image`
-        save_strategy="no",  # what the Trainer saves has the old statistics and the old id
+        save_strategy="no",  # what the Trainer saves has the old statistics
         report_to="none",
     )
     Trainer(model, options, data_collator=collate, train_dataset=splits.train).train()
+    model.renew_embedding_space()
     report("fine-tuned, old statistics", model, processor, splits)
 
     some = splits.train.shuffle(seed=0).select(range(min(1024, len(splits.train))))
     model.calibrate(pixel_batches(some, processor))
-    model.renew_embedding_space()
     report("fine-tuned, renewed", model, processor, splits)
 
     for name, network in {"model": model, "subnetworks/capacity-0.20": model.prune(capacity=0.2)}.items():

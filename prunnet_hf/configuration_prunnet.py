@@ -39,6 +39,8 @@ class PrunNetConfig(PreTrainedConfig):
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
         embedding_space: Id of the space of the embeddings. Networks can be compared only if they have the same.
             None until training has ended.
+        weights_digest: Digests of the weights that have this space, by the type to which they are cast (see
+            `storage.weights_digest`). Saving compares them, and renews the id of weights that were changed since.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -59,6 +61,7 @@ class PrunNetConfig(PreTrainedConfig):
     stem_pool: bool = True
     score_init: str = "kaiming"
     embedding_space: str | None = None
+    weights_digest: dict[str, str] | None = None
     # Whether an argument beside the checkpoint asked for a classifier. Not saved.
     asks_for_classifier: ClassVar[bool] = False
 

@@ -7,7 +7,6 @@ Source: PrunNet, arXiv 2504.11879.
 """
 
 import copy
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +27,7 @@ from .pruning.calibration import (
     warn_if_not_uniform,
     write_statistics,
 )
+from .pruning.dropped_weights import keep_dropped_at_zero
 from .pruning.layers import (
     PrunableLayer,
     check_scores,
@@ -40,6 +40,7 @@ from .pruning.layers import (
 from .pruning.masking import check_capacities, check_capacity, format_capacity
 from .storage.pretrained import load_model, save_model
 from .storage.pushing import push_model
+from .storage.weights_digest import digest_weights, set_space, settle_space
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             progress: Show a bar if calibration takes some seconds.
 
         Returns:
-            A new model of the same class, made of plain torch layers and without scores. This one isn't changed.
+            A new model of the same class, made of plain torch layers and without scores. This one isn't changed,
+            except that its embedding space is renewed, with a warning, if somebody has changed its weights.
 
         Raises:
             TypeError: If `capacity` isn't a number, or `calibration` isn't an iterable of tensors.
@@ -128,6 +130,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         self._check_prunable()
         check_allocation(allocation)
         capacity = check_capacity(capacity)
+        settle_space(self)
         weights = masked_weights(self, allocated_masks(self, capacity, allocation))
         layers = self.prunable_layers()
         # Layers that are in the memo aren't copied: the copy has the plain layers instead.
@@ -146,6 +149,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         else:
             (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
         write_statistics(pruned, None, statistics)
+        keep_dropped_at_zero(pruned)
+        if self.config.embedding_space is not None:
+            set_space(pruned, self.config.embedding_space)
         return pruned
 
     @torch.no_grad()
@@ -202,13 +208,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         Returns:
             The id, 16 hexadecimal digits, also in `config.embedding_space`.
         """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.base_model.named_parameters()):
-            if not name.endswith(".scores"):
-                digest.update(name.encode())
-                digest.update(parameter.detach().float().cpu().numpy().tobytes())
-        self.config.embedding_space = digest.hexdigest()[:16]
-        return self.config.embedding_space
+        space = digest_weights(self)
+        set_space(self, space)
+        return space
 
     # The arguments that PreTrainedModel has after `save_directory` are taken by keyword only.
     def save_pretrained(  # type: ignore[override]

@@ -7,7 +7,7 @@ calling the layer.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -38,8 +38,22 @@ class PrunableLayer(nn.Module):
     def from_dense(cls, dense: nn.Module) -> Self:
         """Take over the parameters of a plain layer (not copies of them) and add scores, not yet initialised."""
         layer = cast(Self, cls._made(cls, dense, dense.weight, dense.bias))
-        layer.scores = nn.Parameter(torch.empty_like(layer.weight))
+        wide = torch.promote_types(layer.weight.dtype, torch.float32)
+        layer.scores = nn.Parameter(torch.empty_like(layer.weight, dtype=wide))
         return layer
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the layer. Scores stay at least float32, because rounded ones would choose other weights."""
+        kept = [tensor for tensor in (self.scores, self.scores.grad) if tensor is not None]
+
+        def without_cast(tensor: Tensor) -> Tensor:
+            applied = fn(tensor)
+            if applied.dtype.itemsize >= torch.float32.itemsize or not any(tensor is own for own in kept):
+                return applied
+            return torch.empty_like(applied, dtype=tensor.dtype).copy_(tensor)
+
+        applied: Self = super()._apply(without_cast, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     def to_dense(self, weight: Tensor) -> nn.Module:
         """A plain layer with `weight` and a copy of this layer's bias."""

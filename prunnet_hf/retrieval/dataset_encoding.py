@@ -20,6 +20,7 @@ from ..data.splits import IMAGE
 from ..data.stream_loader import split_stream
 from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
 from ..modeling_prunnet import PrunNetModel
+from ..storage.weights_digest import settle_space
 from .protocols import Side
 
 Key = TypeVar("Key")
@@ -204,6 +205,8 @@ def _share_loader(
 
 
 def _check_one_space(models: Sequence[PrunNetModel]) -> None:
+    for model in models:
+        settle_space(model)
     spaces = sorted({str(model.config.embedding_space) for model in models})
     if len(spaces) > 1:
         raise ValueError(

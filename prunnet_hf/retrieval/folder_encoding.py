@@ -30,6 +30,7 @@ from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
 from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
+from ..storage.weights_digest import settle_space
 from .dataset_encoding import embed
 from .embedding_parts import EmbeddingParts, check_output
 from .embedding_table import PATH, as_table, table_schema
@@ -83,6 +84,7 @@ def encode_folder(
     """
     _check_at_least(1, batch_size=batch_size, images_per_part=images_per_part)
     _check_at_least(0, num_workers=num_workers)
+    settle_space(model)
     config = model.config
     schema = table_schema(
         config.embedding_dim, check_known_space(config.embedding_space), config.capacity, _model_name(config)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from ..prunable_model import PrunNetPreTrainedModel
+from ..storage.weights_digest import settle_space
+
 
 @runtime_checkable
 class HasEmbeddingSpace(Protocol):
@@ -66,6 +69,8 @@ def check_known_space(embedding_space: str | None) -> str:
 def _embedding_space(argument: str, item: Embedder) -> str | None:
     if item is None or isinstance(item, str):
         return item
+    if isinstance(item, PrunNetPreTrainedModel):
+        settle_space(item)  # a loop of one's own may have changed its weights since the id was set
     config = item.config if isinstance(item, HasConfig) else item
     if not isinstance(config, HasEmbeddingSpace):
         raise TypeError(

@@ -4,6 +4,7 @@ This adds other forms of weights, directories that are replaced as a whole, and 
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +19,13 @@ from transformers.utils.hub import resolve_revision
 from ..configuration_prunnet import refuse_copying_code
 from ..pruning.allocation import UNIFORM, check_allocation
 from ..pruning.calibration import warn_if_below, warn_if_coarse
+from ..pruning.dropped_weights import correct_capacity, keep_dropped_at_zero
 from ..pruning.masking import check_capacity
 from .bands import check_bands
 from .form import Source, Weights
 from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
+from .plain import PLAIN
+from .weights_digest import set_space, settle_space
 
 # The arguments among HUB_ARGUMENTS that choose the commit.
 RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
@@ -81,10 +85,12 @@ def save_model(
     if target.is_file():
         raise NotADirectoryError(f"save_directory must be a directory; {target} is a file.")
     target.mkdir(parents=True, exist_ok=True)
+    settle_space(model, state_dict)
+    correct_capacity(model, state_dict)
     # Inside the target, so that moving the files is a rename on the same file system.
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
-        form = form_to_write(model.config, bands)
+        form = PLAIN if bands is None and _is_of_trainer(target) else form_to_write(model.config, bands)
         save(staging, state_dict={} if form.write else state_dict, **kwargs)
         if form.write:
             form.write(staging, model, state_dict or model.state_dict(), bands)
@@ -93,6 +99,11 @@ def save_model(
         shutil.rmtree(staging, ignore_errors=True)
     if push_to_hub:
         model.push_to_hub(repo_id or target.resolve().name, **kwargs)
+
+
+def _is_of_trainer(directory: Path) -> bool:
+    """Whether a directory is called as transformers' Trainer calls its checkpoints. It reads plain weights only."""
+    return re.fullmatch(r"checkpoint-\d+", directory.resolve().name) is not None
 
 
 def _replace_model(staging: Path, target: Path) -> None:
@@ -180,6 +191,8 @@ def load_model(
     model.is_from_hub = path is not None and not os.path.isdir(path)
     if capacity is not None:
         model = _cut(model, capacity, allocation, weights)
+    else:
+        keep_dropped_at_zero(model)
     return (model, info) if with_info else model
 
 
@@ -199,6 +212,9 @@ def _cut(model: Any, capacity: float, allocation: str, weights: Weights | None) 
     model.config.capacity = capacity
     warn_if_coarse(weights.statistics, capacity)
     warn_if_below(weights.statistics, capacity, stacklevel=5)  # the line that called `from_pretrained`
+    keep_dropped_at_zero(model)
+    if model.config.embedding_space is not None:
+        set_space(model, model.config.embedding_space)
     return model
 
 

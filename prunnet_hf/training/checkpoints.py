@@ -264,6 +264,7 @@ def keep_best(run: Path, step: int, model: PrunNetForImageClassification, proces
         shutil.rmtree(leftover, ignore_errors=True)
     model.renew_embedding_space()
     model.save_pretrained(partial)
+    model.config.embedding_space = None  # that of a network in training is none yet
     processor.save_pretrained(partial)
     write_manifest(partial)
     partial.rename(final)

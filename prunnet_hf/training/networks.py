@@ -62,6 +62,7 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
     model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
     add_statistics(model, len(model.config.stored_subnetworks))
+    model.config.embedding_space = None  # of the space that it leaves; when training ends, it gets that of its own
     return model
 
 

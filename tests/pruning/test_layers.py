@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from prunnet_hf import PrunNetModel
 from prunnet_hf.pruning.layers import (
     PrunableConv2d,
     PrunableLinear,
@@ -18,6 +19,7 @@ from prunnet_hf.pruning.layers import (
     masked_weights,
     prunable_layers,
 )
+from tests.tiny_models import tiny, tiny_config
 
 
 class ConvSubclass(nn.Conv2d):
@@ -73,10 +75,10 @@ def test_parameters_are_taken_over_not_copied() -> None:
     assert list(dict(prunable.named_parameters())) == ["weight", "bias", "scores"]
 
 
-def test_scores_have_the_shape_type_and_layout_of_the_weight() -> None:
+def test_scores_have_the_shape_and_layout_of_the_weight_and_are_float32() -> None:
     conv = nn.Conv2d(4, 6, 3).to(torch.bfloat16, memory_format=torch.channels_last)
     scores = PrunableConv2d.from_dense(conv).scores
-    assert (scores.shape, scores.dtype, scores.stride()) == (conv.weight.shape, torch.bfloat16, conv.weight.stride())
+    assert (scores.shape, scores.dtype, scores.stride()) == (conv.weight.shape, torch.float32, conv.weight.stride())
     assert scores.requires_grad
 
 
@@ -192,3 +194,30 @@ def test_scores_that_are_not_finite_are_refused_by_the_layers_name() -> None:
         network[1].scores[0, 0] = torch.inf
     with pytest.raises(ValueError, match=r"'1'.*scores.*1 of 4"):
         check_scores(network)
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.to(torch.bfloat16), lambda m: m.half(), lambda m: m.bfloat16().float()])
+def test_casts_leave_scores_and_so_the_choice_alone(cast) -> None:
+    model = tiny()
+    expected = find_masks(model, [0.2, 0.6])
+    scores = {name: layer.scores.detach().clone() for name, layer in model.prunable_layers().items()}
+    next(iter(model.prunable_layers().values())).scores.grad = torch.ones_like(next(iter(scores.values())))
+    cast(model)
+    for name, layer in model.prunable_layers().items():
+        assert torch.equal(layer.scores, scores[name])
+        assert layer.scores.dtype == torch.float32
+        assert layer.scores.grad is None or layer.scores.grad.dtype == torch.float32
+    found = find_masks(model, [0.2, 0.6])
+    assert all(torch.equal(mask, expected[0][name]) for name, mask in found[0].items())
+
+
+def test_scores_of_a_network_made_in_half_precision_are_float32() -> None:
+    model = PrunNetModel._from_config(tiny_config(), dtype=torch.bfloat16)
+    assert {layer.scores.dtype for layer in model.prunable_layers().values()} == {torch.float32}
+    assert {layer.weight.dtype for layer in model.prunable_layers().values()} == {torch.bfloat16}
+
+
+def test_scores_move_with_the_network() -> None:
+    model = tiny().to(torch.bfloat16, memory_format=torch.channels_last).to("meta")
+    assert all(layer.scores.is_meta for layer in model.prunable_layers().values())
+    assert model.prunnet.backbone.conv1.scores.is_contiguous(memory_format=torch.channels_last)
