@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import RunArguments
 from ..runs.description import recipe_of
+from ..runs.manifest import MANIFEST, find_damage, write_manifest
 from ..runs.run_directory import write_json, write_text
-from ..training.checkpoints import list_checkpoints, warn_of_changes
+from ..training.checkpoints import check_same_data, list_checkpoints, warn_of_changes
 from .sap_arguments import SapArguments, differences
 from .trajectory import Round, read_round
+
+DATA = "data.json"
+"""The training images that a run began with."""
 
 
 def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
@@ -76,8 +81,40 @@ def _all_arguments(arguments: RunArguments, sap: SapArguments) -> dict[str, Any]
     return {**recipe_of(arguments), **asdict(sap)}
 
 
-def record(run: Path, arguments: RunArguments, sap: SapArguments) -> None:
-    """Write the arguments as `config.yaml`, and warn of those that have changed since the run was started."""
+def check_images_are_the_same(run: Path, now: Mapping[str, Any]) -> None:
+    """Make sure that a resumed run goes on with the images it began with.
+
+    Args:
+        run: The run directory.
+        now: What `identify` says of the training images.
+
+    Raises:
+        ValueError: If they differ, or the record of them is damaged.
+    """
+    file, config = run / DATA, initial_directory(run) / "config.json"
+    if file.is_file():
+        check_same_data(_read_object(file), now)
+    elif config.is_file():  # a run of an earlier version
+        names = _read_object(config).get("id2label") or {}
+        check_same_data({"class_names": [names[label] for label in sorted(names, key=int)] or None}, now)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Choose another output_dir.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it must hold an object; got {content!r:.80}. Choose another output_dir.")
+    return content
+
+
+def record(run: Path, arguments: RunArguments, sap: SapArguments, images: Mapping[str, Any]) -> None:
+    """Write the arguments as `config.yaml`, and what `identify` says of the images.
+
+    Arguments that have changed since the run was started give a warning.
+    """
+    write_json(run / DATA, images)
     recipe = run / "config.yaml"
     now = _all_arguments(arguments, sap)
     if recipe.is_file():
@@ -130,15 +167,33 @@ def _read_finished(file: Path) -> Round:
 
 def load_weights(run: Path, number: int) -> dict[str, Tensor]:
     """All tensors of the network that a round trained, by name; pruned weights are zero."""
-    model = PrunNetForImageClassification.from_pretrained(round_directory(run, number) / "model")
+    model = load_whole(round_directory(run, number) / "model")
     tensors: dict[str, Tensor] = model.state_dict()
     return tensors
+
+
+def load_whole(folder: Path) -> PrunNetForImageClassification:
+    """Load a network that this loop saved.
+
+    Raises:
+        ValueError: If its files aren't as they were saved: later rounds would prune other weights. Earlier versions
+            saved no manifest: their networks are believed.
+    """
+    problem = find_damage(folder) if (folder / MANIFEST).exists() else None
+    if problem:
+        raise ValueError(
+            f"The network {folder} is damaged: it {problem}. Remove its round and all later rounds, which --resume "
+            "does again; if it is the initial network, start in another output_dir."
+        )
+    model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(folder)
+    return model
 
 
 def save_round(directory: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
     """Save the network of a round, packed if it is pruned, and its image processor."""
     model.save_pretrained(directory / "model")
     processor.save_pretrained(directory / "model")
+    write_manifest(directory / "model")
 
 
 def finish_round(run: Path, entry: Round) -> None:

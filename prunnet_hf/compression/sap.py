@@ -35,12 +35,14 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import run_command
+from ..data.identity import identify
 from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import RunArguments
 from ..runs.description import describe_run
 from ..runs.evaluation import self_test
+from ..runs.manifest import write_manifest
 from ..runs.run_data import load_run_data, set_apart
 from ..runs.run_directory import write_json
 from ..training.checkpoints import check_output_dir_is_shared
@@ -53,10 +55,12 @@ from .round_files import (
     arguments_of_round,
     as_plain,
     check_can_begin,
+    check_images_are_the_same,
     finish_round,
     finished_rounds,
     initial_directory,
     load_weights,
+    load_whole,
     packable_tensors,
     record,
     round_directory,
@@ -112,6 +116,8 @@ class PruningLoop:
         self.images: tuple[ImageDataset, RetrievalSplits] = set_apart(
             self.splits, arguments, is_main_process=is_main_process
         )
+        self.identity = identify(self.images[0])
+        check_images_are_the_same(self.directory, self.identity)
         self._save_initial()
 
     def run(self) -> Trajectory:
@@ -141,9 +147,10 @@ class PruningLoop:
         self.accelerator.wait_for_everyone()
         model = None if is_there else self._create_model()
         if self.accelerator.is_main_process:
-            record(self.directory, self.arguments, self.sap)
+            record(self.directory, self.arguments, self.sap, self.identity)
             if model is not None:
                 model.save_pretrained(directory)
+                write_manifest(directory)
         self.accelerator.wait_for_everyone()
 
     def _create_model(self) -> PrunNetForImageClassification:
@@ -183,7 +190,7 @@ class PruningLoop:
 
     def _start(self, number: int) -> tuple[PrunNetForImageClassification, Masks]:
         """The network that a round trains, and the masks of the weights that it keeps."""
-        model = PrunNetForImageClassification.from_pretrained(initial_directory(self.directory))
+        model = load_whole(initial_directory(self.directory))
         weights = prunable_weights(model)
         if number == 0:
             return model, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}

@@ -6,10 +6,12 @@ put back in order after any number of processes have read the shards in any orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, SplitDict, SplitInfo, Value
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
@@ -19,7 +21,9 @@ ROW = "row"
 
 ImageDataset: TypeAlias = Dataset | IterableDataset
 _SPLIT = "all"
+_IMAGE, _LABEL = "image", "label"  # `splits` names them for all others
 _READ_AT_A_TIME = 64
+_LISTED_AT_A_TIME = 1024
 
 
 def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
@@ -39,7 +43,14 @@ def as_stream(images: Dataset, num_shards: int = 64) -> IterableDataset:
     shards = np.array_split(dealt, min(num_shards, len(images)))
     # `Dataset.to_iterable_dataset` would copy all class names many times for each shard.
     arguments = {"shards": shards, "images": images.with_format("arrow")}
-    return stream_of(_stored_rows, arguments, Features({**images.features, ROW: Value("int64")}), len(images))
+    features = Features({**images.features, ROW: Value("int64")})
+    return stream_of(
+        _stored_rows,
+        arguments,
+        features,
+        len(images),
+        digest=list_digest(images) if _IMAGE in images.column_names else None,
+    )
 
 
 def _stored_rows(shards: list[NDArray[np.int64]], images: Dataset) -> Iterator[dict[str, Any]]:
@@ -55,6 +66,8 @@ def stream_of(
     arguments: Mapping[str, Any],
     features: Features,
     num_images: int,
+    *,
+    digest: str | None = None,
 ) -> IterableDataset:
     """A stream of the rows that a generator function yields.
 
@@ -63,9 +76,46 @@ def stream_of(
         arguments: Lists are split into shards: a process or worker calls `generate` with some of their elements.
         features: The columns of a row.
         num_images: Number of rows in all shards together.
+        digest: The `digest_of` their list, by which a training that goes on knows it.
     """
     stream = IterableDataset.from_generator(generate, features=features, gen_kwargs=dict(arguments))
+    stream.info.download_checksums = None if digest is None else {_SPLIT: {"checksum": digest}}
     return _counted(stream, num_images)
+
+
+def stored_digest(stream: IterableDataset) -> str | None:
+    """The digest of a stream's list; None if it was made without one."""
+    checksums: Mapping[str, Mapping[str, str]] = stream.info.download_checksums or {}
+    return checksums.get(_SPLIT, {}).get("checksum")
+
+
+def list_digest(images: Dataset) -> str:
+    """The digest of a data set's list. It doesn't depend on the folder that the images are in.
+
+    Args:
+        images: With the columns `image` and, if they have labels, `label`.
+    """
+    return digest_of(_names_and_labels(images))
+
+
+def digest_of(rows: Iterable[tuple[str, Any]]) -> str:
+    """The SHA-256 of a list of file names (without folders) and labels, in its order."""
+    found = hashlib.sha256()
+    for name, label in rows:
+        found.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def _names_and_labels(images: Dataset) -> Iterator[tuple[str, Any]]:
+    columns = [name for name in (_IMAGE, _LABEL) if name in images.column_names]
+    stored = images.select_columns(columns).with_format("arrow")
+    for start in range(0, len(stored), _LISTED_AT_A_TIME):
+        rows = stored[start : start + _LISTED_AT_A_TIME]
+        paths = pc.struct_field(rows[_IMAGE], "path").to_pylist()
+        sizes = pc.binary_length(pc.struct_field(rows[_IMAGE], "bytes")).to_pylist()
+        labels = rows[_LABEL].to_pylist() if _LABEL in columns else [None] * len(paths)
+        for path, size, label in zip(paths, sizes, labels, strict=True):
+            yield f"{size} bytes" if path is None else path.replace("\\", "/").rpartition("/")[2], label
 
 
 def num_images(images: ImageDataset) -> int:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
+from ..data.identity import differences_of_data
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
@@ -43,6 +44,7 @@ class Progress:
         recipe: The arguments of the run.
         num_processes: Number of processes; None in checkpoints of versions that didn't record it.
         steps_per_epoch: Number of steps in an epoch; None in checkpoints of versions that didn't record it.
+        data: The training images (see `data.identity`); None in checkpoints of versions that didn't record them.
     """
 
     epoch: int = 0
@@ -57,6 +59,7 @@ class Progress:
     recipe: dict[str, Any] = field(default_factory=dict)
     num_processes: int | None = None
     steps_per_epoch: int | None = None
+    data: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores."""
@@ -66,9 +69,27 @@ class Progress:
         """Restore what a checkpoint stored.
 
         Raises:
-            ValueError: If it has other entries.
+            ValueError: If it has other entries, or is of a training on other images than `data`.
         """
+        data = self.data
+        if data is not None:
+            check_same_data(state.get("data") or {}, data)
         self.__dict__.update(vars(Progress(**_known(state))))
+        self.data = data or self.data
+
+
+def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Make sure that a run goes on with the images it began with.
+
+    Raises:
+        ValueError: If they differ: the classifier's rows would stand for other classes, or steps see other images.
+    """
+    differences = differences_of_data(before, now)
+    if differences:
+        raise ValueError(
+            f"--resume found a run that was trained on other images: {'; '.join(differences)}. Put the training "
+            "images back as they were, or start without --resume in another --output_dir."
+        )
 
 
 def _known(state: Mapping[str, Any]) -> Mapping[str, Any]:

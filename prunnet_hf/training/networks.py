@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import MEAN, VARIANCE, add_statistics, batch_norms
 from ..pruning.masking import check_capacities, format_capacity
 from ..runs.arguments import DataArguments, RunArguments
+
+logger = logging.getLogger(__name__)
 
 
 def create_processor(arguments: DataArguments) -> PrunNetImageProcessor:
@@ -57,13 +60,23 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
             f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
             f"{format_capacity(config.capacity)}. Fine-tune the dense checkpoint it was cut from."
         )
+    before = PrunNetConfig.from_pretrained(source).id2label
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
     model.is_classifier_new = False  # from now on it is trained
+    if list(before.values()) != list(settings["id2label"].values()):
+        _renew_classifier(model.classifier, source)
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
     model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
     add_statistics(model, len(model.config.stored_subnetworks))
     model.config.embedding_space = None  # of the space that it leaves; when training ends, it gets that of its own
     return model
+
+
+def _renew_classifier(classifier: nn.Linear, source: str) -> None:
+    """Forget the classes of a checkpoint. If there were as many, each row would stand for another class."""
+    nn.init.normal_(classifier.weight, std=classifier.in_features**-0.5)
+    nn.init.zeros_(classifier.bias)
+    logger.warning("The training images have other classes than %s: the classifier starts anew.", source)
 
 
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:

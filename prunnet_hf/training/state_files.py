@@ -51,10 +51,13 @@ def read_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     Raises:
         ValueError: If a file holds more than plain data, or doesn't fit; nothing that a file names is run.
     """
+    # The states come first: progress knows whether the checkpoint fits the images.
     is_old = _is_old(folder)
     try:
         found = {name: _read_one(folder, name, is_old=is_old) for name in states}
         _check_random_states(accelerator, folder, found.get("progress", {}).get("num_processes"))
+        for name, state in states.items():
+            state.load_state_dict(found[name])
         if is_old:
             _load_without_pickles(accelerator, folder)
         else:
@@ -64,8 +67,11 @@ def read_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
             f"The checkpoint {folder} holds more than plain data, which is refused because it could run code "
             f"({str(error).splitlines()[0]}). Remove it, and start without --resume or from another checkpoint."
         ) from error
-    for name, state in states.items():
-        state.load_state_dict(found[name])
+    except RuntimeError as error:  # as torch says that a tensor has another shape
+        raise ValueError(
+            f"The checkpoint {folder} doesn't fit the network of this run ({' '.join(str(error).split())}). Give the "
+            "arguments and images from before, or start without --resume in another --output_dir."
+        ) from error
 
 
 def what_is_wrong(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from tqdm import tqdm
 
+from ..data.identity import identify
 from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset, num_images
 from ..data.transforms import TrainingCollator, train_transform
@@ -106,7 +107,7 @@ class Trainer:
         self.norms: SyncedBatchNorms | None = None
         if self.options.sync_batchnorm:
             self.norms = SyncedBatchNorms(self.model.to(accelerator.device))
-        self.progress = Progress()
+        self.progress = Progress(data=identify(self.train_images))
         self.interruption = Interruption(accelerator)
         self.batches = self._create_batches()
         self.steps_per_epoch = self.batches.updates_per_epoch

@@ -17,24 +17,29 @@ from prunnet_hf.compression.round_files import (
     arguments_of_round,
     as_plain,
     check_can_begin,
+    check_images_are_the_same,
     finish_round,
     finished_rounds,
     load_weights,
+    load_whole,
     record,
     round_directory,
     save_round,
     take_over,
 )
 from prunnet_hf.compression.sap_arguments import SapArguments
+from prunnet_hf.runs.arguments import DataArguments
 from prunnet_hf.training.networks import create_processor
 from prunnet_hf.training.objectives import leave_out, prunable_weights
 from tests.compression.test_trajectory import measured
 from tests.training.test_objectives import tiny_model
 from tests.training.tiny_run import arguments
 
+IMAGES = {"class_names": ["cat", "dog"], "num_images": 4, "digest": "0" * 64}
+
 
 def begun(photos: Path, run: Path, **options: object) -> None:
-    record(run, arguments(photos, run), SapArguments(**options))
+    record(run, arguments(photos, run), SapArguments(**options), IMAGES)
 
 
 def go_on(photos: Path, run: Path, **options: object) -> None:
@@ -108,7 +113,7 @@ def test_arguments_without_effect_may_change_with_a_warning(
     other = arguments(photos, tmp_path, data, resume=True, **options)
     check_can_begin(tmp_path, other, SapArguments(rounds=9))
     with caplog.at_level(logging.WARNING):
-        record(tmp_path, other, SapArguments())
+        record(tmp_path, other, SapArguments(), IMAGES)
     for change in ("data_dir ", "num_workers 0 -> 1", "report_to [] -> ['tensorboard']"):
         assert change in caplog.text
 
@@ -185,3 +190,47 @@ def test_a_saved_round_is_a_subnetwork_that_loads_as_any_other(photos: Path, tmp
     assert torch.equal(loaded(images).logits, plain(images).logits)
     found = load_weights(tmp_path, 1)
     assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"class_names": ["ape", "dog"]}, "class 0 was 'cat' and is 'ape'"),
+        ({"num_images": 5}, "4 images became 5"),
+        ({"digest": "1" * 64}, "list differ"),
+    ],
+)
+def test_a_run_goes_on_only_with_the_images_it_began_with(
+    photos: Path, tmp_path: Path, change: dict[str, object], found: str
+) -> None:
+    begun(photos, tmp_path)
+    check_images_are_the_same(tmp_path, IMAGES)
+    with pytest.raises(ValueError, match=rf"--resume .*other images: .*{found}.*Put .*back.*--output_dir"):
+        check_images_are_the_same(tmp_path, {**IMAGES, **change})
+
+
+def test_a_run_of_an_earlier_version_is_known_by_the_classes_of_its_initial_network(tmp_path: Path) -> None:
+    (tmp_path / "initial").mkdir()
+    (tmp_path / "initial/config.json").write_text('{"id2label": {"1": "dog", "0": "cat"}}')
+    check_images_are_the_same(tmp_path, IMAGES)
+    with pytest.raises(ValueError, match="class 1 was 'dog' and is 'eel'"):
+        check_images_are_the_same(tmp_path, {**IMAGES, "class_names": ["cat", "eel"]})
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"class_names"'])
+def test_a_damaged_record_of_the_images_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(ValueError, match=r"data\.json is damaged .*|data\.json is damaged: .*"):
+        check_images_are_the_same(tmp_path, IMAGES)
+
+
+def test_a_round_is_not_pruned_from_a_damaged_network(tmp_path: Path) -> None:
+    folder = round_directory(tmp_path, 0)
+    save_round(folder, as_plain(tiny_model("resnet10t")), create_processor(DataArguments()))
+    load_whole(folder / "model")
+    weights = folder / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"rounds/00/model is damaged: .*model\.safetensors.*later rounds.*--resume"):
+        load_weights(tmp_path, 0)

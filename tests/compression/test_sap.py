@@ -32,6 +32,7 @@ from prunnet_hf.compression.trajectory import Round, Trajectory, read_trajectory
 from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
 from prunnet_hf.pruning.masking import kept_count
 from prunnet_hf.retrieval.metrics import LEAVE_ONE_OUT
+from prunnet_hf.runs.manifest import write_manifest
 from prunnet_hf.runs.run_directory import write_json
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.step import TrainingStep
@@ -120,7 +121,7 @@ def whole(finished_kind: Callable[[str], Finished]) -> Path:
 
 def test_a_round_leaves_its_network_and_its_figures(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {
-        *("initial", "rounds", "config.yaml", "trajectory.json", "trajectory.png"),
+        *("initial", "rounds", "config.yaml", "data.json", "trajectory.json", "trajectory.png"),
     }
     for number, file in enumerate(["model.safetensors", "model.packed.safetensors", "model.packed.safetensors"]):
         directory = whole / "rounds" / f"{number:02d}"
@@ -301,6 +302,17 @@ def test_another_recipe_is_not_gone_on_with(photos: Path, whole: Path) -> None:
         prune(photos, whole, resume=True, epochs=2, seed=1)
 
 
+def test_other_images_are_not_gone_on_with(photos: Path, tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "rounds" / "02")
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/train/train-0").rename(tmp_path / "photos/train/zebra")
+    with pytest.raises(ValueError, match=r"--resume .*other images: class 0 was 'train-0' and is 'train-1'"):
+        prune(tmp_path / "photos", run, resume=True)
+    assert not (run / "rounds" / "02").exists()
+
+
 def test_training_begins_with_the_checkpoint_to_prune_and_ends_where_nothing_more_is_pruned(
     photos: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,6 +347,7 @@ def test_a_network_with_a_layer_of_zeros_is_refused(photos: Path, tmp_path: Path
     name, layer = next(iter(initial.prunable_layers().items()))
     layer.weight.data.zero_()
     initial.save_pretrained(tmp_path / "run" / "initial")
+    write_manifest(tmp_path / "run" / "initial")
     with pytest.raises(ValueError, match=rf"none: {re.escape(name)}\. .*--backbone"):
         loop.run()
 

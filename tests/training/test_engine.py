@@ -128,6 +128,19 @@ class TestFinishedRun:
         old_space = json.loads((finished / "model/config.json").read_text())["embedding_space"]
         assert model.config.embedding_space != old_space
 
+    def test_fine_tuning_on_as_many_other_classes_starts_the_classifier_anew(
+        self, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        others = make_photos(tmp_path / "others")
+        old = weights(finished / "model")["classifier.weight"]
+        model = trainer(arguments(others, tmp_path / "same", source=finished / "model")).model
+        assert torch.equal(model.classifier.weight, old)
+        (others / "train/train-0").rename(others / "train/zebra")
+        model = trainer(arguments(others, tmp_path / "other", source=finished / "model")).model
+        assert model.config.id2label[0] == "train-1"
+        assert not torch.isclose(model.classifier.weight, old).any(dim=1).all()
+        assert f"other classes than {finished / 'model'}: the classifier starts anew" in caplog.text
+
     def test_subnetworks_are_not_trained_further(self, photos: Path, finished: Path, tmp_path: Path) -> None:
         source = finished / "subnetworks/capacity-0.20"
         with pytest.raises(ValueError, match=r"--model_name_or_path .*prunable.*capacity 0\.2"):

@@ -165,3 +165,32 @@ def test_a_damaged_best_model_is_named_before_the_training_goes_on(
     reset_accelerate()
     with pytest.raises(ValueError, match=r"best model so far, .*step-3, is damaged: it .*without --resume"):
         trainer(arguments(photos, tmp_path, epochs=2, resume=True, **choosing)).run()
+
+
+def test_a_renamed_class_folder_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run", 5)
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/train/train-0").rename(tmp_path / "photos/train/zebra")
+    with pytest.raises(ValueError, match=r"--resume .*other images: class 0 was 'train-0' and is 'train-1'.*back"):
+        train(arguments(tmp_path / "photos", run, resume=True))
+    shutil.rmtree(tmp_path / "photos/train/zebra")
+    reset_accelerate()
+    with pytest.raises(ValueError, match=r"--resume .*other images: 5 classes became 4; 30 images became 24"):
+        train(arguments(tmp_path / "photos", run, batch_size=8, resume=True))
+
+
+def test_another_network_is_refused_in_one_line(photos: Path, finished: Path, tmp_path: Path) -> None:
+    options = arguments(photos, copied(finished, tmp_path, 6), resume=True)
+    options.model.embedding_dim = 6
+    with pytest.raises(ValueError, match=r"step-6 doesn't fit the network of this run .*size mismatch.*--resume"):
+        trainer(options).run()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"epoch": "2"}', '{"epoch": -1, "step": 0, "skipped": 0}', '{"x": 1}'])
+def test_progress_that_is_none_is_refused(finished: Path, tmp_path: Path, photos: Path, content: str) -> None:
+    run = copied(finished, tmp_path, 6)
+    (newest(run) / "progress.json").write_text(content)
+    (newest(run) / MANIFEST).unlink()
+    write_manifest(newest(run))
+    with pytest.raises(ValueError, match=r"progress .*must hold|must hold the progress"):
+        trainer(arguments(photos, run, resume=True)).run()

@@ -16,8 +16,8 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from numpy.typing import NDArray
 
 from ..official_files import find_file, require_images, require_root
-from ..splits import IMAGE, RetrievalSplits
-from ..streams import ROW, ImageDataset, as_stream, stream_of
+from ..splits import IMAGE, LABEL, RetrievalSplits
+from ..streams import ROW, ImageDataset, as_stream, digest_of, stream_of
 from ..tar_stream import read_members
 from .gldv2_lists import ONE_ID, SOURCE, Ids, ImageList, Subset, id_texts, read_ids, read_queries, read_train
 
@@ -123,7 +123,10 @@ def _from_tars(tars: Sequence[Path], images: ImageList) -> IterableDataset:
     rows = _Rows(images.ids[order], order, images.columns)
     features = Features({**_features(images), ROW: Value("int64")})
     arguments = {"tars": [str(tar) for tar in tars], "rows": rows}
-    return stream_of(_read_tars, arguments, features, len(images.ids))
+    labels = images.columns[LABEL].to_pylist() if LABEL in images.columns else [None] * len(images.ids)
+    names = (f"{name}.jpg" for name in id_texts(images.ids).to_pylist())  # as extracted files are called
+    digest = digest_of(zip(names, labels, strict=True))
+    return stream_of(_read_tars, arguments, features, len(images.ids), digest=digest)
 
 
 def _features(images: ImageList) -> Features:

@@ -15,6 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prunnet_hf.data.identity import identify
 from prunnet_hf.data.reading import read_image, stored_images
 from prunnet_hf.data.sets import gldv2, gldv2_lists
 from prunnet_hf.data.sets.gldv2 import load_gldv2
@@ -140,6 +141,14 @@ def test_stream_from_tars_holds_the_rows_and_bytes_of_the_extracted_images(tars,
         assert row.pop("row") == place
         assert row.pop("image")["bytes"] == Path(expected.pop("image")["path"]).read_bytes()
         assert row == expected
+
+
+def test_a_training_on_tars_goes_on_with_the_extracted_images_and_not_with_others(tars, folders):
+    options = {"class_share": 0.5}
+    on_tars = identify(load_gldv2(tars[0], streaming=True, **options).train)
+    assert on_tars["digest"] is not None
+    assert on_tars == identify(load_gldv2(folders[0], **options).train)
+    assert on_tars["digest"] != identify(load_gldv2(tars[0], streaming=True, subset="full").train)["digest"]
 
 
 def test_a_tar_is_a_shard(tars):
