@@ -9,6 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from .splits import listed
 
+LONGEST_LINE = 10**7
+"""In letters. The longest line of the official lists names the images of a class, some ten thousand, by 17 letters."""
+_SHOWN = 200
+
 
 def require_folder(argument: str, path: str | os.PathLike[str], remedy: str) -> Path:
     """A folder as an absolute path: images are opened later, perhaps from another working directory.
@@ -53,7 +57,8 @@ def find_file(root: Path, *candidates: str, source: str) -> Path:
         FileNotFoundError: If none exists.
     """
     for candidate in candidates:
-        if (root / candidate).exists():
+        # A pipe or a device among files that were unpacked would be waited for, for ever.
+        if (root / candidate).is_file() or (root / candidate).is_dir():
             return root / candidate
     also = f" (nor as {', '.join(candidates[1:])})" if candidates[1:] else ""
     raise FileNotFoundError(f"{root / candidates[0]} is missing{also}. {source}")
@@ -63,11 +68,16 @@ def numbered_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int
     """The lines that are not blank, without surrounding spaces, each with its number from 1.
 
     Raises:
-        ValueError: If the file is not text in this encoding.
+        ValueError: If the file is not text in this encoding, or a line has more than `LONGEST_LINE` letters.
     """
     with path.open(encoding=encoding) as file:
         try:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(
+                        f"{path}, line {number}, has more than {LONGEST_LINE} letters, which no list of images needs. "
+                        "Download it again."
+                    )
                 if line.strip():
                     yield number, line.strip()
         except UnicodeDecodeError as error:
@@ -76,7 +86,8 @@ def numbered_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int
 
 def bad_line(path: Path, number: int, line: str, expected: str) -> ValueError:
     """The error for a line that can't be parsed."""
-    return ValueError(f"{path}, line {number}: expected {expected}; got {line!r}.")
+    shown = repr(line) if len(line) <= _SHOWN else f"{line[:_SHOWN]!r} and {len(line) - _SHOWN} letters more"
+    return ValueError(f"{path}, line {number}: expected {expected}; got {shown}.")
 
 
 def join_inside(root: Path, relative: str, *, where: str) -> Path:
@@ -93,7 +104,7 @@ def join_inside(root: Path, relative: str, *, where: str) -> Path:
     path = PurePosixPath(relative)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
         raise ValueError(
-            f"{where}: {relative!r} is not a path inside {root}. Don't use this file: it may be an attack."
+            f"{where}: {relative[:_SHOWN]!r} is not a path inside {root}. Don't use this file: it may be an attack."
         )
     return root / path
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,27 @@ def test_missing_file_is_named_with_all_its_places(tmp_path):
 def test_lines_are_numbered_from_one_and_empty_ones_passed_over(tmp_path, line_end):
     (tmp_path / "list.txt").write_bytes(line_end.join([b"a b", b"", b"  c  ", b"d"]))
     assert list(numbered_lines(tmp_path / "list.txt")) == [(1, "a b"), (3, "c"), (4, "d")]
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/a is missing.*owners"):
+        find_file(tmp_path, "a", source=SOURCE)
+
+
+def test_a_line_without_end_is_refused_by_its_number(tmp_path):
+    with (tmp_path / "list.txt").open("wb") as file:
+        file.write(b"a b\n")
+        file.truncate(10**8)  # zeros that take no room on disk
+    with pytest.raises(ValueError, match=r"list\.txt, line 2, has more than 10000000 letters.*Download"):
+        list(numbered_lines(tmp_path / "list.txt"))
+
+
+def test_a_long_bad_line_is_shown_in_part():
+    assert len(str(bad_line(Path("list.txt"), 2, "x" * 10**6, "a number"))) < 300
+    with pytest.raises(ValueError, match=r"list\.txt.*path inside") as error:
+        join_inside(Path("root"), "../" * 10**5, where="list.txt")
+    assert len(str(error.value)) < 400
 
 
 def test_lines_in_another_encoding_are_read_by_its_name_or_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunnet_hf.data.tar_stream import read_members
+from prunnet_hf.data.tar_stream import LARGEST_MEMBER, read_members
 from tests.miniatures.gldv2 import write_tar
 
 BLOCK = 512
@@ -153,6 +153,59 @@ def test_link_or_device_is_refused_where_a_file_is_wanted(tmp_path, kind):
     with pytest.raises(ValueError, match=r"some\.tar: '0/1/2/a\.jpg'.*link.*device.*file"):
         list(read_members(path, everything))
     assert list(read_members(path, lambda name: name == "b.jpg")) == [("b.jpg", b"xx")]
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A header with a size that tarfile itself would not write, and the checksum that fits."""
+    block = bytearray(member(name, kind).tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = b"\xff" * 4 + size.to_bytes(8, "big", signed=True) if size < 0 else b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_file_with_holes_is_refused_as_it_may_have_any_size(tmp_path):
+    hollow = member("a.jpg", size=1)
+    hollow.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40), "GNU.sparse.numblocks": "1"}
+    with tarfile.open(tmp_path / "some.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(hollow, io.BytesIO(b"x"))
+    assert list(read_members(tmp_path / "some.tar", nothing)) == []
+    with pytest.raises(ValueError, match=r"some\.tar: 'a\.jpg'.*holes.*not a plain file"):
+        list(read_members(tmp_path / "some.tar", everything))
+
+
+def test_member_larger_than_any_image_is_refused_unread(tmp_path):
+    with (tmp_path / "some.tar").open("wb") as file:
+        file.write(header("a.jpg", tarfile.REGTYPE, LARGEST_MEMBER + 1))
+        file.truncate(2 * LARGEST_MEMBER)  # takes no room on disk
+    with pytest.raises(ValueError, match=r"some\.tar: 'a\.jpg' has 268435457 bytes.*up to 268435456"):
+        list(read_members(tmp_path / "some.tar", everything))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "named"),
+    [
+        ([header("a.jpg", tarfile.REGTYPE, -1024), b"x" * BLOCK], "size of -1024 bytes"),
+        ([header("a.jpg", tarfile.GNUTYPE_LONGNAME, 8**11 - 1), b"x" * BLOCK], "size of 8589934591 bytes"),
+        ([header("a.jpg", tarfile.XHDTYPE, 65537), b"x" * 65 * 1024], "size of 65537 bytes"),
+        ([header("a.jpg", tarfile.XGLTYPE, 8**11 - 1), b"x" * BLOCK], "size of 8589934591 bytes"),
+        ([header("a.jpg", tarfile.XHDTYPE, 0)] * 2000, "recursion"),
+        (
+            [
+                header("first.jpg", tarfile.REGTYPE, 0),
+                header("pax", tarfile.XHDTYPE, 14),
+                b"14 size=-1536\n".ljust(BLOCK, b"\0"),
+                header("a.jpg", tarfile.REGTYPE, 0),
+            ],
+            "circle",
+        ),
+    ],
+)
+@pytest.mark.parametrize("wanted", [everything, nothing])
+def test_header_that_would_fill_the_memory_or_lead_in_circles_is_refused(tmp_path, blocks, named, wanted):
+    (tmp_path / "some.tar").write_bytes(b"".join(blocks) + bytes(2 * BLOCK))
+    with pytest.raises(ValueError, match=rf"some\.tar is not a whole.*({named}).*download it again"):
+        list(read_members(tmp_path / "some.tar", wanted))
 
 
 def test_missing_tar_is_named(tmp_path):
