@@ -2,21 +2,25 @@
 
 While `F.parquet` is being made, `F.parquet.partial/` holds `plan.json` (which model makes the embeddings, and how) and
 the finished parts, each with the embeddings of consecutive images. At the end they are merged into one file, which is
-then moved to its place; at that moment the disk needs room for twice its size.
+then moved to its place; at that moment the disk needs room for twice its size. `.F.parquet.lock` keeps a second
+process away meanwhile.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..storage.lock import locked
 from ..storage.whole_file import write_whole
 from .embedding_table import EMBEDDING, LABEL, PATH, whole_table
 
@@ -39,8 +43,19 @@ def check_output(output: Path) -> None:
         raise FileNotFoundError(f"output={str(output)!r}: its folder doesn't exist. Create it first.")
 
 
+def claim_output(output: Path) -> AbstractContextManager[None]:
+    """Keep other processes from making the same table during the block.
+
+    Raises:
+        BlockingIOError: If one is making it; the message names it.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    remedy = "Wait until it ends, or choose another output."
+    return locked(lock, f"output={str(output)!r}", remedy)
+
+
 class EmbeddingParts:
-    """The parts of a table that isn't finished yet.
+    """The parts of a table that isn't finished yet. Use them while `claim_output` keeps others away.
 
     Args:
         output: The file to make of them.
@@ -110,24 +125,41 @@ class EmbeddingParts:
             f"{self._file(number)} was made of other images than data_dir holds now: {what}. {self._remedy()}"
         )
 
-    def finish(self, num_parts: int) -> None:
-        """Merge the parts and put the file in its place.
+    def finish(self, num_parts: int, paths: Sequence[str]) -> None:
+        """Merge the parts, check that they hold what they should, and put the file in its place.
 
         Args:
             num_parts: The number of parts.
+            paths: The paths of all rows, in order.
 
         Raises:
-            ValueError: If a part is missing, damaged or superfluous.
+            FileExistsError: If somebody else has put a file there meanwhile.
+            ValueError: If a part is missing, damaged or superfluous, or the rows are of other images than `paths`.
             OSError: If the file can't be written.
         """
         if self.done() != list(range(num_parts)):
             raise ValueError(f"{self.folder} must hold the parts 0 to {num_parts - 1}; it has {self.done()}.")
         # The temporary file lies in the folder, so that a killed process leaves nothing elsewhere.
         with whole_table(self.output, self.schema, self.folder) as writer:
+            num_rows = 0
             for start in range(0, num_parts, _PARTS_A_ROW_GROUP):
                 numbers = range(start, min(start + _PARTS_A_ROW_GROUP, num_parts))
-                writer.write_table(self._merged(numbers))
+                table = self._merged(numbers)
+                self._check_rows(table[PATH].to_pylist(), paths[num_rows : num_rows + len(table)], numbers)
+                writer.write_table(table)
+                num_rows += len(table)
+            if num_rows != len(paths):
+                raise ValueError(f"{self.folder} holds {num_rows} images of {len(paths)}. {self._remedy()}")
+            check_output(self.output)
         shutil.rmtree(self.folder)
+
+    def _check_rows(self, found: list[str], wanted: Sequence[str], numbers: range) -> None:
+        for path, expected in itertools.zip_longest(found, wanted):
+            if path != expected:
+                raise ValueError(
+                    f"the parts {numbers[0]} to {numbers[-1]} in {self.folder} hold {path!r} where {expected!r} "
+                    f"should be. {self._remedy()}"
+                )
 
     def _merged(self, numbers: Iterable[int]) -> pa.Table:
         tables = [self._read(number).replace_schema_metadata(self.schema.metadata) for number in numbers]

@@ -32,7 +32,7 @@ from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
 from ..storage.weights_digest import settle_space
 from .dataset_encoding import embed
-from .embedding_parts import EmbeddingParts, check_output
+from .embedding_parts import EmbeddingParts, check_output, claim_output
 from .embedding_table import PATH, as_table, table_schema
 from .spaces import check_known_space
 
@@ -78,6 +78,7 @@ def encode_folder(
     Raises:
         FileNotFoundError: If `data_dir` or the folder of `output` doesn't exist.
         FileExistsError: If `output` exists.
+        BlockingIOError: If another process is making `output`; the message names it.
         ValueError: If the model's embedding space is unknown, there are no images, an image can't be decoded or
             embedded, a number is out of range, or an earlier call has left parts of another model or other images.
         OSError: If a file can't be written.
@@ -91,25 +92,53 @@ def encode_folder(
     )
     check_places(data_dir, output)
     root = Path(data_dir).absolute()  # workers may not share this process's working directory
-    paths = _listed_images(root)
-    spans = [paths[start : start + images_per_part] for start in range(0, len(paths), images_per_part)]
-    parts = EmbeddingParts(Path(output).absolute(), schema, _plan(model, image_processor, images_per_part))
+    with claim_output(Path(output).absolute()):
+        paths = _listed_images(root)
+        return _encode_claimed(
+            model,
+            root,
+            paths,
+            EmbeddingParts(Path(output).absolute(), schema, _plan(model, image_processor, images_per_part)),
+            _Reading(image_processor),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            skip_corrupt_images=skip_corrupt_images,
+            images_per_part=images_per_part,
+            progress=progress,
+        )
+
+
+def _encode_claimed(
+    model: PrunNetModel,
+    root: Path,
+    paths: Sequence[str],
+    parts: EmbeddingParts,
+    reading: _Reading,
+    *,
+    batch_size: int,
+    num_workers: int,
+    skip_corrupt_images: bool,
+    images_per_part: int,
+    progress: bool,
+) -> list[str]:
+    spans = [list(paths[start : start + images_per_part]) for start in range(0, len(paths), images_per_part)]
     # Taken before any image is read, so that the next call finds images that changed meanwhile.
     digests = [_digest(root, span) for span in spans]
     skipped = _check_done(parts, spans, digests, skip_corrupt_images)
     missing = {number: span for number, span in enumerate(spans) if number not in skipped}
     num_missing = sum(map(len, missing.values()))
-    batches = _read_batches(root, list(missing.values()), _Reading(image_processor), batch_size, num_workers)
+    batches = _read_batches(root, list(missing.values()), reading, batch_size, num_workers)
     initial = len(paths) - num_missing
     with tqdm(desc="encode", total=len(paths), initial=initial, unit="image", disable=not progress) as bar:
         for number, span in missing.items():
             own = islice(batches, -(-len(span) // batch_size))
             array, embedded, skipped[number] = _embed_part(model, own, skip_corrupt_images, bar)
-            rows = as_table(schema, array, embedded, [_label(path) for path in embedded])
+            rows = as_table(parts.schema, array, embedded, [_label(path) for path in embedded])
             parts.write(number, rows, digests[number], skipped[number])
     left_out = [path for number in sorted(skipped) for path in skipped[number]]
     _report(left_out, len(paths))
-    parts.finish(len(spans))
+    without = set(left_out)
+    parts.finish(len(spans), [path for path in paths if path not in without])
     return left_out
 
 

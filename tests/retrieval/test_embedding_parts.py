@@ -31,7 +31,7 @@ def test_parts_written_in_any_order_become_one_file_in_order(tmp_path: Path) -> 
         assert not parts.output.exists()
         write(parts, number)
     assert parts.done() == [0, 1, 2]
-    parts.finish(3)
+    parts.finish(3, ["0.png", "1.png", "2.png"])
     found = read_embeddings(tmp_path / "f.parquet")
     assert found.paths == ["0.png", "1.png", "2.png"]
     assert found.embeddings[:, 0].tolist() == [0, 1, 2]
@@ -50,7 +50,7 @@ def test_half_written_parts_do_not_count(tmp_path: Path) -> None:
     (parts.folder / ".part-000000.parquet.0123456789abcdef.tmp").write_bytes(b"PAR1")
     assert parts.done() == []
     write(parts, 0)
-    parts.finish(1)
+    parts.finish(1, ["0.png"])
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_a_damaged_part_is_named_and_can_be_made_again(tmp_path: Path) -> None:
     write(parts, 0)
     write(parts, 1)
     (parts.folder / "part-000001.parquet").write_bytes(b"nothing")
-    for action in (lambda: parts.check(1, "digest", []), lambda: parts.finish(2)):
+    for action in (lambda: parts.check(1, "digest", []), lambda: parts.finish(2, ["0.png", "1.png"])):
         with pytest.raises(ValueError, match=r"part-000001\.parquet.*read.*Remove"):
             action()
     assert not parts.output.exists()
     write(parts, 1)
-    parts.finish(2)
+    parts.finish(2, ["0.png", "1.png"])
     assert len(read_embeddings(parts.output)) == 2
 
 
@@ -125,14 +125,14 @@ def test_parts_of_earlier_versions_have_no_digest(tmp_path: Path) -> None:
     facts = {key: value for key, value in rows.schema.metadata.items() if key != b"contents"}
     pq.write_table(rows.replace_schema_metadata(facts), file)
     assert parts.check(0, "digest", ["0.png", "0.jpg"]) == ["0.jpg"]
-    parts.finish(1)
+    parts.finish(1, ["0.png"])
 
 
 def test_missing_parts_are_no_file(tmp_path: Path) -> None:
     parts = begin(tmp_path)
     write(parts, 1)
     with pytest.raises(ValueError, match=r"parts 0.*1.*\[1\]"):
-        parts.finish(2)
+        parts.finish(2, ["0.png", "1.png"])
     assert not parts.output.exists()
 
 
@@ -161,3 +161,30 @@ def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
     (parts.folder / "plan.json").write_text(text)
     with pytest.raises(ValueError, match=r"plan\.json.*damaged.*remove"):
         begin(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["0.png", "other.png"], r"parts 0 to 1 in .*hold '1\.png' where 'other\.png' should be.*remove"),
+        (["0.png"], r"parts 0 to 1 in .*hold '1\.png' where None should be.*remove"),
+        (["0.png", "1.png", "2.png"], r"holds 2 images of 3.*remove"),
+    ],
+)
+def test_rows_of_other_images_are_no_file(tmp_path: Path, paths: list[str], message: str) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    write(parts, 1)
+    with pytest.raises(ValueError, match=message):
+        parts.finish(2, paths)
+    assert not parts.output.exists()
+
+
+def test_a_file_that_somebody_puts_there_meanwhile_stays(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    parts.output.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"f\.parquet' exists\. Remove"):
+        parts.finish(1, ["0.png"])
+    assert parts.output.read_text() == "precious"
+    assert parts.done() == [0]

@@ -258,3 +258,26 @@ def test_a_name_that_is_no_text(
     (photos / os.fsdecode(b"\xff.png")).write_bytes((photos / "top.png").read_bytes())
     with pytest.raises(ValueError, match=r"'\\udcff\.png'.*valid UTF-8"):
         encode_folder(model, photos, tmp_path / "f.parquet", processor)
+
+
+def test_a_second_process_is_refused_and_the_first_one_goes_on(
+    model: PrunNetModel, processor: PrunNetImageProcessor, photos: Path, tmp_path: Path
+) -> None:
+    refusals = []
+
+    def start_another(*_: Any) -> None:
+        # A lock of an open file keeps out other threads and processes alike.
+        with pytest.raises(BlockingIOError) as refused:
+            encode_folder(model, photos, tmp_path / "photos" / ".." / "f.parquet", processor, progress=False)
+        refusals.append(str(refused.value))
+
+    hook = model.register_forward_pre_hook(start_another)
+    try:
+        encode_folder(model, photos, tmp_path / "f.parquet", processor, images_per_part=3, progress=False)
+    finally:
+        hook.remove()
+    assert len(refusals) == 3
+    assert f"f.parquet' is being written by process {os.getpid()} on " in refusals[0]
+    assert "choose another output" in refusals[0]
+    assert read_embeddings(tmp_path / "f.parquet").paths == IN_ORDER
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f.parquet", "photos"]
