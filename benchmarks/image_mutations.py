@@ -169,8 +169,9 @@ def _seeds() -> Iterator[tuple[str, bytes]]:
 
 def _in_mode(rgba: Image.Image, mode: str) -> Image.Image:
     if mode in ("I;16", "I", "F"):
-        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
-        return Image.fromarray((np.asarray(rgba.convert("L")).astype(kind) * 257).astype(kind))
+        grey = np.asarray(rgba.convert("L"))
+        scaled = {"I;16": grey.astype(np.uint16) * 257, "I": grey.astype(np.int32) * 257, "F": grey / np.float32(255)}
+        return Image.fromarray(scaled[mode])
     if mode == "LAB":
         return Image.merge("LAB", rgba.convert("RGB").split())
     return rgba.convert(mode if mode in ("RGBA", "LA") else "RGB").convert(mode)

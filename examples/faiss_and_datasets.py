@@ -16,9 +16,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoModel
 
 from prunnet_hf import PrunNetModel
 from prunnet_hf.data.loading import load_splits
@@ -35,18 +34,17 @@ def main() -> None:
     parser.add_argument("--output", default="out/gallery", help="where the gallery and its index are saved")
     arguments = parser.parse_args()
 
-    model = AutoModel.from_pretrained(arguments.model).eval()
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    model = AutoModel.from_pretrained(arguments.model)
     phone = model.prune(capacity=0.2)
     check_compatible(model, phone)  # both embed into the same space, or their embeddings couldn't be compared
 
     images = load_dataset("imagefolder", data_dir=arguments.images)["train"] if arguments.images else glyphs()
     parts = images.train_test_split(test_size=0.1, seed=0)
-    gallery = parts["train"].map(embedder(model, processor), batched=True, batch_size=64)
+    gallery = parts["train"].map(embedder(model), batched=True, batch_size=64)
     gallery.add_faiss_index("embedding", metric_type=faiss.METRIC_INNER_PRODUCT)  # of unit vectors: the cosine
 
     for name, network in {"dense network": model, "capacity 0.20": phone}.items():
-        queries = parts["test"].map(embedder(network, processor), batched=True, batch_size=64)
+        queries = parts["test"].map(embedder(network), batched=True, batch_size=64)
         _, nearest = gallery.get_nearest_examples_batch("embedding", np.array(queries["embedding"], np.float32), k=5)
         found = [rows["label"] for rows in nearest]
         right = np.mean([labels[0] == label for labels, label in zip(found, queries["label"], strict=True)])
@@ -58,16 +56,9 @@ def main() -> None:
     save_and_load(gallery, Path(arguments.output), model.config.embedding_space)
 
 
-def embedder(model: PrunNetModel, processor: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def embedder(model: PrunNetModel) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A function for `Dataset.map` that adds a column of unit-length embeddings."""
-
-    @torch.inference_mode()
-    def embed(rows: dict[str, Any]) -> dict[str, Any]:
-        pixel_values = processor(rows["image"], return_tensors="pt")["pixel_values"]
-        embeddings = model(pixel_values=pixel_values).pooler_output
-        return {"embedding": torch.nn.functional.normalize(embeddings).numpy()}
-
-    return embed
+    return lambda rows: {"embedding": model.encode(rows["image"])}
 
 
 def save_and_load(gallery: Dataset, folder: Path, space: str) -> None:

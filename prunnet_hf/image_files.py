@@ -10,7 +10,9 @@ import os
 import stat
 from typing import BinaryIO
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from .image_colours import to_rgb
 
 _OWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PLUGINS_OF_PILLOW = "PIL."
@@ -46,7 +48,7 @@ def image_suffixes() -> frozenset[str]:
 def open_image(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, upright: bool = True
 ) -> Image.Image:
-    """Decode an image.
+    """Decode an image to RGB, see `to_rgb`.
 
     Args:
         source: The path of a file, or its content.
@@ -96,13 +98,11 @@ def _decoded(file: BinaryIO, name: str, upright: bool) -> Image.Image:
     try:
         image: Image.Image = Image.open(file, formats=formats)
         image.load()
-        if upright:
-            ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image, upright=upright)
     except MemoryError:
         raise
     except Exception as error:
         raise _unreadable(name, error) from error
-    return image
 
 
 def _unreadable(name: str, error: Exception) -> UnreadableImageError:

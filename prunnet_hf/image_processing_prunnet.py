@@ -4,18 +4,21 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_transforms import convert_to_rgb
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 
 from .configuration_prunnet import refuse_copying_code
-from .image_files import refuse_ratio
+from .image_colours import to_rgb
+from .image_files import open_image, refuse_ratio
 
 
 class PrunNetImageProcessor(TorchvisionBackend):
     """Turns images into `pixel_values` `(batch, 3, height, width)`.
+
+    Images are paths, PIL images of any mode, and arrays or tensors of uint8, uint16, or floats from 0 to 1. Each is
+    turned upright and becomes RGB over white, whatever `do_convert_rgb` says, so that one image has one result.
 
     The default is the paper's evaluation at 224 pixels: the shorter side to 256 (bicubic), then the central 224 x 224.
     """
@@ -32,6 +35,14 @@ class PrunNetImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_convert_rgb = True
 
+    @classmethod
+    def for_image_size(cls, image_size: int) -> "PrunNetImageProcessor":
+        """The paper's evaluation at another size: the shorter side to 8/7 of it, then the centre."""
+        return cls(
+            size={"shortest_edge": round(image_size * 256 / 224)},
+            crop_size={"height": image_size, "width": image_size},
+        )
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Save as transformers' image processors do.
 
@@ -41,34 +52,39 @@ class PrunNetImageProcessor(TorchvisionBackend):
         refuse_copying_code(self)
         return super().save_pretrained(save_directory, **kwargs)
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open paths as all of the package does; transformers would drop transparency and cut 16 bits.
+
+        Raises:
+            ValueError: If a file can't be read; the message names it. URLs aren't fetched.
+        """
+        if isinstance(image_url_or_urls, str | os.PathLike):
+            return open_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
     def process_image(
         self,
         image: Any,
         do_convert_rgb: bool | None = None,
         input_data_format: Any = None,
         device: Any = None,
+        do_rescale: bool | None = None,
+        do_normalize: bool | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Turn one image into a tensor `(channels, height, width)`; `to_rgb` converts a PIL image of any mode.
+        """Turn one image into a tensor `(3, height, width)`.
 
         Raises:
-            ValueError: If the image is so long that resizing its shorter side would fill the memory.
+            TypeError: If it is of another kind than those of `to_rgb`.
+            ValueError: If its values are out of range, or to be normalised and not rescaled; or if it is so long that
+                resizing its shorter side would fill the memory.
         """
-        if do_convert_rgb and isinstance(image, Image.Image):
-            image = to_rgb(image)
-        tensor: Tensor = super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
-        refuse_ratio((tensor.shape[-1], tensor.shape[-2]))
-        return tensor
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB, with white behind transparency. Training and inference both use this.
-
-    Args:
-        image: In 16 and 32 bit images (modes `I;16`, `I`) the range 0 to 65535 becomes 0 to 255.
-    """
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257.0).round().astype(np.uint8)).convert("RGB")
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    return Image.fromarray(np.asarray(convert_to_rgb(image, return_numpy=True)))
+        if do_normalize and not do_rescale:
+            raise ValueError(
+                "do_rescale=False with do_normalize=True takes values from 0 to 255 as if they were from 0 to 1. "
+                "Leave do_rescale out: floats from 0 to 1 are known as such."
+            )
+        channels = None if input_data_format is None else ChannelDimension(input_data_format).value
+        rgb = to_rgb(image, channels)
+        refuse_ratio(rgb.size)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().to(device)

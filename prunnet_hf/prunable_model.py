@@ -12,11 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from .configuration_prunnet import PrunNetConfig
+from .image_encoding import encode_images
+from .image_processing_prunnet import PrunNetImageProcessor
 from .pruning.allocation import UNIFORM, allocated_masks, check_allocation
 from .pruning.calibration import (
     drop_statistics,
@@ -59,6 +63,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     model_tags = ["prunnet", "image-feature-extraction", "image-retrieval"]
     # Whether `config.name_or_path` is a repository; a relative path looks the same.
     is_from_hub = False
+    own_image_processor: BaseImageProcessor | None = None
+    """Of the base model: what `image_processor` was set to, or was read with the checkpoint."""
 
     def _init_weights(self, module: nn.Module) -> None:
         # timm and torch have initialised everything except the scores. Buffers that aren't saved are made here again.
@@ -68,6 +74,52 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         make_buffers = getattr(module, "init_non_persistent_buffers", None)
         if make_buffers is not None:
             make_buffers()
+
+    @property
+    def image_processor(self) -> BaseImageProcessor:
+        """What turns images into this network's pixel_values; every save writes it, and `prune` hands it on.
+
+        A model that has none gets one for `config.image_size`, and says so.
+        """
+        network: Any = self.base_model
+        if network.own_image_processor is None:
+            size = self.config.image_size
+            network.own_image_processor = PrunNetImageProcessor.for_image_size(size)
+            logger.warning(
+                "This model has no image processor (preprocessor_config.json), so it takes the one for "
+                "config.image_size=%d. If it was trained with another, set model.image_processor.",
+                size,
+            )
+        processor: BaseImageProcessor = network.own_image_processor
+        return processor
+
+    @image_processor.setter
+    def image_processor(self, processor: BaseImageProcessor) -> None:
+        if not isinstance(processor, BaseImageProcessor):
+            raise TypeError(
+                f"image_processor must be an image processor, such as PrunNetImageProcessor(); got {processor!r}."
+            )
+        network: Any = self.base_model
+        network.own_image_processor = processor
+
+    def encode(self, images: Any, batch_size: int = 32, normalize: bool = True) -> NDArray[np.float32]:
+        """Embed images, processed by `image_processor`; searching compares such embeddings.
+
+        Args:
+            images: An iterable of images: paths, PIL images, arrays or tensors, also mixed; or one of these. Arrays
+                hold uint8, uint16, or floats from 0 to 1.
+            batch_size: Number of images in a forward pass. Only these are in memory at a time.
+            normalize: Give every embedding unit length, so that inner products are cosines.
+
+        Returns:
+            `(num_images, embedding_dim)`, in the order of `images`. The model's own mode stays as it was.
+
+        Raises:
+            TypeError: If an image is of another kind.
+            ValueError: If an image can't be decoded, the range of its values is unknown, an embedding isn't finite,
+                or `batch_size` is below 1.
+        """
+        return encode_images(self, images, batch_size=batch_size, normalize=normalize)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
         """The prunable layers by qualified name; none once pruned."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf.image_processing_prunnet import to_rgb
+from prunnet_hf.image_colours import to_rgb
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -75,3 +75,81 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
     image = Image.effect_noise((70, 50), 80).convert("RGB")
     found, expected = (p(image, return_tensors="pt").pixel_values for p in (loaded, processor))
     assert torch.equal(found, expected)
+
+
+def pixels(image: object, **settings: object) -> torch.Tensor:
+    found: torch.Tensor = PrunNetImageProcessor()(image, return_tensors="pt", **settings).pixel_values
+    return found
+
+
+BYTES = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        BYTES.astype(np.uint16) * 257,
+        BYTES / 255.0,
+        (BYTES / 255.0).astype(np.float16),
+        np.moveaxis(BYTES, -1, 0),
+        torch.from_numpy(BYTES) / 255,
+        torch.from_numpy(BYTES).permute(2, 0, 1),
+    ],
+)
+def test_every_kind_of_array_is_the_image_it_stands_for(same: object) -> None:
+    torch.testing.assert_close(pixels(same), pixels(Image.fromarray(BYTES)), rtol=0, atol=0)
+
+
+def test_an_array_with_transparency_lies_over_white() -> None:
+    array = np.dstack([BYTES, BYTES[..., :1]])
+    torch.testing.assert_close(pixels(array), pixels(Image.fromarray(array)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_floats_and_sixteen_bits_of_pillow_are_scaled(mode: str) -> None:
+    grey = BYTES[..., 0]
+    values = grey / np.float32(255) if mode == "F" else grey.astype(np.int32) * 257
+    image = Image.fromarray(values)
+    assert image.mode == mode
+    torch.testing.assert_close(pixels(image), pixels(Image.fromarray(grey)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (BYTES.astype(np.float32), ValueError, "floats.*0 to 1.*255"),
+        (BYTES / 255.0 - 0.5, ValueError, r"floats.*0 to 1.*-0\.5"),
+        (np.full((9, 9, 3), np.nan), ValueError, "floats.*0 to 1.*nan"),
+        (BYTES.astype(np.int64), TypeError, "int64.*uint8"),
+        (Image.fromarray(BYTES[..., 0]).convert("I"), ValueError, "mode 'I'.*16 bits.*25[0-5].*uint8"),
+        (Image.fromarray(np.full((9, 9), 70000, dtype=np.int32)), ValueError, "mode 'I'.*65535.*70000"),
+        (Image.fromarray(BYTES[..., 0]).convert("F"), ValueError, "floats.*0 to 1.*25[0-5]"),
+        (np.zeros((9, 9, 7), dtype=np.uint8), ValueError, r"\(9, 9, 7\).*PIL"),
+        (np.zeros((3, 9, 3), dtype=np.uint8), ValueError, r"\(3, 9, 3\).*channels.*PIL"),
+    ],
+)
+def test_values_of_an_unknown_range_are_refused(image: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        pixels(image)
+
+
+def test_the_format_of_channels_can_be_said() -> None:
+    array = BYTES[:3]
+    expected = pixels(Image.fromarray(array))
+    torch.testing.assert_close(pixels(array, input_data_format="channels_last"), expected, rtol=0, atol=0)
+
+
+def test_normalising_without_rescaling_is_refused() -> None:
+    for image in (BYTES, BYTES / 255.0):
+        with pytest.raises(ValueError, match=r"do_rescale=False.*255.*Leave do_rescale out"):
+            pixels(image, do_rescale=False)
+
+
+def test_bytes_can_be_kept() -> None:
+    found = pixels(Image.new("RGB", (9, 9), (255, 0, 51)), do_rescale=False, do_normalize=False)
+    assert found[0, :, 0, 0].tolist() == [255, 0, 51]
+
+
+def test_addresses_are_not_fetched() -> None:
+    with pytest.raises(ValueError, match=r"https://example\.org/a\.png.*decoded"):
+        pixels("https://example.org/a.png")

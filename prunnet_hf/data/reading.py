@@ -23,7 +23,7 @@ def stored_images(images: ImageDataset) -> ImageDataset:
 
 
 def read_image(row: Mapping[str, Any]) -> PILImage.Image:
-    """Decode the image of a row of `stored_images`, and crop it if the row has a `bbox`.
+    """Decode the image of a row of `stored_images` to upright RGB, and crop it if the row has a `bbox`.
 
     Raises:
         UnreadableImageError: If the image is missing, can't be decoded or is far too long; the message names its file.

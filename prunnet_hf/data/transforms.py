@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from ..image_processing_prunnet import to_rgb
+from ..image_colours import to_rgb
 from .reading import read_image
 from .splits import LABEL
 from .streams import ROW

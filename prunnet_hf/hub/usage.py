@@ -18,15 +18,14 @@ _RECORD = "usage.json"
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 _BEGINNING = """\
 from PIL import Image
-from prunnet_hf.retrieval.search import search  # importing prunnet_hf registers the model with transformers
-from transformers import AutoImageProcessor, AutoModel
+from prunnet_hf import search  # importing prunnet_hf registers the model with transformers
+from transformers import AutoModel
 
 """
 _END = """\
 images = [Image.radial_gradient("L"), Image.linear_gradient("L"), Image.linear_gradient("L").rotate(90)]
-pixels = processor(images, return_tensors="pt")  # PIL images; yours would be photos
-gallery = {gallery}(**pixels).pooler_output.detach().numpy()
-queries = {queries}(**pixels).pooler_output.detach().numpy()
+gallery = {gallery}.encode(images)  # PIL images, arrays or paths; yours would be photos
+queries = {queries}.encode(images)
 print(gallery.shape, queries.shape)
 print(search(queries, gallery, k=1).tolist())  # for each query its nearest gallery image, by cosine
 """
@@ -54,8 +53,7 @@ def dense_code(model_id: str, capacity: float) -> str:
     """
     loading = (
         f'server = AutoModel.from_pretrained("{model_id}")  # the dense network, which embeds the gallery\n'
-        f"phone = server.prune(capacity={capacity})  # a subnetwork for queries; no data, no training\n"
-        f'processor = AutoImageProcessor.from_pretrained("{model_id}")\n\n'
+        f"phone = server.prune(capacity={capacity})  # a subnetwork for queries; no data, no training\n\n"
     )
     return _BEGINNING + loading + _END.format(gallery="server", queries="phone")
 
@@ -64,18 +62,14 @@ def subnetwork_code(model_id: str, dense_id: str) -> str:
     """A snippet in which a subnetwork that is published by itself searches the dense network's gallery."""
     loading = (
         f'server = AutoModel.from_pretrained("{dense_id}")  # the dense network, which embeds the gallery\n'
-        f'phone = AutoModel.from_pretrained("{model_id}")  # this subnetwork, for queries\n'
-        f'processor = AutoImageProcessor.from_pretrained("{model_id}")\n\n'
+        f'phone = AutoModel.from_pretrained("{model_id}")  # this subnetwork, for queries\n\n'
     )
     return _BEGINNING + loading + _END.format(gallery="server", queries="phone")
 
 
 def single_code(model_id: str) -> str:
     """A snippet in which one network embeds queries and gallery."""
-    loading = (
-        f'model = AutoModel.from_pretrained("{model_id}")\n'
-        f'processor = AutoImageProcessor.from_pretrained("{model_id}")\n\n'
-    )
+    loading = f'model = AutoModel.from_pretrained("{model_id}")\n\n'
     return _BEGINNING + loading + _END.format(gallery="model", queries="model")
 
 

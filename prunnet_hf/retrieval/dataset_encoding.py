@@ -70,7 +70,7 @@ class Encoded(Generic[Key]):
 def encode(
     models: Mapping[Key, PrunNetModel],
     dataset: ImageDataset,
-    image_processor: BaseImageProcessor,
+    image_processor: BaseImageProcessor | None = None,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -81,7 +81,7 @@ def encode(
     Args:
         models: By capacity or any other key, each on the device to use; they are put into eval mode.
         dataset: Has a column `image`.
-        image_processor: Turns images into pixel_values.
+        image_processor: Turns images into pixel_values; by default the first model's own.
         batch_size: Number of images in a forward pass.
         num_workers: Number of processes that read images; 0 reads them here.
         progress: Whether to show a bar.
@@ -102,7 +102,7 @@ def encode(
 def encode_share(
     models: Mapping[Key, PrunNetModel],
     dataset: ImageDataset,
-    image_processor: BaseImageProcessor,
+    image_processor: BaseImageProcessor | None = None,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -132,10 +132,11 @@ def encode_share(
     if not models or not total:
         raise ValueError(f"nothing to encode: {len(models)} models and {total} images; pass at least one of each.")
     _check_one_space(list(models.values()))
+    processing = _Processing(image_processor or next(iter(models.values())).image_processor)
     rows: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in dataset.features if name not in (IMAGE, BOX, ROW)}
     parts: dict[Key, list[NDArray[np.float32]]] = {key: [_no_embeddings(model)] for key, model in models.items()}
-    loader = _share_loader(dataset, rank, world_size, _Processing(image_processor), batch_size, num_workers)
+    loader = _share_loader(dataset, rank, world_size, processing, batch_size, num_workers)
     num_batches = -(-total // (batch_size * world_size))
     with torch.inference_mode():
         for pixel_values, others in tqdm(loader, desc="encode", total=num_batches, unit="batch", disable=not progress):

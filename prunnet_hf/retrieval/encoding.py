@@ -16,7 +16,6 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import CommandParser, run_command
-from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
@@ -42,7 +41,6 @@ def _encode_folder(chosen: argparse.Namespace) -> None:
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
         chosen.data_dir,
         chosen.output,
-        PrunNetImageProcessor.from_pretrained(chosen.model, **place),
         batch_size=chosen.batch_size,
         num_workers=chosen.num_workers,
         skip_corrupt_images=chosen.skip_corrupt_images,

@@ -48,7 +48,7 @@ def encode_folder(
     model: PrunNetModel,
     data_dir: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    image_processor: BaseImageProcessor,
+    image_processor: BaseImageProcessor | None = None,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -65,7 +65,7 @@ def encode_folder(
         data_dir: The folder. An image's label is the first part of its path inside `data_dir`; null if the image lies
             in `data_dir` itself.
         output: The file to write, see `embedding_table`. Until it is whole, only `<output>.partial/` exists.
-        image_processor: Turns images into pixel_values.
+        image_processor: Turns images into pixel_values; by default the model's own.
         batch_size: Number of images in a forward pass.
         num_workers: Number of processes that read images; 0 reads them here.
         skip_corrupt_images: Leave out images that can't be decoded, with a warning, instead of stopping.
@@ -86,6 +86,7 @@ def encode_folder(
     _check_at_least(1, batch_size=batch_size, images_per_part=images_per_part)
     _check_at_least(0, num_workers=num_workers)
     settle_space(model)
+    image_processor = image_processor or model.image_processor
     config = model.config
     schema = table_schema(
         config.embedding_dim, check_known_space(config.embedding_space), config.capacity, _model_name(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from .band_reader import BANDS
 from .form import Form, Source, Weights
@@ -20,7 +20,7 @@ from .packed import PACKED
 from .plain import PLAIN
 
 FORMS = (BANDS, PACKED, PLAIN)
-MODEL_FILES = (CONFIG_NAME, *(pattern for form in FORMS for pattern in form.files))
+MODEL_FILES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, *(pattern for form in FORMS for pattern in form.files))
 """Patterns of the files of a saved model, which the next save replaces."""
 SUBNETWORK_FIELDS: dict[str, Any] = {"prunable": False, "statistics_capacities": []}
 """In what, besides its capacity, the configuration of a subnetwork differs from its prunable checkpoint's."""

@@ -24,6 +24,7 @@ from ..pruning.masking import check_capacity
 from .bands import check_bands
 from .form import Source, Weights
 from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
+from .image_processor import read_image_processor, save_image_processor
 from .plain import PLAIN
 from .weights_digest import set_space, settle_space
 
@@ -94,6 +95,7 @@ def save_model(
         save(staging, state_dict={} if form.write else state_dict, **kwargs)
         if form.write:
             form.write(staging, model, state_dict or model.state_dict(), bands)
+        save_image_processor(model, staging, target)
         _replace_model(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -189,6 +191,7 @@ def load_model(
     if weights is not None:
         model.config.name_or_path = str(path)
     model.is_from_hub = path is not None and not os.path.isdir(path)
+    model.base_model.own_image_processor = read_image_processor(Source.of(path, kwargs))
     if capacity is not None:
         model = _cut(model, capacity, allocation, weights)
     else:

@@ -102,6 +102,7 @@ class Trainer:
             splits, arguments, is_main_process=accelerator.is_main_process
         )
         self.model = model or create_model(arguments, self.train_images.features[LABEL].names)
+        self.model.image_processor = self.processor
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
         self._ready_model(kept)
         self.norms: SyncedBatchNorms | None = None

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from prunnet_hf.data.reading import stored_images
 from prunnet_hf.data.streams import NumberedRows
 from prunnet_hf.data.transforms import TrainingCollator, train_transform
-from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor, to_rgb
+from prunnet_hf.image_colours import to_rgb
+from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
 
 MEAN, STD = [0.5, 0.25, 0.0], [0.5, 0.25, 1.0]
 AUGMENTATIONS = ("crop_flip", "crop", "affine")

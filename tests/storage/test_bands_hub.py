@@ -15,7 +15,7 @@ from tests.tiny_models import same_state, tiny
 
 REPO = "org/name"
 EDGES = [0.2, 0.4, 0.6, 0.8]
-ALWAYS = {"config.json", "bands.index.json"}
+ALWAYS = {"config.json", "preprocessor_config.json", "bands.index.json"}
 BANDS = [f"band-0000{number}-of-00005.safetensors" for number in range(1, 6)]
 RANKS = [f"band-0000{number}-of-00005.ranks.safetensors" for number in range(1, 6)]
 

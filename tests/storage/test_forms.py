@@ -98,7 +98,7 @@ class TestEveryForm:
     def test_it_writes_the_files_that_it_names_and_reads_them(self, model, tmp_path: Path, form: Any) -> None:
         state_dict = self.save(model, tmp_path, form)
         found = {file for pattern in form.files for file in tmp_path.glob(pattern)}
-        assert {tmp_path / "config.json", *found} == set(tmp_path.iterdir())
+        assert {tmp_path / "config.json", tmp_path / "preprocessor_config.json", *found} == set(tmp_path.iterdir())
         weights = form.read(Source(tmp_path, {}), None)
         assert (weights.state_dict is None) == (form.write is None)
         if weights.state_dict is not None:

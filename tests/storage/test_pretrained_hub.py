@@ -51,7 +51,8 @@ def size(hub: HubServer, path: str, revision: str = "main") -> int:
 def test_the_dense_model_by_name(published: HubServer, model: PrunNetForImageClassification) -> None:
     loaded = PrunNetForImageClassification.from_pretrained(REPO)
     assert same_state(loaded, model)
-    assert published.downloaded() == size(published, "config.json") + size(published, DENSE)
+    names = ("config.json", "preprocessor_config.json", DENSE)
+    assert published.downloaded() == sum(size(published, name) for name in names)
 
 
 @pytest.mark.parametrize("where", [{"revision": "capacity-0.20"}, {"subfolder": "capacity-0.20"}])
@@ -218,7 +219,7 @@ def test_what_fails_for_a_moment_is_asked_again(
 def test_push_to_hub_of_the_dense_model(hub: HubServer, model: PrunNetForImageClassification) -> None:
     model.push_to_hub(REPO, private=True, commit_message="first", tags=["prunnet"])
     files = hub.repos[REPO].files()
-    assert set(files) == {".gitattributes", "README.md", "config.json", DENSE}
+    assert set(files) == {".gitattributes", "README.md", "config.json", "preprocessor_config.json", DENSE}
     assert hub.repos[REPO].private
     assert hub.repos[REPO].history()[0].summary == "first"
     card = ModelCard(files["README.md"].decode()).data
@@ -232,7 +233,8 @@ def test_push_to_hub_of_a_subnetwork_sends_the_packed_file(
 ) -> None:
     small = model.prune(0.2)
     small.push_to_hub(REPO, revision="capacity-0.20")
-    assert set(hub.repos[REPO].files("capacity-0.20")) == {".gitattributes", "README.md", "config.json", PACKED}
+    files = set(hub.repos[REPO].files("capacity-0.20"))
+    assert files == {".gitattributes", "README.md", "config.json", "preprocessor_config.json", PACKED}
     assert set(hub.repos[REPO].files()) == {".gitattributes"}
     assert same_state(PrunNetForImageClassification.from_pretrained(REPO, revision="capacity-0.20"), small)
 

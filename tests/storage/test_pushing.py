@@ -32,7 +32,7 @@ def files(hub: HubServer, branch: str = "main") -> set[str]:
 
 def test_card_says_what_it_is(hub: HubServer, model: PrunNetModel) -> None:
     model.push_to_hub(REPO, tags="by-hand")
-    assert files(hub) == {"README.md", "config.json", "model.safetensors"}
+    assert files(hub) == {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
     card = ModelCard.load(REPO).data
     assert (card.library_name, card.pipeline_tag) == ("transformers", "image-feature-extraction")
     assert {"prunnet", "by-hand"} <= set(card.tags)
@@ -45,10 +45,10 @@ def test_form_can_be_chosen_and_the_one_before_goes_away(hub: HubServer, model: 
     model.push_to_hub(REPO)
     commits = len(hub.repos[REPO].history("main"))
     model.push_to_hub(REPO, bands=[0.2])
-    assert files(hub) == {"README.md", "config.json", "bands.index.json", *BANDS}
+    assert files(hub) == {"README.md", "config.json", "preprocessor_config.json", "bands.index.json", *BANDS}
     assert len(hub.repos[REPO].history("main")) == commits + 1
     model.push_to_hub(REPO)
-    assert files(hub) == {"README.md", "config.json", "model.safetensors"}
+    assert files(hub) == {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
     loaded = PrunNetModel.from_pretrained(REPO)
     assert torch.equal(loaded.prune(0.2)(images).pooler_output, model.prune(0.2)(images).pooler_output)
 

@@ -1,0 +1,98 @@
+"""Embeddings of images, for users: `model.encode` reads, processes and embeds images of any kind, and normalises."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from .image_colours import to_rgb
+from .image_files import open_image, refuse_ratio
+
+_WANTED = "Pass a list of paths, PIL images or arrays"
+
+
+def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool) -> NDArray[np.float32]:
+    """Embed images; see `PrunNetPreTrainedModel.encode`.
+
+    Args:
+        model: A PrunNet model.
+        images: One image, or an iterable of images, each a path, PIL image, array or tensor.
+        batch_size: Number of images in a forward pass.
+        normalize: Whether embeddings get unit length.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
+    network = model.base_model
+    parts = [torch.empty(0, model.config.embedding_dim)]
+    with torch.inference_mode(), _evaluating(network):
+        for batch in _batches(_each(images), batch_size):
+            parts.append(_embedded(network, model.image_processor(batch, return_tensors="pt")["pixel_values"]))
+    embeddings = torch.cat(parts)
+    _check_finite(embeddings)
+    array: NDArray[np.float32] = (F.normalize(embeddings) if normalize else embeddings).numpy()
+    return array
+
+
+def _each(images: Any) -> Iterator[Any]:
+    if isinstance(images, np.ndarray | Tensor) and images.ndim not in (2, 3, 4):
+        raise ValueError(f"images must hold images; got an array of shape {tuple(images.shape)}. {_WANTED}.")
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return iter([images])
+    if isinstance(images, np.ndarray | Tensor):
+        return iter(images if images.ndim == 4 else [images])
+    if isinstance(images, bytes | Mapping) or not isinstance(images, Iterable):
+        raise TypeError(f"images can't be of type {type(images).__name__}. {_WANTED}.")
+    return iter(images)
+
+
+def _batches(images: Iterator[Any], batch_size: int) -> Iterator[list[Image.Image]]:
+    """The images in RGB; only one batch is in memory."""
+    numbered = enumerate(images)
+    while batch := [_rgb(image, place) for place, image in islice(numbered, batch_size)]:
+        yield batch
+
+
+def _rgb(image: Any, place: int) -> Image.Image:
+    if isinstance(image, str | os.PathLike):
+        image = open_image(image)
+    try:
+        rgb = to_rgb(image)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"images[{place}]: {error}") from error
+    refuse_ratio(rgb.size, f"images[{place}] ")
+    return rgb
+
+
+def _embedded(network: nn.Module, pixel_values: Tensor) -> Tensor:
+    parameter = next(network.parameters())
+    embeddings: Tensor = network(pixel_values.to(parameter.device, parameter.dtype)).pooler_output
+    return embeddings.float().cpu()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which an embedding doesn't depend on the others of its batch; then as it was before."""
+    training = [module for module in network.modules() if module.training]
+    network.train(False)
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check_finite(embeddings: Tensor) -> None:
+    bad = (~embeddings.isfinite().all(dim=1)).nonzero()
+    if bad.numel():
+        raise ValueError(
+            f"the model's embedding of images[{int(bad[0])}] must be finite to be searched. In float16, try bfloat16 "
+            "or float32; otherwise look at the model."
+        )
