@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -19,6 +18,8 @@ from ..runs.arguments import RunArguments
 from ..runs.description import recipe_of
 from ..runs.manifest import MANIFEST, find_damage, write_manifest
 from ..runs.run_directory import write_json, write_text
+from ..runs.yaml_text import load_yaml
+from ..storage.json_text import load_json
 from ..training.checkpoints import check_same_data, list_checkpoints, warn_of_changes
 from .sap_arguments import SapArguments, differences
 from .trajectory import Round, read_round
@@ -66,8 +67,8 @@ def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> No
 
 def _read_recipe(recipe: Path, sap: SapArguments) -> dict[str, Any]:
     try:
-        before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        before = load_yaml(recipe.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{recipe} is damaged ({error}). Choose another output_dir.") from error
     if not isinstance(before, dict) or not asdict(sap).keys() <= before.keys():
         raise ValueError(
@@ -101,8 +102,8 @@ def check_images_are_the_same(run: Path, now: Mapping[str, Any]) -> None:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
+        content = load_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}). Choose another output_dir.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged: it must hold an object; got {content!r:.80}. Choose another output_dir.")
@@ -118,7 +119,7 @@ def record(run: Path, arguments: RunArguments, sap: SapArguments, images: Mappin
     recipe = run / "config.yaml"
     now = _all_arguments(arguments, sap)
     if recipe.is_file():
-        warn_of_changes(yaml.safe_load(recipe.read_text(encoding="utf-8")), now)
+        warn_of_changes(load_yaml(recipe.read_text(encoding="utf-8")), now)
     write_text(recipe, yaml.safe_dump(now, sort_keys=False))
 
 
@@ -157,7 +158,7 @@ def finished_rounds(run: Path) -> list[Round]:
 
 def _read_finished(file: Path) -> Round:
     try:
-        return read_round(json.loads(file.read_text(encoding="utf-8")))
+        return read_round(load_json(file.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}). Remove {file.parent} and all later rounds; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..pruning.masking import format_capacity
 from ..pruning.pq_index import pq_index
+from ..storage.json_text import load_json
 from .sap_arguments import SapArguments
 from .schedules import check_finite
 
@@ -140,7 +140,7 @@ def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
     if not file.is_file():
         raise FileNotFoundError(f"{file} doesn't exist. Name a run directory of `prunnet_hf.compression.sap`.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}). {_REMEDY}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get("rounds"):

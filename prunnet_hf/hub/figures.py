@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from ..runs.record import EVALUATE_AGAIN, RECORD, RunRecord
 from ..runs.run_directory import without_local_paths
+from ..runs.yaml_text import load_yaml
 from ..storage.band_index import INDEX_NAME, read_index
 
 
@@ -58,10 +57,10 @@ def read_run(run: Path) -> RunRecord:
     """
     record, file = RunRecord.read(run / RECORD), run / "config.yaml"
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe = load_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing: train_accelerate.py writes it when a run is finished.") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): {EVALUATE_AGAIN}.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{file} must hold a mapping; got {type(recipe).__name__}: {EVALUATE_AGAIN}.")

@@ -6,7 +6,6 @@ without the weights.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from ..compression.report import Compressibility, CompressibilityRow, compressib
 from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.pq_index import check_exponents
 from ..runs.run_directory import write_json
+from ..storage.json_text import load_json
 
 _RECORD, _PICTURE = "compressibility.json", "compressibility.png"
 _FORMAT = 1
@@ -79,7 +79,7 @@ def recorded_indices(run: Path) -> Compressibility | None:
     if not file.is_file():
         return None
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = load_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}). {_REMEDY}") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_prunnet import PrunNetConfig
+from ..storage.json_text import load_json
 from .errors import PublishError, explained
 from .names import SUBNETWORKS
 from .staging import Publication, StagedRun, check_run, stage_run
@@ -196,7 +196,7 @@ def _model_type(api: HfApi, repo_id: str, commit: str | None) -> str | None:
     except RemoteEntryNotFoundError:
         return None
     try:
-        content = json.loads(Path(config).read_text(encoding="utf-8"))
+        content = load_json(Path(config).read_text(encoding="utf-8"))
     except ValueError:
         return "unknown"
     return str(content.get("model_type")) if isinstance(content, dict) else "unknown"

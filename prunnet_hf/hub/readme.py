@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..runs.yaml_text import load_yaml
 from .card import BEGIN, END
 
 OF_THE_CARD = ("base_model", "base_model_relation", "metrics", "model-index")
@@ -71,8 +72,8 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, readme
     try:
-        metadata = yaml.load(found[1], _Loader)
-    except yaml.YAMLError as error:
+        metadata = load_yaml(found[1], _Loader)
+    except ValueError as error:
         raise ValueError(f"The metadata of README.md can't be read as YAML ({error}). Correct them.") from error
     if metadata is not None and not isinstance(metadata, dict):
         raise ValueError(f"The metadata of README.md must be `key: value`; got {metadata!r}. Correct them.")

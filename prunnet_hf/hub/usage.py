@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..runs.run_directory import write_json
+from ..storage.json_text import load_json
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 TIME_LIMIT = 600
@@ -111,7 +111,10 @@ def recorded_usage(run: Path, code: str) -> Usage:
     """The snippet, with the output that was recorded in a run directory if it is the output of this same snippet."""
     file = run / _RECORD
     if file.is_file():
-        record = Usage(**json.loads(file.read_text(encoding="utf-8")))
+        try:
+            record = Usage(**load_json(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged ({error}). Remove it: the snippet is then run again.") from error
         if record.code == code:
             return record
     return Usage(code)

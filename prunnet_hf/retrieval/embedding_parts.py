@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..storage.json_text import load_json
 from ..storage.lock import locked
 from ..storage.whole_file import write_whole
 from .embedding_table import EMBEDDING, LABEL, PATH, whole_table
@@ -186,8 +187,8 @@ class EmbeddingParts:
             write_whole(file, json.dumps(dict(plan), indent=2) + "\n")
             return
         try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            begun = load_json(file.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
         if not isinstance(begun, dict):
             raise ValueError(f"{file} is damaged (not a JSON object). {self._remedy()}")

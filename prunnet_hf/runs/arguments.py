@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
 from ..commands import CommandParser, did_you_mean
@@ -18,7 +17,9 @@ from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
+from ..storage.json_text import load_json
 from .methods import METHODS, CapacitySampling, LearningRateSchedule, OptimizerName, Projection, find_method
+from .yaml_text import load_yaml
 
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
@@ -362,11 +363,11 @@ def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, An
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config must name a YAML file; {os.fspath(path)!r} is none.")
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
+        recipe = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The recipe {path} is no YAML: {error}.") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} must be a mapping of arguments, such as `epochs: 20`; got {recipe!r}.")
+        raise ValueError(f"The recipe {path} must be a mapping of arguments, as `epochs: 20`; got {recipe!r:.80}.")
     unknown = sorted(set(recipe) - allowed, key=str)
     if unknown:
         raise ValueError(
@@ -401,8 +402,8 @@ def _json_text(name: str, value: Any) -> str:
     parsed = value
     if isinstance(value, str):
         try:
-            parsed = json.loads(value)
-        except json.JSONDecodeError as error:
+            parsed = load_json(value)
+        except ValueError as error:
             raise ValueError(
                 f"{name} must be a JSON object, such as '{{\"drop_rate\": 0.1}}'; got {value!r} ({error})."
             ) from error

@@ -6,7 +6,6 @@ ignored on reading. A field with a default may be missing: then the version that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub.dataclasses import type_validator
 
 from ..pruning.masking import format_capacity
 from ..retrieval.compatibility import CompatibilityResult
+from ..storage.json_text import load_json
 from .run_directory import write_json
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def recorded_training(run: Path, dataset: str) -> TrainingFacts:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_text(encoding="utf-8"), finite=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing: train_accelerate.py writes it when a run is finished.") from error
     except ValueError as error:

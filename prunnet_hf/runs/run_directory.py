@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..pruning.masking import format_capacity
+from ..storage.json_text import load_json
 from ..storage.whole_file import write_whole
 
 CONCLUSIONS = (
@@ -85,7 +86,7 @@ def _shorten(text: str) -> str:
     """The last part of a path that is absolute on any system, leads upwards, or lies below a home; else the text."""
     if text.startswith("{"):  # backbone_kwargs, as a command line has them
         try:
-            return json.dumps(without_local_paths(json.loads(text)))
+            return json.dumps(without_local_paths(load_json(text)))
         except ValueError:
             return text
     path = text.removeprefix("file://")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .json_text import LARGEST_JSON
 from .tensor_file import (
     CODES,
     PACKABLE,
@@ -176,6 +177,9 @@ def read_index(path: str | os.PathLike[str]) -> BandIndex:
         CheckpointFormatError: If it is damaged or has a newer version.
     """
     with naming_file(path):
+        size = Path(path).stat().st_size
+        if size > LARGEST_JSON:
+            raise damaged(f"the index has {size} bytes; allowed are {LARGEST_JSON}")
         return _parse_index(Path(path).read_bytes())
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, deserialize
 from torch import Tensor
 
+from .json_text import load_json
 from .whole_file import whole_file
 
 PACKABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -216,8 +217,8 @@ def check_shape(name: str, shape: list[int]) -> None:
 def parse_json(text: str | bytes, what: str) -> Any:
     """Parse JSON that may be damaged. A name that occurs twice in an object is an error."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_members)
-    except (ValueError, RecursionError) as error:
+        return load_json(text, pairs=_unique_members)
+    except ValueError as error:
         raise damaged(f"{what} isn't valid JSON ({error})") from error
 
 
