@@ -6,7 +6,7 @@ The run must be one on an image folder. For each query there are two rows of pho
 finds, and those that the subnetwork finds in the same gallery, no photo embedded again. Correct photos, those of the
 query's class, have a green frame and a tick, wrong ones a red frame and a cross.
 
-The queries are not picked by hand: a generator with the given seed (0 unless told otherwise) first draws as many
+The queries are not picked by hand: a generator with the given seed (0 by default) first draws as many
 different test classes as there are queries, then one photo of each. All other test photos are the gallery. The size of
 a network is that of its weight file, saved and measured here: packed for the subnetwork, without scores for the dense
 network. The mAP of both networks over all test photos stands below the photos, and is printed.

@@ -1,4 +1,4 @@
-"""What all commands share: exact flags with a hint for a misspelt one, and errors in one line, told by one process."""
+"""What all commands share: exact flags with a hint for a misspelt one, and errors in one line, printed once."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _COPIES = 4
 _SHOWN = 200
 """Letters of another error's message, which may hold half the file."""
 _DAMAGE = (ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError)
-"""What a file that is no pickle, or a damaged one, makes this module and NumPy raise."""
+"""What a file that is not a pickle, or a damaged one, makes this module and NumPy raise."""
 
 
 def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
@@ -53,7 +53,7 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
         raise ValueError(
             f"{os.fspath(path)} must be a file of up to {LARGEST_FILE} bytes to be a pickle of plain data; it has "
-            f"{state.st_size}, or is no file. Download it again."
+            f"{state.st_size}, or is not a file. Download it again."
         )
     content = Path(path).read_bytes()
     try:
@@ -75,7 +75,7 @@ class _Node:
     Attributes:
         depth: How many lists, tuples and dicts are inside each other here.
         weight: Number of values in it, counted as often as they are met.
-        is_data: Whether it is no part of the description of an array.
+        is_data: Whether it is not part of the description of an array.
         is_placed: Whether another value holds it; from then on it can't change, so depth and weight stay true.
     """
 
@@ -180,7 +180,7 @@ class _Interpreter:
         node = self._top()
         _check_is_data(parts)
         if type(node.value) is not list:
-            raise TypeError("something is appended to what is no list")
+            raise TypeError("something is appended to what is not a list")
         self._fill(node, parts)
         node.value.extend(part.value for part in parts)
 
@@ -189,9 +189,9 @@ class _Interpreter:
         _check_is_data(parts)
         keys = [part.value for part in parts[::2]]
         if type(node.value) is not dict or len(parts) % 2:
-            raise TypeError("an item is set in what is no dict, or its value is missing")
+            raise TypeError("an item is set in what is not a dict, or its value is missing")
         if not all(type(key) is str for key in keys):
-            raise Refused("a key that is no string")
+            raise Refused("a key that is not a string")
         self._fill(node, parts)
         node.value.update(zip(keys, (part.value for part in parts[1::2]), strict=True))
 
@@ -224,7 +224,7 @@ class _Interpreter:
     def _reduce(self) -> None:
         call, arguments = self._last(2)
         if not isinstance(call.value, Constructor) or type(arguments.value) is not tuple:
-            raise TypeError("a call of what is no function")
+            raise TypeError("a call of what is not a function")
         result = call.value(*arguments.value)
         self._count(result)
         self._push(result)

@@ -76,7 +76,7 @@ def _renew_classifier(classifier: nn.Linear, source: str) -> None:
     """Forget the classes of a checkpoint. If there were as many, each row would stand for another class."""
     nn.init.normal_(classifier.weight, std=classifier.in_features**-0.5)
     nn.init.zeros_(classifier.bias)
-    logger.warning("The training images have other classes than %s: the classifier starts anew.", source)
+    logger.warning("The training images have other classes than %s: the classifier starts from new weights.", source)
 
 
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:

@@ -139,7 +139,7 @@ class TestFinishedRun:
         model = trainer(arguments(others, tmp_path / "other", source=finished / "model")).model
         assert model.config.id2label[0] == "train-1"
         assert not torch.isclose(model.classifier.weight, old).any(dim=1).all()
-        assert f"other classes than {finished / 'model'}: the classifier starts anew" in caplog.text
+        assert f"other classes than {finished / 'model'}: the classifier starts from new weights" in caplog.text
 
     def test_subnetworks_are_not_trained_further(self, photos: Path, finished: Path, tmp_path: Path) -> None:
         source = finished / "subnetworks/capacity-0.20"
