@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 IMAGE = "image"
 LABEL = "label"
+FEWEST_CLASSES = 2
+"""With one class every answer is right: training has nothing to tell apart, and a test measures nothing."""
 SHOWN = 5
 """How many names an error message lists; it counts the rest."""
 
@@ -32,8 +35,9 @@ class RetrievalSplits:
         protocol: Name of the test's rule; `retrieval.protocols.resolve_protocol` finds it.
 
     Raises:
-        ValueError: If a split is empty or lacks a column, or, for the protocol `"leave_one_out"`, a test class has
-            one image only. Test classes that are also training classes give a warning: they should be unseen.
+        ValueError: If a split is empty or lacks a column, training or gallery images have fewer than two classes, or
+            two that print alike, or, for the protocol `"leave_one_out"`, a test class has one image only. Test classes
+            that are also training classes give a warning: they should be unseen.
     """
 
     train: ImageDataset | None
@@ -47,6 +51,9 @@ class RetrievalSplits:
             _check_columns("train", self.train, {IMAGE: Image, LABEL: ClassLabel})
         for role, images in (("query", self.query), ("gallery", self.gallery)):
             _check_columns(role, images, {IMAGE: Image})
+        for role, images in (("train", self.train), ("gallery", self.gallery)):
+            if images is not None and isinstance((images.features or {}).get(LABEL), ClassLabel):
+                check_classes(role, images)
         if self.protocol == "leave_one_out" and isinstance(self.query, Dataset):
             _check_columns("query", self.query, {IMAGE: Image, LABEL: ClassLabel})
             check_pairs(self.query)
@@ -85,14 +92,14 @@ def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, 
         The remaining images and the held-out images; the labels of each start from 0.
 
     Raises:
-        ValueError: If no class would be held out, fewer than two would remain, or too few classes have two images.
+        ValueError: If fewer than two classes would be held out or remain, or too few classes have two images.
     """
     names: list[str] = train.features[LABEL].names
     num_held_out = round(share * len(names))
-    if not 1 <= num_held_out <= len(names) - 2:
+    if not FEWEST_CLASSES <= num_held_out <= len(names) - FEWEST_CLASSES:
         raise ValueError(
             f"validation_share={share} holds out {num_held_out} of {len(names)} training classes: it must hold out at "
-            "least one and leave at least two."
+            f"least {FEWEST_CLASSES} and leave at least {FEWEST_CLASSES}. Choose another share, or 0."
         )
     with_pairs = sorted(label for label, count in Counter(train[LABEL][:]).items() if count > 1)
     if len(with_pairs) < num_held_out:
@@ -119,6 +126,25 @@ def select_classes(images: Dataset, classes: Sequence[int]) -> Dataset:
     # Labels are changed before the selection, because adding a column to a selection would copy the data set.
     renumbered = images.remove_columns(LABEL).add_column(LABEL, labels, feature=feature)
     return renumbered.select([row for row, label in enumerate(labels) if label >= 0])
+
+
+def check_classes(role: str, images: ImageDataset) -> None:
+    """Refuse images of fewer than two classes, and classes whose names print alike.
+
+    Args:
+        role: What the images are for, for the error.
+        images: With a column `label`. Streams aren't read: of them the classes they declare count.
+
+    Raises:
+        ValueError: If there are too few classes, or two names print alike.
+    """
+    names = sorted(_class_names(images))
+    if len(names) < FEWEST_CLASSES:
+        raise ValueError(
+            f"{role} must have images of at least {FEWEST_CLASSES} classes; it has {len(names)}: {listed(names)}. "
+            "With one class every answer is right: nothing is learned, and nothing measured. Add classes."
+        )
+    refuse_alike(names, role)
 
 
 def check_pairs(images: Dataset) -> None:
@@ -169,3 +195,32 @@ def _class_names(images: ImageDataset) -> set[str]:
     """Names of the classes that have images; for a stream, of all classes it declares."""
     names: list[str] = images.features[LABEL].names
     return {names[label] for label in set(images[LABEL][:])} if isinstance(images, Dataset) else set(names)
+
+
+def refuse_alike(names: Iterable[str], where: str) -> None:
+    """Refuse names that differ, but print alike, because Unicode can write one character in several ways.
+
+    They are refused rather than merged: whether they mean the same, only their owner knows.
+
+    Args:
+        names: Names, or paths with `/` between their parts.
+        where: What has them, for the error.
+
+    Raises:
+        ValueError: If two names are alike, or their folders; the message shows how they are written.
+    """
+    written: dict[str, str] = {}
+    for name in {part for path in names for part in _leading_parts(path)}:
+        other = written.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            first, second = sorted((other, name))
+            raise ValueError(
+                f"{where} has two names that print alike, {first!a} and {second!a}: Unicode writes a "
+                "character in several ways. Rename one, or put both together if they mean the same."
+            )
+
+
+def _leading_parts(path: str) -> list[str]:
+    """`a`, `a/b` and `a/b/c` of `a/b/c`."""
+    ends = [place for place, character in enumerate(path) if character == "/"]
+    return [path[:end] for end in (*ends, len(path))]

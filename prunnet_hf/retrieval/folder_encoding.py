@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,9 +25,9 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..configuration_prunnet import PrunNetConfig
+from ..data.folder_walk import find_images
 from ..data.official_files import require_folder
 from ..data.reading import read_image
-from ..data.sets.image_folder import list_images
 from ..data.splits import IMAGE, listed
 from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
@@ -267,22 +268,17 @@ def _model_name(config: PrunNetConfig) -> str:
 
 
 def _listed_images(root: Path) -> list[str]:
-    paths = list_images(root)
+    paths = find_images(root).images
     if not paths:
         raise ValueError(
             f"data_dir={str(root)!r} holds no images: it needs files with the suffix of an image, not hidden."
         )
-    for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the name of {path!r} is not valid UTF-8, which Parquet needs: rename it.") from error
     return paths
 
 
 def _label(path: str) -> str | None:
     folder, slash, _ = path.partition("/")
-    return folder if slash else None
+    return unicodedata.normalize("NFC", folder) if slash else None  # as training writes the names of classes
 
 
 def _digest(root: Path, paths: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from ..data.loading import load_splits
 from ..data.sets.image_folder import check_images
-from ..data.splits import RetrievalSplits, hold_out_classes
+from ..data.splits import RetrievalSplits, check_classes, hold_out_classes
 from ..data.streams import ImageDataset, num_images
 from .arguments import RunArguments
 
@@ -68,13 +68,15 @@ def set_apart(
     """The training images, and those for `eval_every`: held-out training classes, or else the test classes.
 
     Raises:
-        ValueError: If there are no training images, or classes can't be held out.
+        ValueError: If there are no training images, classes can't be held out, or fewer than two remain.
     """
     if splits.train is None:
         raise ValueError("splits.train is None: this data set can only be evaluated.")
     train, skip_corrupt = splits.train, arguments.data.skip_corrupt_images
     if is_main_process or skip_corrupt:  # all processes must know what is left out
         train = check_beforehand(train, skip_corrupt=skip_corrupt)
+    if skip_corrupt:
+        check_classes("train", train)  # whole classes may have been left out
     if arguments.data.validation_share == 0:
         return train, splits
     if not isinstance(train, Dataset):
@@ -82,4 +84,5 @@ def set_apart(
             "--validation_share needs all labels, which streams can't give: leave out either it or --streaming."
         )
     train, held_out = hold_out_classes(train, arguments.data.validation_share, arguments.train.seed)
+    check_classes("train", train)
     return train, RetrievalSplits(None, held_out, held_out, "leave_one_out")

@@ -16,12 +16,13 @@ IN_FOLDERS = [name for name, source in SOURCES.items() if source.needs_folder]
 
 
 def test_image_folder_is_loaded_from_its_folder(tmp_path):
-    for name in ("train/ant/0.png", "test/bee/0.png", "test/bee/1.png"):
+    tests = [f"test/{name}/{view}.png" for name in ("bee", "fox") for view in (0, 1)]
+    for name in ("train/ant/0.png", "train/dog/0.png", *tests):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
     splits = load_splits("image_folder", str(tmp_path))
-    assert splits.train.features["label"].names == ["ant"]
-    assert (len(splits.train), len(splits.query)) == (1, 2)
+    assert splits.train.features["label"].names == ["ant", "dog"]
+    assert (len(splits.train), len(splits.query)) == (2, 4)
 
 
 def test_glyphs_need_no_folder():

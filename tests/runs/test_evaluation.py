@@ -78,8 +78,8 @@ def images() -> Dataset:
 
 @pytest.fixture(scope="module")
 def train_images() -> Dataset:
-    features = Features({"image": Image(), "label": ClassLabel(names=["seen"])})
-    return Dataset.from_dict({"image": [PILImage.new("RGB", (SIZE, SIZE))], "label": [0]}, features=features)
+    features = Features({"image": Image(), "label": ClassLabel(names=["seen", "known"])})
+    return Dataset.from_dict({"image": [PILImage.new("RGB", (SIZE, SIZE))] * 2, "label": [0, 1]}, features=features)
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +185,10 @@ def test_gallery_that_is_the_queries_is_embedded_once(
     together = RetrievalSplits(None, images, images, "leave_one_out")
     query, gallery = encode_splits(accelerator, subnetworks, processor, together, arguments())
     assert query is gallery
-    apart = RetrievalSplits(None, images, images.select(range(3)), "in_shop")
+    apart = RetrievalSplits(None, images, images.select(range(4)), "in_shop")
     query, gallery = encode_splits(accelerator, subnetworks, processor, apart, arguments())
-    assert (query.embeddings[1.0].shape, gallery.embeddings[1.0].shape) == ((9, 6), (3, 6))
-    assert (query.columns["label"], gallery.columns["label"]) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0])
+    assert (query.embeddings[1.0].shape, gallery.embeddings[1.0].shape) == ((9, 6), (4, 6))
+    assert (query.columns["label"], gallery.columns["label"]) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 1])
 
 
 def test_statistics_of_a_stream_are_of_its_shuffled_beginning(

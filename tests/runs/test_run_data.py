@@ -33,7 +33,9 @@ def images(num_classes: int = 5, broken: bool = False) -> Dataset:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for name in ("train/ant/0.png", "train/ant/1.png", "test/bee/0.png", "test/bee/1.png"):
+    for name in [
+        f"{place}/{view}.png" for place in ("train/ant", "train/dog", "test/bee", "test/fox") for view in "01"
+    ]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("L", (4, 4)).save(tmp_path / name)
     return tmp_path
@@ -41,14 +43,14 @@ def photos(tmp_path: Path) -> Path:
 
 def test_test_images_are_decoded_before_training_and_not_after(photos: Path) -> None:
     (photos / "test/bee/1.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"1 of 2 images .*bee/1\.png"):
+    with pytest.raises(ValueError, match=r"1 of 4 images .*bee/1\.png"):
         load_run_data(arguments(dataset="image_folder", data_dir=str(photos)))
 
 
 def test_flags_reach_the_reader(photos: Path) -> None:
     splits = load_run_data(arguments(dataset="image_folder", data_dir=str(photos), streaming=True))
     assert splits.train is not None
-    assert [row["label"] for row in splits.train] == [0, 0]
+    assert sorted(row["label"] for row in splits.train) == [0, 0, 1, 1]
     assert type(splits.train) is not Dataset
 
 
@@ -83,6 +85,18 @@ def test_classes_are_held_out_to_be_looked_at() -> None:
     assert (len(train), len(validation.query)) == (6, 4)
     assert validation.query is validation.gallery
     assert (validation.train, validation.protocol) == (None, "leave_one_out")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_one_class_left_by_corrupt_images_is_refused(share: float) -> None:
+    train = images()
+    stored = train.cast_column("image", Image(decode=False)).to_list()
+    for row in stored:
+        if row["label"] > 0:
+            row["image"] = {"bytes": b"no picture", "path": None}
+    splits = RetrievalSplits(Dataset.from_list(stored, features=train.features), images(2), images(2), "in_shop")
+    with pytest.raises(ValueError, match=r"train must.*2 classes; it has 1: class-0|only 1 have the two images"):
+        set_apart(splits, arguments(skip_corrupt_images=True, validation_share=share))
 
 
 def test_streams_can_not_hold_classes_out() -> None:

@@ -17,7 +17,7 @@ from datasets import ClassLabel, List, Value
 from numpy.typing import NDArray
 
 from ..official_files import bad_line, find_file, numbered_lines, refuse_repeats
-from ..splits import LABEL, listed
+from ..splits import FEWEST_CLASSES, LABEL, listed
 
 SOURCE = (
     "Google Landmarks v2 is described at https://github.com/cvdfoundation/google-landmark; its files lie under "
@@ -108,8 +108,10 @@ def choose_landmarks(
         count, given = num_classes, f"num_classes={num_classes}"
     else:
         return landmarks
-    if not 1 <= count <= len(landmarks):
-        raise ValueError(f"{given} takes {count} of {len(landmarks)} landmarks: it must take at least 1, at most all.")
+    if not FEWEST_CLASSES <= count <= len(landmarks):
+        raise ValueError(
+            f"{given} takes {count} of {len(landmarks)} landmarks: it must take {FEWEST_CLASSES} or more, at most all."
+        )
     in_order = sorted(landmarks.tolist(), key=lambda landmark: sha256(str(landmark).encode()).digest())
     return np.sort(np.array(in_order[:count], dtype=np.int64))
 

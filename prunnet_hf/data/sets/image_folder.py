@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
 from tqdm import tqdm
 
-from ...image_files import UnreadableImageError, image_suffixes
+from ...image_files import UnreadableImageError
+from ..folder_walk import find_images
 from ..official_files import require_folder
 from ..reading import BOX, read_image, stored_images
-from ..splits import IMAGE, LABEL, RetrievalSplits, listed, select_classes
+from ..splits import FEWEST_CLASSES, IMAGE, LABEL, RetrievalSplits, listed, refuse_alike, select_classes
 from ..streams import as_stream
 
 logger = logging.getLogger(__name__)
@@ -29,15 +32,18 @@ def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = Fal
 
     Args:
         data_dir: The folder. Each split numbers its classes in order of name. An image may lie deeper in its class's
-            folder. Hidden files and folders, and files without the suffix of an image, are skipped.
+            folder, and folders may be links. Hidden files and folders, and files without the suffix of an image, are
+            passed over, and counted in a warning.
         streaming: Return streams.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
-        ValueError: If a split or a class has no images, or a test class only one.
+        ValueError: If a split has fewer than two classes, a class no images, or a test class only one; or if two
+            names print alike.
     """
     root = require_folder("data_dir", data_dir, "It must hold train/<class>/<image> and test/<class>/<image>.")
     train, test = _load_split(root / "train"), _load_split(root / "test")
+    _warn_of_other_folders(root)
     splits = RetrievalSplits(train, test, test, "leave_one_out")
     if not streaming:
         return splits
@@ -56,46 +62,34 @@ def load_hub_dataset(name: str) -> RetrievalSplits:
         name: A name or path for `datasets.load_dataset`.
 
     Raises:
-        ValueError: If there is no image or label column, too few classes, or a test class with one image only.
+        ValueError: If there is no image or label column, too few classes, two whose names print alike, or a test class
+            with one image only.
     """
     splits: DatasetDict = load_dataset(name)
-    parts = {role: _labelled(_typed_columns(name, part)) for role, part in splits.items()}
+    parts = {role: _labelled(role, _typed_columns(name, part)) for role, part in splits.items()}
+    for part in parts.values():
+        refuse_alike(part.features[LABEL].names, f"dataset={name!r}")  # also if one is trained and one tested on
     train, test = parts.get("train"), parts.get("test") or parts.get("validation")
     if train and test and set(train[LABEL]).isdisjoint(test[LABEL]):
         test_classes = sorted(set(test[LABEL]))
     else:
         train = test = concatenate_datasets(list(parts.values()))
-        test_classes = sorted(set(test[LABEL]))[TEST_SHARE_OF_CLASSES - 1 :: TEST_SHARE_OF_CLASSES]
+        classes = sorted(set(test[LABEL]))
+        test_classes = classes[TEST_SHARE_OF_CLASSES - 1 :: TEST_SHARE_OF_CLASSES]
+        if len(test_classes) < FEWEST_CLASSES:
+            raise ValueError(
+                f"dataset={name!r} has images of {len(classes)} classes; at least "
+                f"{TEST_SHARE_OF_CLASSES * FEWEST_CLASSES} are needed, because every third becomes a test class, and "
+                "with one test class every answer is right."
+            )
     train_classes = sorted(set(train[LABEL]) - set(test_classes))
-    if not test_classes:
-        raise ValueError(
-            f"dataset={name!r} has images of {len(train_classes)} classes; at least {TEST_SHARE_OF_CLASSES} are "
-            "needed, because every third becomes a test class."
-        )
     test = select_classes(test, test_classes)
     return RetrievalSplits(select_classes(train, train_classes), test, test, "leave_one_out")
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
-    """The files in a folder, and in folders inside it, that have the suffix of an image, in order of name.
-
-    Args:
-        folder: Hidden files and folders in it are skipped, links to folders are not followed.
-
-    Returns:
-        Paths relative to `folder`, with `/` between their parts.
-
-    Raises:
-        OSError: If a folder can't be read: its images would be missing.
-    """
-    found = []
-    suffixes = image_suffixes()
-    for place, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [name for name in files if not name.startswith(".") and _suffix(name) in suffixes]
-        prefix = Path(os.path.relpath(place, folder)).as_posix() + "/"
-        found += [name if prefix == "./" else prefix + name for name in images]
-    return sorted(found)
+    """The paths of the images in a folder, relative to it, in order of name; see `folder_walk.find_images`."""
+    return find_images(folder).images
 
 
 def check_images(images: Dataset, *, skip_corrupt: bool) -> Dataset:
@@ -149,32 +143,54 @@ def _load_split(folder: Path) -> Dataset:
         raise FileNotFoundError(
             f"{folder} is missing. data_dir must hold train/<class>/<image> and test/<class>/<image>."
         )
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {path.name: _image_files(path) for path in classes}
+    found = find_images(folder)
+    files: dict[str, list[str]] = {name: [] for name in sorted(found.folders, key=_class_name)}
     if not files:
         raise ValueError(f"{folder} has no class folders: it must hold one folder for each class, with images inside.")
+    outside = [path for path in found.images if "/" not in path]
+    if outside:
+        logger.warning("%s: %d images lie in no class folder: %s.", folder, len(outside), listed(outside))
+    for path in found.images:
+        if "/" in path:
+            files[path.partition("/")[0]].append(str(folder / path))
+    _check_class_folders(folder, files, found.images)
+    columns = {
+        IMAGE: [file for found in files.values() for file in found],
+        LABEL: [label for label, found in enumerate(files.values()) for _ in found],
+    }
+    names = [_class_name(name) for name in files]
+    return Dataset.from_dict(columns, features=Features({IMAGE: Image(), LABEL: ClassLabel(names=names)}))
+
+
+def _class_name(folder: str) -> str:
+    """One way of writing a name, so that the same class has the same name and place in every copy of the data."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def _check_class_folders(folder: Path, files: Mapping[str, Sequence[str]], images: Sequence[str]) -> None:
     empty = [name for name, found in files.items() if not found]
     if empty:
         raise ValueError(
             f"{len(empty)} class folders of {folder} hold no images: {listed(empty)}. Fill or remove them."
         )
-    columns = {
-        IMAGE: [str(file) for found in files.values() for file in found],
-        LABEL: [label for label, found in enumerate(files.values()) for _ in found],
-    }
-    return Dataset.from_dict(columns, features=Features({IMAGE: Image(), LABEL: ClassLabel(names=list(files))}))
+    if len(files) < FEWEST_CLASSES:
+        deeper = sorted({"/".join(path.split("/")[:2]) for path in images if path.count("/") > 1})
+        lower = (
+            f"The folders in it ({listed(deeper)}) may be the classes: move them up into {folder}. " if deeper else ""
+        )
+        raise ValueError(
+            f"{folder} holds one class folder only: {listed(list(files))}. {lower}There must be at least "
+            f"{FEWEST_CLASSES} classes, else every answer is right: nothing is learned, and nothing measured."
+        )
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(folder / name for name in list_images(folder))
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _refuse(error: OSError) -> None:
-    raise error
+def _warn_of_other_folders(root: Path) -> None:
+    """Name what a user may take for a split, but nobody reads."""
+    with os.scandir(root) as entries:
+        others = [item.name for item in entries if item.is_dir() and not item.name.startswith(".")]
+    others = sorted({*others} - {"train", "test"})
+    if others:
+        logger.warning("%s: only train and test are read, not %s.", root, listed(others))
 
 
 def _typed_columns(name: str, part: Dataset) -> Dataset:
@@ -195,10 +211,15 @@ def _typed_columns(name: str, part: Dataset) -> Dataset:
     return part.rename_columns({column: wanted for wanted, column in chosen.items() if column != wanted})
 
 
-def _labelled(images: Dataset) -> Dataset:
+def _labelled(role: str, images: Dataset) -> Dataset:
     labels = images[LABEL][:]
     rows = [row for row, label in enumerate(labels) if label is not None and label >= 0]
-    return images if len(rows) == len(images) else images.select(rows)
+    if len(rows) == len(images):
+        return images
+    logger.warning(
+        "%d of %d images of the split %s have no label: left out.", len(images) - len(rows), len(images), role
+    )
+    return images.select(rows)
 
 
 def _is_readable(row: dict[str, Any]) -> bool:

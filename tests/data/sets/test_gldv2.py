@@ -242,8 +242,8 @@ def test_law_of_shares(count, hundredths):
     # Whatever floating point makes of the share, hundredths * count // 100 classes are taken.
     expected = hundredths * count // 100
     landmarks = np.arange(count) * 7
-    if expected == 0:
-        with pytest.raises(ValueError, match=rf"0.*{count} landmarks"):
+    if expected < 2:
+        with pytest.raises(ValueError, match=rf"{expected}.*{count} landmarks"):
             gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
     else:
         chosen = gldv2_lists.choose_landmarks(landmarks, None, hundredths / 100)
@@ -251,9 +251,9 @@ def test_law_of_shares(count, hundredths):
         assert chosen.tolist() == sorted(set(chosen.tolist()) & set(landmarks.tolist()))
 
 
-@given(landmarks=st.lists(st.integers(0, 10**6), min_size=2, max_size=50, unique=True), data=st.data())
+@given(landmarks=st.lists(st.integers(0, 10**6), min_size=3, max_size=50, unique=True), data=st.data())
 def test_law_of_class_subsets(landmarks, data):
-    count = data.draw(st.integers(1, len(landmarks) - 1))
+    count = data.draw(st.integers(2, len(landmarks) - 1))
     distinct = np.unique(np.array(landmarks))
     chosen, more = (set(gldv2_lists.choose_landmarks(distinct, size, None).tolist()) for size in (count, count + 1))
     # A larger subset holds the smaller; the last one left out has the largest SHA-256.
@@ -292,10 +292,12 @@ def test_a_class_subset_is_numbered_from_zero_and_does_not_depend_on_the_order_o
         ({"class_share": 0.0}, r"class_share=0\.0.*\(0, 1\]"),
         ({"class_share": 1.1}, r"class_share=1\.1.*\(0, 1\]"),
         ({"class_share": float("nan")}, r"class_share=nan.*\(0, 1\]"),
-        ({"class_share": 0.1}, r"class_share=0\.1.*0.*8 landmarks.*1"),
+        ({"class_share": 0.1}, r"class_share=0\.1.*0.*8 landmarks.*2 or more"),
+        ({"class_share": 0.2}, r"class_share=0\.2.*1 of 8 landmarks.*2 or more"),
+        ({"num_classes": 1}, r"num_classes=1 .*1 of 8 landmarks.*2 or more"),
         ({"num_classes": 0}, r"num_classes=0.*0.*8 landmarks"),
         ({"num_classes": -1}, r"num_classes=-1.*-1.*8 landmarks"),
-        ({"num_classes": 9}, r"num_classes=9.*9.*8 landmarks.*1"),
+        ({"num_classes": 9}, r"num_classes=9.*9.*8 landmarks.*2 or more.*at most all"),
         ({"num_classes": 2, "class_share": 0.5}, r"num_classes=2.*class_share=0\.5"),
         ({"subset": "cleaned"}, r"subset='cleaned'.*'clean', 'full'"),
         ({"usage": ()}, r"usage=\(\).*tuple.*'Public'.*'Private'"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from PIL import Image as PILImage
 from prunnet_hf.data.sets.image_folder import (
     check_images,
     find_corrupt_images,
-    list_images,
     load_hub_dataset,
     load_image_folder,
 )
@@ -135,6 +135,69 @@ def test_images_deeper_in_a_class_folder_count_and_folders_named_like_images_do_
     assert class_names(load_image_folder(photos).train) == ["ant", "ant", "ant", "dog", "dog"]
 
 
+def test_class_folders_may_be_links(photos):
+    (photos / "train" / "ant").rename(photos / "elsewhere")
+    (photos / "train" / "ant").symlink_to(photos / "elsewhere")
+    assert class_names(load_image_folder(photos).train) == ["ant", "ant", "dog", "dog"]
+
+
+def test_what_is_passed_over_is_counted_and_named(photos, caplog):
+    for name in (
+        "train/ant/2.heic",
+        "train/dog/3.HEIC",
+        "train/ant/4",
+        "train/5.png",
+        "test/fox/6.xml",
+        "val/a/7.png",
+    ):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).touch()
+    (photos / "train" / "gnu").symlink_to(photos / "nowhere")
+    (photos / "train" / "hen").symlink_to(photos / "train" / "ant")
+    assert len(load_image_folder(photos).train) == 4
+    for said in (
+        "train: 3 files are passed over: 2 .heic, 1 without a suffix. 1 links lead nowhere: gnu. 1 folders that links "
+        "lead to were walked already under another name: hen.",
+        "train: 1 images lie in no class folder: 5.png.",
+        "test: 1 files are passed over: 1 .xml.",
+        "photos: only train and test are read, not val.",
+    ):
+        assert said in caplog.text
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_folder_level_too_many_is_refused_and_the_deeper_folders_are_named(photos, split):
+    (photos / split).rename(photos / "images")
+    (photos / split).mkdir()
+    (photos / "images").rename(photos / split / "images")
+    deeper = {"train": "images/ant, images/dog", "test": "images/bee, images/fox"}[split]
+    with pytest.raises(
+        ValueError, match=rf"{split} holds one class folder only: images\. .*\({deeper}\).*move them up"
+    ):
+        load_image_folder(photos)
+
+
+def test_one_class_is_refused(photos):
+    shutil.rmtree(photos / "train" / "dog")
+    with pytest.raises(ValueError, match=r"train holds one class folder only: ant\. There must be at least 2"):
+        load_image_folder(photos)
+
+
+def test_class_folders_that_print_alike_are_refused(photos):
+    save_image(photos / "train" / "caf\u00e9" / "0.png")
+    save_image(photos / "train" / "cafe\u0301" / "1.png")
+    with pytest.raises(ValueError, match=r"train' has two.*alike, 'cafe\\u0301' and 'caf\\xe9'.*Rename"):
+        load_image_folder(photos)
+
+
+def test_a_class_has_one_name_however_unicode_writes_it(photos, caplog):
+    save_image(photos / "train" / "caf\u00e9" / "0.png")
+    for view in (0, 1):
+        save_image(photos / "test" / "cafe\u0301" / f"{view}.png")
+    assert class_names(load_image_folder(photos).query)[2:4] == ["caf\u00e9"] * 2
+    assert "1 test classes are also training classes: caf\u00e9" in caplog.text
+
+
 def test_images_are_not_opened_by_loading(photos):
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no image")
@@ -206,7 +269,7 @@ def test_sound_images_are_returned_as_they_are(photos):
     assert check_images(images, skip_corrupt=False) is images
 
 
-def save_hub_dataset(folder: Path, splits: dict[str, Sequence[int]], names: str = "abcdef") -> str:
+def save_hub_dataset(folder: Path, splits: dict[str, Sequence[int]], names: Sequence[str] = "abcdef") -> str:
     """A data set as the Hub holds it: Parquet files with the columns `photo` and `species`."""
     (folder / "data").mkdir(parents=True)
     features = Features({"photo": Image(), "species": ClassLabel(names=list(names)), "year": Value("int64")})
@@ -248,13 +311,35 @@ def test_hub_validation_split_stands_in_for_a_test_split_without_labels(tmp_path
 
 
 def test_hub_data_set_with_one_split_is_divided(tmp_path):
-    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1, 2, 2]}))
-    assert (class_names(splits.train), class_names(splits.query)) == (["a", "a", "b", "b"], ["c", "c"])
+    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1, 2, 2, 3, 4, 5, 5]}))
+    assert class_names(splits.train) == ["a", "a", "b", "b", "d", "e"]
+    assert class_names(splits.query) == ["c", "c", "f", "f"]
 
 
-def test_hub_data_set_with_too_few_classes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"images.*2 classes.*3"):
-        load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1]}))
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]])
+def test_hub_data_set_with_too_few_classes_is_refused(tmp_path, labels):
+    with pytest.raises(ValueError, match=rf"images.*{labels[-1] + 1} classes.*6"):
+        load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": labels}))
+
+
+@pytest.mark.parametrize(("train", "test", "role"), [([0, 1], [2, 2], "gallery"), ([0, 0], [1, 1, 2, 2], "train")])
+def test_hub_splits_of_one_class_are_refused(tmp_path, train, test, role):
+    with pytest.raises(ValueError, match=rf"{role} .*2 classes.*1"):
+        load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": train, "test": test}))
+
+
+def test_hub_classes_that_print_alike_are_refused_also_if_only_one_is_tested_on(tmp_path):
+    names = ["a", "b", "caf\u00e9", "cafe\u0301", "d"]
+    parts = {"train": [0, 1, 2], "test": [3, 3, 4, 4]}
+    with pytest.raises(ValueError, match=r"dataset='.*set' has two.*alike, 'cafe\\u0301' and 'caf\\xe9'.*Rename"):
+        load_hub_dataset(save_hub_dataset(tmp_path / "set", parts, names))
+
+
+def test_hub_images_without_a_label_are_counted(tmp_path, caplog):
+    parts = {"train": [0, 1, -1], "validation": [2, 2, 3, 3], "test": [-1, -1]}
+    load_hub_dataset(save_hub_dataset(tmp_path / "set", parts))
+    assert "1 of 3 images of the split train have no label" in caplog.text
+    assert "2 of 2 images of the split test have no label" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -288,13 +373,3 @@ def test_real_images_are_all_there_and_readable(name, train, test):
         assert (images.features["label"].num_classes, len(images)) == expected
         assert find_corrupt_images(images) == {}
     assert set(splits.train.features["label"].names).isdisjoint(splits.query.features["label"].names)
-
-
-def test_list_images_is_in_order_and_passes_over_what_is_hidden(tmp_path):
-    for name in ("b/1.PNG", "a/x/2.jpg", "a/3.txt", ".git/4.png", "a/.5.png", "6.webp", "c.png/7.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "loop").symlink_to(tmp_path)
-    assert list_images(tmp_path) == ["6.webp", "a/x/2.jpg", "b/1.PNG", "c.png/7.png"]
-    with pytest.raises(FileNotFoundError):
-        list_images(tmp_path / "none")
