@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import torch
+from huggingface_hub.dataclasses import type_validator
 from torch import Tensor
 
 from ..pruning.masking import format_capacity
@@ -17,6 +19,10 @@ from ..storage.json_text import load_json
 from .sap_arguments import SapArguments
 from .schedules import check_finite
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Record = TypeVar("_Record", bound="DataclassInstance")
 FORMAT = 1
 NUMBERS = ("p", "q", "eta", "gamma", "beta", "prune_share")
 """The numbers in `SapArguments` that make runs of one schedule differ."""
@@ -149,7 +155,10 @@ def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         )
     run = {key: value for key, value in content.items() if key not in ("format", "rounds")}
     try:
-        return Trajectory(_checked(run), [read_round(entry) for entry in content["rounds"]])
+        rounds = [read_round(entry) for entry in content["rounds"]]
+        if [entry.number for entry in rounds] != list(range(len(rounds))):
+            raise ValueError(f"its rounds are {[entry.number for entry in rounds]}")
+        return Trajectory(_checked(run), rounds)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
 
@@ -171,7 +180,22 @@ def read_round(entry: Mapping[str, Any]) -> Round:
     """
     if not entry["metrics"]:
         raise ValueError("no metrics")
-    return Round(**{**entry, "layers": [LayerIndex(**layer) for layer in entry["layers"]]})
+    found = Round(**{**entry, "layers": [_validated(LayerIndex(**layer)) for layer in entry["layers"]]})
+    shares = (*found.metrics.values(), found.index, found.mean_layer_index, *(layer.index for layer in found.layers))
+    counts = [(found.kept_weights, found.prunable_weights), (found.prunes_next, found.prunable_weights)]
+    counts += [(layer.kept, layer.num_weights) for layer in found.layers]
+    are_possible = all(0 <= part <= whole for part, whole in counts) and 0 <= found.training_seconds < math.inf
+    if not (are_possible and found.number >= 0 and 0 < found.capacity <= 1 and all(0 <= part <= 1 for part in shares)):
+        raise ValueError(f"a figure of round {found.number} is out of range")
+    return _validated(found)
+
+
+def _validated(record: _Record) -> _Record:
+    """A dataclass from JSON, after checking the types of its fields; whole numbers are taken for real ones."""
+    for name, hint in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        type_validator(name, float(value) if hint is float and type(value) is int else value, hint)
+    return record
 
 
 def measure_layers(weights: Mapping[str, Tensor], p: float, q: float) -> list[LayerIndex]:

@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from huggingface_hub.dataclasses import type_validator
+
 from ..runs.run_directory import write_json
 from ..storage.json_text import load_json
 
@@ -108,16 +110,21 @@ def record_usage(run: Path, usage: Usage) -> None:
 
 
 def recorded_usage(run: Path, code: str) -> Usage:
-    """The snippet, with the output that was recorded in a run directory if it is the output of this same snippet."""
+    """The snippet, with the output that was recorded in a run directory if it is the output of this same snippet.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
     file = run / _RECORD
-    if file.is_file():
-        try:
-            record = Usage(**load_json(file.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged ({error}). Remove it: the snippet is then run again.") from error
-        if record.code == code:
-            return record
-    return Usage(code)
+    if not file.is_file():
+        return Usage(code)
+    try:
+        record = Usage(**load_json(file.read_text(encoding="utf-8")))
+        type_validator("code", record.code, str)
+        type_validator("output", record.output, str | None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Remove it: the snippet is then run again.") from error
+    return record if record.code == code else Usage(code)
 
 
 def _failure(code: str, root: Path, why: str) -> str:

@@ -6,6 +6,8 @@ ignored on reading. A field with a default may be missing: then the version that
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -27,6 +29,12 @@ RECORD_FORMAT = 1
 EVALUATE_AGAIN = "evaluate the run again with train_accelerate.py --eval_only true"
 _REMEDY = f"Move the file away and {EVALUATE_AGAIN}."
 Part = TypeVar("Part", bound="DataclassInstance")
+
+
+def _check_range(name: str, value: float | None, upper: float = math.inf) -> None:
+    """Refuse a figure outside of [0, upper]."""
+    if value is not None and not 0 <= value <= upper:
+        raise ValueError(f"{name} must lie in [0, {upper}], got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +152,13 @@ class CapacityRecord:
     latency_ms: float
     trained: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse impossible costs."""
+        _check_range("capacity", self.capacity, 1.0)
+        _check_range("kept_weights", self.kept_weights, self.prunable_weights)
+        for name in ("file_bytes", "multiply_adds", "latency_ms"):
+            _check_range(name, getattr(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(TrainingFacts, RunDescription):
@@ -160,6 +175,19 @@ class RunRecord(TrainingFacts, RunDescription):
     results: tuple[CompatibilityResult, ...]
     capacities: tuple[CapacityRecord, ...]
     chance: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible figures, and a matrix that states a cell twice."""
+        for name in ("training_seconds", "num_queries", "num_gallery", "num_shared_classes", "skipped_steps"):
+            _check_range(name, getattr(self, name))
+        _check_range("waiting_for_data", self.waiting_for_data, 1.0)
+        for metric, value in (self.chance or {}).items():
+            _check_range(f"chance of {metric}", value, 1.0)
+        cells = Counter((result.metric, result.query_capacity, result.gallery_capacity) for result in self.results)
+        costs = Counter(row.capacity for row in self.capacities)
+        twice = [str(entry) for entry, count in (*cells.items(), *costs.items()) if count > 1]
+        if twice:
+            raise ValueError(f"results or capacities state {', '.join(twice)} more than once")
 
     @property
     def metric_names(self) -> list[str]:

@@ -89,11 +89,30 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path):
         whole | {"pruning": {"schedule": "sap"}},
         whole | {"recipe": None, "pruning": 3},
     ]
-    texts = [*map(json.dumps, contents), json.dumps(whole)[:40]]
+    texts = [*map(json.dumps, contents), json.dumps(whole)[:40], "[" * 100_000]
     for text in texts:
         (tmp_path / "trajectory.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"trajectory.json is damaged \(.*\).*--resume"):
             read_trajectory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"capacity": 0.0}, {"capacity": 7.0}, {"capacity": "0.7"}, {"capacity": math.nan}, {"kept_weights": 11}),
+        *({"index": -0.1}, {"index": 1.5}, {"metrics": {"mAP": 50.0}}, {"metrics": {"mAP": "high"}}, {"number": 5}),
+        *({"prunes_next": -3}, {"prunes_next": 11}, {"training_seconds": math.inf}, {"kept_weights": 6.5}),
+        *({"layers": [{"layer": "a", "num_weights": 4, "kept": 5, "index": 0.3}]}, {"layers": None}),
+        {"layers": [{"layer": 1, "num_weights": 4, "kept": 4, "index": 0.3}]},
+    ],
+    ids=str,
+)
+def test_figures_out_of_range_are_refused(tmp_path: Path, changed: dict[str, object]):
+    whole = trajectory().as_dict()
+    damaged = whole | {"rounds": [whole["rounds"][0], whole["rounds"][1] | changed]}
+    (tmp_path / "trajectory.json").write_text(json.dumps(damaged), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"trajectory.json is damaged \(.*\).*--resume"):
+        read_trajectory(tmp_path)
 
 
 @pytest.mark.parametrize(

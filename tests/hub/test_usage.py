@@ -65,3 +65,25 @@ def test_record_is_of_one_snippet(tmp_path: Path) -> None:
     assert recorded_usage(tmp_path, "print(1)\n") == Usage("print(1)\n", "1\n")
     # Another snippet never printed that.
     assert recorded_usage(tmp_path, "print(2)\n") == Usage("print(2)\n", None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[1]",
+        b"\xff",
+        b"{}",
+        b'{"code": 1}',
+        b'{"code": "", "output": 1}',
+        b'{"code": "", "more": 1}',
+        b"[" * 100_000,
+    ],
+    ids=lambda content: content[:20],
+)
+def test_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "usage.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"(?s)usage\.json is damaged \(.*\)\. Remove it"):
+        recorded_usage(tmp_path, "print(1)\n")

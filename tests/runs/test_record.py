@@ -69,6 +69,7 @@ def test_whole_numbers_are_taken_for_real_ones() -> None:
     ("content", "message"),
     [
         ("{", r"metrics\.json.*damaged.*--eval_only"),
+        ("[" * 100_000, r"metrics\.json.*damaged.*--eval_only"),
         ("[1]", r"metrics\.json.*list.*--eval_only"),
         ({}, r"metrics\.json lacks dataset, .*results, capacities.*--eval_only"),
         ({**metrics(), "results": []}, r"metrics\.json lacks results.*--eval_only"),
@@ -87,6 +88,25 @@ def test_whole_numbers_are_taken_for_real_ones() -> None:
 def test_unusable_file_is_named_with_field_and_remedy(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RunRecord.read(written(tmp_path / "metrics.json", content))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"training_seconds": -1.0}, "training_seconds.*-1"),
+        ({"waiting_for_data": 7.0}, r"waiting_for_data.*\[0, 1.*7"),
+        ({"num_queries": -1}, "num_queries.*-1"),
+        ({"chance": {"mAP": 3.0}}, r"chance of mAP.*\[0, 1.*3"),
+        ({"results": [*metrics()["results"], metrics()["results"][0]]}, "results.*'mAP'.*more than once"),
+        *(
+            ({"capacities": [{**metrics()["capacities"][0], name: value}]}, rf"capacities\[0\].*{name}.*{value}")
+            for name, value in (("capacity", 20.0), ("kept_weights", -5), ("file_bytes", -1), ("latency_ms", -1))
+        ),
+    ],
+)
+def test_figures_out_of_range_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"metrics\.json.*{message}.*--eval_only"):
+        RunRecord.read(written(tmp_path / "metrics.json", {**metrics(), **changed}))
 
 
 def test_run_without_a_record(tmp_path: Path) -> None:
