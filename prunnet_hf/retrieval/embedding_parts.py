@@ -172,6 +172,10 @@ class EmbeddingParts:
             facts = rows.schema.metadata or {}
             if _CONTENTS in facts and facts[_CONTENTS] != _digest(rows, facts):  # earlier versions wrote none
                 raise ValueError("its contents don't have the digest that it states")
+            foreign = [name for name, value in self.schema.metadata.items() if facts.get(name, value) != value]
+            if foreign or rows.schema.names != self.schema.names:
+                names = ", ".join(name.decode() for name in foreign) or "columns"
+                raise ValueError(f"it is a part of another table: its {names} differ")
             return rows
         except (ValueError, OSError, OverflowError, LookupError, pa.ArrowException) as error:
             raise ValueError(
@@ -184,6 +188,8 @@ class EmbeddingParts:
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         file = self.folder / _PLAN
         if not file.is_file():
+            if self.done():
+                raise ValueError(f"{file} is missing, so nobody knows which model made the parts. {self._remedy()}")
             write_whole(file, json.dumps(dict(plan), indent=2) + "\n")
             return
         try:

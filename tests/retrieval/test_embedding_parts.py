@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,25 @@ def test_a_copy_that_somebody_made_is_no_part(tmp_path: Path) -> None:
     write(parts, 0)
     (parts.folder / "part-000000 (copy).parquet").write_text("")
     assert parts.done() == [0]
+
+
+def test_a_missing_plan_is_not_replaced_by_another(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    (parts.folder / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"plan\.json is missing.*remove .*f\.parquet\.partial"):
+        begin(tmp_path, weights="bb")
+
+
+def test_a_part_of_another_table_is_refused(tmp_path: Path) -> None:
+    other = EmbeddingParts(tmp_path / "other.parquet", table_schema(2, "77aa", 0.2, "m"), {})
+    write(other, 0)
+    parts = begin(tmp_path)
+    shutil.copy(other.folder / "part-000000.parquet", parts.folder)
+    with pytest.raises(
+        ValueError, match=r"part-000000\.parquet.*another table: its embedding_space, capacity.*Remove"
+    ):
+        parts.check(0, "digest", ["0.png", "0.jpg"])
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
