@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from prunnet_hf import PrunNetForImageClassification, PrunNetImageProcessor
+from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.sets.glyphs import load_glyphs
 from prunnet_hf.data.splits import RetrievalSplits
@@ -37,10 +37,10 @@ def main() -> None:
     arguments = parse_arguments()
     splits = load_splits("image_folder", arguments.data_dir) if arguments.data_dir else load_glyphs(100, seed=1)
     classes = dict(enumerate(splits.train.features["label"].names))
-    processor = PrunNetImageProcessor.from_pretrained(arguments.model)
     # Everything is loaded except the classifier, which is new for these classes; transformers reports that.
     model = PrunNetForImageClassification.from_pretrained(arguments.model, id2label=classes)
-    report("before", model, processor, splits)
+    processor = model.image_processor  # saved and pruned with the model
+    report("before", model, splits)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pixel_values = processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
@@ -58,15 +58,14 @@ def main() -> None:
     )
     Trainer(model, options, data_collator=collate, train_dataset=splits.train).train()
     model.renew_embedding_space()
-    report("fine-tuned, old statistics", model, processor, splits)
+    report("fine-tuned, old statistics", model, splits)
 
     some = splits.train.shuffle(seed=0).select(range(min(1024, len(splits.train))))
     model.calibrate(pixel_batches(some, processor))
-    report("fine-tuned, renewed", model, processor, splits)
+    report("fine-tuned, renewed", model, splits)
 
     for name, network in {"model": model, "subnetworks/capacity-0.20": model.prune(capacity=0.2)}.items():
         network.save_pretrained(f"{arguments.output_dir}/{name}")
-        processor.save_pretrained(f"{arguments.output_dir}/{name}")
     print(f"saved in {arguments.output_dir}: the dense model, and the subnetwork of capacity 0.2")
 
 
@@ -84,12 +83,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(
-    title: str, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, splits: RetrievalSplits
-) -> None:
+def report(title: str, model: PrunNetForImageClassification, splits: RetrievalSplits) -> None:
     """Print how often the nearest image is of the query's class; the dense network embeds the gallery."""
     networks = {capacity: model.prune(capacity).prunnet for capacity in CAPACITIES}
-    embeddings = encode(networks, splits.gallery, processor, progress=False)
+    embeddings = encode(networks, splits.gallery, progress=False)
     labels = {"label": splits.gallery["label"]}
     gallery = Side(embeddings[1.0], labels)
     recalls = {

@@ -1,7 +1,7 @@
 """Embeddings of images, for users: `model.encode` reads, processes and embeds images of any kind, and normalises."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from transformers.utils.logging import tqdm
 
 from .image_colours import to_rgb
 from .image_files import open_image, refuse_ratio
+from .pruning.calibration import BAR_DELAY
 
 _WANTED = "Pass a list of paths, PIL images or arrays"
 
 
-def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool) -> NDArray[np.float32]:
+def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, progress: bool) -> NDArray[np.float32]:
     """Embed images; see `PrunNetPreTrainedModel.encode`.
 
     Args:
@@ -27,13 +29,16 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool) 
         images: One image, or an iterable of images, each a path, PIL image, array or tensor.
         batch_size: Number of images in a forward pass.
         normalize: Whether embeddings get unit length.
+        progress: Whether to show a bar if it takes some seconds.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
     network = model.base_model
     parts = [torch.empty(0, model.config.embedding_dim)]
+    each = _each(images)
+    bar = tqdm(each, desc="encode", total=_count(images), unit="image", delay=BAR_DELAY, disable=not progress)
     with torch.inference_mode(), _evaluating(network):
-        for batch in _batches(_each(images), batch_size):
+        for batch in _batches(bar, batch_size):
             parts.append(_embedded(network, model.image_processor(batch, return_tensors="pt")["pixel_values"]))
     embeddings = torch.cat(parts)
     _check_finite(embeddings)
@@ -53,7 +58,12 @@ def _each(images: Any) -> Iterator[Any]:
     return iter(images)
 
 
-def _batches(images: Iterator[Any], batch_size: int) -> Iterator[list[Image.Image]]:
+def _count(images: Any) -> int | None:
+    """The number of images for the bar, if it is known before they are read."""
+    return len(images) if isinstance(images, Sized) and not isinstance(images, str | np.ndarray | Tensor) else None
+
+
+def _batches(images: Iterable[Any], batch_size: int) -> Iterator[list[Image.Image]]:
     """The images in RGB; only one batch is in memory."""
     numbered = enumerate(images)
     while batch := [_rgb(image, place) for place, image in islice(numbered, batch_size)]:
@@ -65,8 +75,10 @@ def _rgb(image: Any, place: int) -> Image.Image:
         image = open_image(image)
     try:
         rgb = to_rgb(image)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"images[{place}]: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"images[{place}]: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # a picture that was opened before is decoded here
+        raise ValueError(f"images[{place}]: {error}") from error
     refuse_ratio(rgb.size, f"images[{place}] ")
     return rgb
 

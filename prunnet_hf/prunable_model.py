@@ -102,7 +102,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         network: Any = self.base_model
         network.own_image_processor = processor
 
-    def encode(self, images: Any, batch_size: int = 32, normalize: bool = True) -> NDArray[np.float32]:
+    def encode(
+        self, images: Any, batch_size: int = 32, normalize: bool = True, *, progress: bool = True
+    ) -> NDArray[np.float32]:
         """Embed images, processed by `image_processor`; searching compares such embeddings.
 
         Args:
@@ -110,6 +112,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
                 hold uint8, uint16, or floats from 0 to 1.
             batch_size: Number of images in a forward pass. Only these are in memory at a time.
             normalize: Give every embedding unit length, so that inner products are cosines.
+            progress: Show a bar if it takes some seconds.
 
         Returns:
             `(num_images, embedding_dim)`, in the order of `images`. The model's own mode stays as it was.
@@ -119,7 +122,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             ValueError: If an image can't be decoded, the range of its values is unknown, an embedding isn't finite,
                 or `batch_size` is below 1.
         """
-        return encode_images(self, images, batch_size=batch_size, normalize=normalize)
+        return encode_images(self, images, batch_size=batch_size, normalize=normalize, progress=progress)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
         """The prunable layers by qualified name; none once pruned."""

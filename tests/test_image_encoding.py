@@ -198,3 +198,16 @@ def test_a_user_s_picture_is_not_changed(model):
     model.encode([picture])
     assert picture.size == RGB.size
     assert picture.getexif()[0x0112] == 6
+
+
+def test_a_damaged_picture_that_was_opened_before_is_named(model):
+    file = io.BytesIO()
+    RGB.save(file, "png")
+    cut = Image.open(io.BytesIO(file.getvalue()[:-1000]))
+    with pytest.raises(ValueError, match=r"images\[1\].*truncated"):
+        model.encode([RGB, cut])
+
+
+def test_a_long_picture_is_named_before_it_fills_the_memory(model):
+    with pytest.raises(ValueError, match=r"images\[1\].*2000 x 2.*Crop"):
+        model.encode([RGB, Image.new("RGB", (2000, 2))])

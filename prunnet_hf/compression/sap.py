@@ -47,7 +47,7 @@ from ..runs.run_data import load_run_data, set_apart
 from ..runs.run_directory import write_json
 from ..training.checkpoints import check_output_dir_is_shared
 from ..training.engine import create_accelerator
-from ..training.networks import create_model
+from ..training.networks import create_model, create_processor
 from ..training.objectives import prunable_weights
 from ..training.trainer import Trainer
 from .plots import plot_trajectories
@@ -156,6 +156,7 @@ class PruningLoop:
     def _create_model(self) -> PrunNetForImageClassification:
         set_seed(self.arguments.train.seed)
         model = create_model(self.arguments, self.images[0].features[LABEL].names)
+        model.image_processor = create_processor(self.arguments.data)
         model.keep_statistics([])  # only those of the dense network stay
         return model
 

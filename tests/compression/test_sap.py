@@ -123,6 +123,7 @@ def test_a_round_leaves_its_network_and_its_figures(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {
         *("initial", "rounds", "config.yaml", "data.json", "trajectory.json", "trajectory.png"),
     }
+    assert PrunNetImageProcessor.from_pretrained(whole / "initial").crop_size["height"] == 32
     for number, file in enumerate(["model.safetensors", "model.packed.safetensors", "model.packed.safetensors"]):
         directory = whole / "rounds" / f"{number:02d}"
         assert {path.name for path in directory.iterdir()} == {"model", "round.json"}

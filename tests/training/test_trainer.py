@@ -532,3 +532,9 @@ def test_corrupt_training_image_stops_or_is_left_out(tmp_path: Path, caplog: pyt
     run = trainer(arguments(photos, tmp_path / "run", data={"skip_corrupt_images": True}, epochs=1))
     assert "1 of 30 images" in caplog.text
     assert run.run().facts.num_train_images == 29
+
+
+def test_the_model_owns_the_image_processor_of_the_run(photos: Path, tmp_path: Path) -> None:
+    run = trainer(arguments(photos, tmp_path / "run"))
+    assert run.model.image_processor is run.processor
+    assert run.model.prunnet.image_processor is run.processor
