@@ -1,6 +1,7 @@
 """Creates and checks the timm backbone of a PrunNet model."""
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -9,6 +10,9 @@ from torch import nn
 
 from .configuration_prunnet import PrunNetConfig
 from .pruning.layers import is_prunable_type
+
+BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError)
+"""What timm raises for arguments that it can't build a network with."""
 
 
 def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Module:
@@ -30,6 +34,27 @@ def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Modul
     return _create(config, pretrained)
 
 
+def has_fitting_weights(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether timm has pretrained weights of a backbone, and these arguments of it change the shape of none.
+
+    Args:
+        name: The backbone's name in timm.
+        arguments: Further arguments of `timm.create_model`.
+    """
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.has_weights:
+        return False
+    if not arguments:
+        return True
+    with torch.device("meta"):
+        try:
+            built = [timm.create_model(name, num_classes=0, **chosen) for chosen in ({}, arguments)]
+        except BUILDING_ERRORS:  # which building the network will name
+            return False
+    usual, own = ({key: tensor.shape for key, tensor in network.state_dict().items()} for network in built)
+    return usual == own
+
+
 def feature_size(backbone: Any) -> int:
     """Length of the pooled features of a timm backbone."""
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
@@ -43,10 +68,17 @@ def _create(config: PrunNetConfig, pretrained: bool) -> nn.Module:
         arguments.setdefault("img_size", config.image_size)
     try:
         backbone = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"The pretrained weights of backbone={config.backbone!r} can't be fetched ({reason}). Mend "
+            "the connection, or start from random weights with --pretrained_backbone false."
+        ) from error
+    except BUILDING_ERRORS as error:
         raise ValueError(
             f"timm can't build backbone={config.backbone!r} at image_size={config.image_size} with "
             f"backbone_kwargs={config.backbone_kwargs!r}: {error}"
+            + (" Its pretrained weights may not fit: try --pretrained_backbone false." if pretrained else "")
         ) from error
     if not config.stem_pool:
         _remove_stem_pool(backbone, config.backbone)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 DEBUG = "--debug"
@@ -73,6 +74,18 @@ def run_command(name: str, work: Callable[[], object], words: Sequence[str] | No
         print_error(name, str(error) or type(error).__name__, after=PATIENCE)
         return 1
     return 0
+
+
+def model_directory(source: str, subfolder: str = "") -> str:
+    """Where a model is that a command was given: the `model/` of a run, if `source` is the directory of one.
+
+    Args:
+        source: A directory or a Hub repository.
+        subfolder: The folder in it that was asked for.
+    """
+    inside = Path(source) / "model"
+    is_run = (inside / "config.json").is_file() and not (Path(source) / subfolder / "config.json").is_file()
+    return str(inside) if is_run else source
 
 
 def print_error(name: str, message: str, *, after: float = 0.0) -> None:

@@ -147,7 +147,7 @@ class PrunNetConfig(PreTrainedConfig):
         if not config_dict:
             raise OSError(
                 f"{pretrained_model_name_or_path} has no config.json: it holds no model, or one whose saving was "
-                "interrupted. Save or download it again."
+                f"interrupted. {model_in_run(pretrained_model_name_or_path) or 'Save or download it again.'}"
             )
         return config_dict, kwargs
 
@@ -180,6 +180,13 @@ class PrunNetConfig(PreTrainedConfig):
         content: dict[str, Any] = super().to_dict()
         content.pop("asks_for_classifier", None)
         return content
+
+
+def model_in_run(path: Any) -> str:
+    """What to load instead, if `path` is the directory of a run; else nothing."""
+    inside = os.path.join(str(path), "model")
+    is_run = os.path.isfile(os.path.join(inside, "config.json"))
+    return f"It is the directory of a run: load {inside}." if is_run else ""
 
 
 def refuse_copying_code(saved: Any) -> None:

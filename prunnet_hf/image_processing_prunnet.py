@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 
-from .configuration_prunnet import refuse_copying_code
+from .configuration_prunnet import model_in_run, refuse_copying_code
 from .image_colours import to_rgb
 from .image_files import open_image, refuse_ratio
 
@@ -42,6 +42,25 @@ class PrunNetImageProcessor(TorchvisionBackend):
             size={"shortest_edge": round(image_size * 256 / 224)},
             crop_size={"height": image_size, "width": image_size},
         )
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read preprocessor_config.json.
+
+        Raises:
+            OSError: If there is none.
+        """
+        try:
+            found: tuple[dict[str, Any], dict[str, Any]]
+            found = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            instead = model_in_run(pretrained_model_name_or_path)
+            if not instead:
+                raise
+            raise OSError(f"{pretrained_model_name_or_path} has no preprocessor_config.json. {instead}") from error
+        return found
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
         """Save as transformers' image processors do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from prunnet_hf import PrunNetConfig
-from prunnet_hf.backbone import create_backbone, feature_size
+from prunnet_hf.backbone import create_backbone, feature_size, has_fitting_weights
 
 SMALL_VIT = {"depth": 1, "embed_dim": 24, "num_heads": 3}
 SMALL_SWIN = {"depths": [1, 1], "embed_dim": 8, "num_heads": [1, 2], "window_size": 4}
@@ -90,3 +91,27 @@ def test_the_stem_pool_is_left_out() -> None:
     kwargs = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}
     assert isinstance(create_backbone(config("resnet18", **kwargs)).maxpool, nn.MaxPool2d)
     assert isinstance(create_backbone(config("resnet18", stem_pool=False, **kwargs)).maxpool, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("resnet18", {}, True),
+        ("resnet18", {"drop_path_rate": 0.1}, True),
+        ("resnet18", {"channels": [8, 8, 16, 16]}, False),
+        ("resnet18", {"in_chans": 1}, False),
+        ("resnet18", {"unheard_of": 1}, False),  # an error comes when it is built
+        ("vit_small_patch16_224", {}, True),
+        ("test_resnet.r160_in1k", {}, True),
+        ("resnet18.nobody", {}, False),
+        ("nobody", {}, False),
+    ],
+)
+def test_pretrained_weights_that_fit(name: str, arguments: dict[str, object], expected: bool) -> None:
+    assert has_fitting_weights(name, arguments) is expected
+
+
+def test_pretrained_weights_that_can_not_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=r"^.*'resnet18' can't be fetched .*--pretrained_backbone false\.$"):
+        create_backbone(PrunNetConfig(backbone="resnet18"), pretrained=True)

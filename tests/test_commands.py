@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prunnet_hf import commands
-from prunnet_hf.commands import CommandParser, did_you_mean, one_line, run_command
+from prunnet_hf.commands import CommandParser, did_you_mean, model_directory, one_line, run_command
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "folder-that-is-not-there"
@@ -117,3 +117,14 @@ def test_an_error_of_a_loaders_worker_is_its_last_line() -> None:
 def test_did_you_mean() -> None:
     assert did_you_mean(["learning_speed", "lr"], ["learning_rate", "epochs"]) == " Did you mean learning_rate?"
     assert did_you_mean(["lr"], ["learning_rate"]) == ""
+
+
+def test_run_directory_stands_for_its_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder in ("model", "subnetworks/capacity-0.20"):
+        (run / folder).mkdir(parents=True)
+        (run / folder / "config.json").touch()
+    assert model_directory(str(run)) == str(run / "model")
+    assert model_directory(str(run / "model")) == str(run / "model")
+    assert model_directory(str(run), "subnetworks/capacity-0.20") == str(run)  # which is asked for in it
+    assert model_directory("org/name") == "org/name"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from ..commands import CommandParser, run_command
+from ..commands import CommandParser, model_directory, run_command
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
@@ -35,8 +35,9 @@ def _encode_folder(chosen: argparse.Namespace) -> None:
     check_places(chosen.data_dir, chosen.output)  # before a model is downloaded
     disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
     place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
+    source = model_directory(chosen.model, chosen.subfolder)
     dtype = getattr(torch, chosen.dtype)
-    model = PrunNetModel.from_pretrained(chosen.model, capacity=chosen.capacity, dtype=dtype, **place)
+    model = PrunNetModel.from_pretrained(source, capacity=chosen.capacity, dtype=dtype, **place)
     left_out = encode_folder(
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
         chosen.data_dir,
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="directory or Hub repository of a trained model")
+    parser.add_argument("--model", required=True, help="directory (or a run's) or Hub repository of a trained model")
     parser.add_argument("--data_dir", required=True, help="folder of images, or of one folder for each class")
     parser.add_argument(
         "--output", required=True, help="Parquet file to write; until it is whole, OUTPUT.partial/ grows"

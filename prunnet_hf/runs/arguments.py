@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from ..backbone import has_fitting_weights
 from ..commands import CommandParser, did_you_mean
 from ..configuration_prunnet import TRAINED_CAPACITIES
 from ..data.loading import in_folders, takers, without_folder
@@ -39,7 +40,15 @@ class ModelArguments:
     backbone_kwargs: str = field(
         default="{}", metadata={"help": "JSON object: further arguments of timm.create_model."}
     )
-    pretrained_backbone: bool = field(default=False, metadata={"help": "Start from timm's pretrained weights."})
+    pretrained_backbone: Literal["auto", "true", "false"] = field(
+        default="auto",
+        metadata={
+            "nargs": "?",
+            "const": "true",
+            "help": "Start from timm's pretrained weights (downloads them). auto: if the backbone has some and "
+            "backbone_kwargs changes no shape.",
+        },
+    )
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
     score_init: ScoreInit = field(
@@ -47,9 +56,19 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe)."""
+        """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe), and `pretrained_backbone` as a bool."""
+        self.pretrained_backbone = str(self.pretrained_backbone).lower()  # type: ignore[assignment]
         check_choices(self)
         self.backbone_kwargs = _json_text("backbone_kwargs", self.backbone_kwargs)
+
+    @property
+    def takes_pretrained_weights(self) -> bool:
+        """Whether training starts from timm's weights."""
+        if self.model_name_or_path is not None:
+            return False
+        if self.pretrained_backbone == "auto":
+            return has_fitting_weights(self.backbone, json.loads(self.backbone_kwargs))
+        return self.pretrained_backbone == "true"
 
 
 @dataclass
@@ -164,7 +183,9 @@ class TrainArguments:
     eval_batch_size: int = field(default=64, metadata={"help": "Images in a batch when evaluating, for each process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one step."})
     optimizer: OptimizerName = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
-    learning_rate: float = field(default=0.1, metadata={"help": "Highest learning rate."})
+    learning_rate: float = field(
+        default=0.0375, metadata={"help": "Highest learning rate. The paper has 0.1, without scale_dense_gradients."}
+    )
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
     weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of weights and scores."})
     lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
@@ -196,7 +217,7 @@ class TrainArguments:
         },
     )
     scale_dense_gradients: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by "
             "the number of passes, as is done for all other parameters."
@@ -282,7 +303,9 @@ class RunArguments:
 
     def as_dict(self) -> dict[str, Any]:
         """All arguments in one mapping, as in a recipe."""
-        return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
+        pretrained = {"true": True, "false": False}.get(self.model.pretrained_backbone, "auto")
+        model = asdict(self.model) | {"pretrained_backbone": pretrained}
+        return {**model, **asdict(self.data), **asdict(self.train)}
 
 
 class _Parser(HfArgumentParser, CommandParser):
@@ -354,7 +377,7 @@ def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)] if value else []
         elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, (bool, dict)) else value}")
     return flags
 
 

@@ -34,8 +34,10 @@ PER_INVOCATION = ("resume", "eval_only")
 
 
 def recipe_of(arguments: RunArguments) -> dict[str, Any]:
-    """The arguments that repeat the run."""
-    return {name: value for name, value in arguments.as_dict().items() if name not in PER_INVOCATION}
+    """The arguments that repeat the run, also with another version of timm, which may have weights for other names."""
+    pretrained = {"pretrained_backbone": arguments.model.takes_pretrained_weights}
+    every = arguments.as_dict() | pretrained
+    return {name: value for name, value in every.items() if name not in PER_INVOCATION}
 
 
 def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: RetrievalSplits) -> RunDescription:
@@ -91,7 +93,7 @@ def base_model(arguments: ModelArguments) -> str | None:
     source = arguments.model_name_or_path
     if source is not None:
         return None if Path(source).exists() else source
-    if not arguments.pretrained_backbone:
+    if not arguments.takes_pretrained_weights:
         return None
     pretrained = timm.get_pretrained_cfg(arguments.backbone)
     return pretrained.hf_hub_id if pretrained is not None else None

@@ -14,6 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..commands import model_directory
 from ..configuration_prunnet import STATISTICS_GRID, PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
@@ -39,7 +40,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         "image_size": arguments.data.image_size,
     }
     if model.model_name_or_path is not None:
-        return _load_to_train(model.model_name_or_path, arguments.train.capacities, labels)
+        return _load_to_train(model_directory(model.model_name_or_path), arguments.train.capacities, labels)
     config = PrunNetConfig(
         backbone=model.backbone,
         backbone_kwargs=json.loads(model.backbone_kwargs),
@@ -49,7 +50,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         score_init=model.score_init,
         **labels,
     )
-    return PrunNetForImageClassification(config, pretrained_backbone=model.pretrained_backbone)
+    return PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)
 
 
 def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
@@ -82,7 +83,8 @@ def _renew_classifier(classifier: nn.Linear, source: str) -> None:
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:
     """The model to evaluate with `eval_only`: the run's own, or if it has none that of `model_name_or_path`."""
     own = Path(arguments.train.output_dir) / "model"
-    source = str(own) if own.is_dir() else arguments.model.model_name_or_path
+    given = arguments.model.model_name_or_path
+    source = str(own) if own.is_dir() else given and model_directory(given)
     if source is None:
         raise FileNotFoundError(
             f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path."

@@ -53,6 +53,15 @@ def test_the_command_embeds_a_folder_without_a_warning(
     np.testing.assert_allclose(found.embeddings, read_embeddings("expected.parquet").embeddings, rtol=1e-4, atol=1e-5)
 
 
+def test_the_command_takes_the_directory_of_a_run(
+    finished_run: Path, client_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--data_dir", str(client_photos / "test"), "--output", str(tmp_path / "out.parquet")]
+    assert main(["--model", str(finished_run), *places]) == 0
+    space = PrunNetModel.from_pretrained(finished_run / "model").config.embedding_space
+    assert f"space {space}, capacity 1.00" in capsys.readouterr().out
+
+
 def test_the_command_says_in_a_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--data_dir", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out.parquet")]
     assert main(["--model", "org/never-asked-for", *places]) == 1

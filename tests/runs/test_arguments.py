@@ -27,7 +27,7 @@ def write_recipe(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_are_the_papers_recipe_but_for_the_capacities() -> None:
+def test_defaults_are_the_best_known() -> None:
     arguments = parse_arguments([])
     assert arguments.data.dataset == "glyphs"
     assert arguments.data.image_size == 224
@@ -35,7 +35,10 @@ def test_defaults_are_the_papers_recipe_but_for_the_capacities() -> None:
     assert arguments.model.embedding_dim == 256
     assert arguments.train.capacities == [0.1, 0.2, 0.4, 0.6, 0.8]
     assert arguments.train.capacity_sampling == "sandwich"
-    assert (arguments.train.learning_rate, arguments.train.momentum, arguments.train.weight_decay) == (0.1, 0.9, 5e-4)
+    assert (arguments.train.momentum, arguments.train.weight_decay) == (0.9, 5e-4)
+    # As in the recipes for real photos.
+    assert (arguments.train.learning_rate, arguments.train.scale_dense_gradients) == (0.0375, True)
+    assert arguments.model.pretrained_backbone == "auto"
 
 
 def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
@@ -75,6 +78,39 @@ def test_config_of_a_run_is_a_recipe_for_it(tmp_path: Path) -> None:
     flags = ["--backbone", "resnet10t", "--backbone_kwargs", '{"stem_width": 4}', "--capacities", "0.3", "--seed", "5"]
     arguments = parse_arguments(flags)
     assert parse_arguments(["--config", write_recipe(tmp_path, yaml.safe_dump(arguments.as_dict()))]) == arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, True),  # timm has weights for resnet18
+        ({"backbone": "resnet18", "backbone_kwargs": {"channels": [8, 8, 16, 16]}}, False),  # which don't fit this one
+        ({"pretrained_backbone": True, "backbone_kwargs": {"channels": [8, 8, 16, 16]}}, True),  # asked for, so tried
+        ({"pretrained_backbone": False}, False),
+        ({"model_name_or_path": "org/name"}, False),  # has weights of its own
+    ],
+)
+def test_whether_training_starts_from_pretrained_weights(given: dict[str, object], expected: bool) -> None:
+    assert ModelArguments(**given).takes_pretrained_weights is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("false", False), ("auto", "auto"), ("null", "auto"), ("'false'", False)]
+)
+def test_pretrained_backbone_is_a_bool_or_auto(tmp_path: Path, text: str, expected: bool | str) -> None:
+    found = parse_arguments(["--config", write_recipe(tmp_path, f"pretrained_backbone: {text}")])
+    assert found.as_dict()["pretrained_backbone"] == expected
+    assert parse_arguments(["--pretrained_backbone"]).as_dict()["pretrained_backbone"] is True
+    with pytest.raises(ValueError, match=r"pretrained_backbone .*auto, true, false.*'maybe'"):
+        ModelArguments(pretrained_backbone="maybe")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_states_what_defaults_have_changed(path: Path) -> None:
+    stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {"learning_rate", "scale_dense_gradients", "pretrained_backbone"} <= stated.keys()
+    is_the_papers = stated.get("capacity_sampling") == "fixed"
+    assert stated["scale_dense_gradients"] is not is_the_papers
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

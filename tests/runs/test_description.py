@@ -151,11 +151,14 @@ def test_model_is_described_without_scores_and_classifier(model: PrunNetForImage
 
 
 def test_base_model_is_one_on_the_hub(tmp_path: Path) -> None:
-    assert base_model(ModelArguments()) is None
+    assert base_model(ModelArguments(pretrained_backbone=False)) is None
+    assert base_model(ModelArguments(backbone_kwargs={"channels": [8, 8, 16, 16]})) is None  # no weights fit
     assert base_model(ModelArguments(model_name_or_path="org/name")) == "org/name"
     assert base_model(ModelArguments(model_name_or_path=str(tmp_path))) is None
     # timm's own default for resnet18
-    assert base_model(ModelArguments(pretrained_backbone=True)) == "timm/resnet18.a1_in1k"
+    assert (
+        base_model(ModelArguments()) == base_model(ModelArguments(pretrained_backbone=True)) == "timm/resnet18.a1_in1k"
+    )
 
 
 def test_recipe_names_no_folder_of_the_machine() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -656,3 +657,10 @@ class TestAutoClasses:
         with torch.no_grad():
             expected = model.prunnet(**processor(image, return_tensors="pt"), capacity=capacity).pooler_output
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", [PrunNetModel, PrunNetConfig, PrunNetImageProcessor])
+def test_directory_of_a_run_is_not_its_model(kind: Any, finished_run: Path) -> None:
+    inside = re.escape(str(finished_run / "model"))
+    with pytest.raises(OSError, match=rf"directory of a run: load {inside}\.$"):
+        kind.from_pretrained(finished_run)

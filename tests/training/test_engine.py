@@ -114,9 +114,7 @@ class TestFinishedRun:
 
     def test_fine_tuning_on_other_classes_at_other_capacities(self, finished: Path, tmp_path: Path) -> None:
         others = make_photos(tmp_path / "others", train_classes=4)
-        tuning = trainer(
-            arguments(others, tmp_path / "tuned", source=finished / "model", capacities=[0.25], learning_rate=1e-6)
-        )
+        tuning = trainer(arguments(others, tmp_path / "tuned", source=finished, capacities=[0.25], learning_rate=1e-6))
         model = tuning.run().model
         assert model.classifier.out_features == model.config.num_labels == 4
         assert model.config.id2label[0] == "train-0"

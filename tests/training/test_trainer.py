@@ -297,7 +297,7 @@ def test_resuming_with_other_arguments_gives_a_warning(
 ) -> None:
     shutil.copytree(finished / "checkpoints" / "step-6", tmp_path / "checkpoints" / "step-6")
     trainer(arguments(photos, tmp_path, checkpoint_every=1, resume=True, learning_rate=0.02)).run()
-    assert "learning_rate 0.1 -> 0.02" in caplog.text
+    assert "learning_rate 0.0375 -> 0.02" in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
