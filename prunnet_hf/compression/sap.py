@@ -177,6 +177,7 @@ class PruningLoop:
             save_round(round_directory(self.directory, number), plain, trainer.processor)
         networks = {number: plain.prunnet.to(accelerator.device)}
         metrics = self_test(accelerator, networks, trainer.processor, self.splits, arguments)[number]
+        accelerator.log({f"test/{name}/self": value for name, value in metrics.items()}, step=trained.step)
         # In all processes, because it may fail: if one fails alone, the others wait for it forever.
         entry = self._measure(number, plain, metrics, trained.seconds)
         if accelerator.is_main_process:

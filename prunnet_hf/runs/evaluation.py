@@ -175,6 +175,17 @@ def evaluate_run(
     return record
 
 
+def final_scores(record: RunRecord) -> dict[str, float]:
+    """The self-test and the cross-test of each capacity by every metric, under names for trackers."""
+    largest = record.evaluated_capacities[-1]
+    return {
+        f"test/{metric}/{name}/capacity-{format_capacity(capacity)}": record.value(metric, capacity, gallery)
+        for metric in record.metric_names
+        for capacity in record.evaluated_capacities
+        for name, gallery in (("self", capacity), ("cross", largest))
+    }
+
+
 def chance_level(labels: Sequence[int]) -> dict[str, float]:
     """What a random order scores if each image searches all the others."""
     return {"mAP": chance_mean_average_precision(labels, labels, exclude=np.arange(len(labels)))}

@@ -11,11 +11,12 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 
 from ..runs.arguments import RunArguments
 from ..runs.description import dataset_name
-from ..runs.evaluation import evaluate_run, is_evaluated_again
+from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
 from ..runs.record import TrainingFacts, recorded_training
 from ..runs.run_data import load_run_data
 from .checkpoints import check_output_dir, check_output_dir_is_shared
 from .networks import load_trained
+from .reports import start_trackers
 from .trainer import Trainer
 
 EVALUATION_TIMEOUT = timedelta(hours=12)
@@ -57,11 +58,15 @@ def train(arguments: RunArguments) -> FinishedRun:
         again = is_evaluated_again(arguments)
         facts = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
         model, processor = load_trained(arguments)
+        step = 0
+        start_trackers(accelerator, arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits)
         trained, processor = trainer.run(), trainer.processor
-        model, facts = trained.model, trained.facts
-    evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts)
+        model, facts, step = trained.model, trained.facts, trained.step
+    record = evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts)
+    if record is not None:
+        accelerator.log(final_scores(record), step=step)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)

@@ -44,6 +44,7 @@ from .networks import SyncedBatchNorms, create_model, create_processor, keep_sta
 from .objectives import create_objective, leave_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import EXIT_STATUS, Interruption
+from .reports import TrainingReport, start_trackers
 from .state_files import Stateful
 from .step import TrainingStep
 
@@ -56,11 +57,13 @@ class TrainedModel:
         model: The network, calibrated and with a new embedding space.
         facts: What `metrics.json` records about the training.
         seconds: Duration of the training.
+        step: Number of steps.
     """
 
     model: PrunNetForImageClassification
     facts: TrainingFacts
     seconds: float
+    step: int
 
 
 class Trainer:
@@ -119,6 +122,7 @@ class Trainer:
         self.schedule = create_schedule(prepared.optimizer, self.options, self.steps_per_epoch)
         self.states: dict[str, Stateful] = {"schedule": self.schedule, "progress": self.progress}
         self.step = self._create_step(prepared, kept)
+        self.report = TrainingReport(accelerator, arguments, self.step.capacities.names, self.steps_per_epoch)
         self._begun = self._epoch_begun = 0.0
 
     def run(self) -> TrainedModel:
@@ -157,7 +161,7 @@ class Trainer:
             training_device=describe_device(),
             training_command=command_line(),
         )
-        return TrainedModel(model, facts, seconds)
+        return TrainedModel(model, facts, seconds, self.progress.step)
 
     def _ready_model(self, kept: Mapping[str, torch.Tensor] | None) -> None:
         if kept is not None:
@@ -211,7 +215,7 @@ class Trainer:
         self.progress.num_processes = self.accelerator.num_processes
         self.progress.steps_per_epoch = self.steps_per_epoch
         self._begun = time.perf_counter() - self.progress.seconds
-        self.accelerator.init_trackers("prunnet", config=_trackable(self.arguments.as_dict()))
+        start_trackers(self.accelerator, self.arguments)
 
     def _resume(self) -> None:
         load_checkpoint(self.accelerator, self.directory, self.states)
@@ -280,18 +284,19 @@ class Trainer:
             forget_others(self.directory, self.progress.best_step)
 
     def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
+        self.report.step(losses, self.schedule_steps - self.schedule.last_epoch)
         if self.progress.step % self.options.log_every:
             return
         self.step.watch.check()
-        values = losses.tolist()
-        bar.set_postfix(
-            epoch=self.progress.epoch, loss=f"{values[0]:.3f}", smallest=f"{values[min(1, len(values) - 1)]:.3f}"
-        )
-        entries = {f"loss/{name}": value for name, value in zip(self.step.capacities.names, values, strict=True)}
-        self.accelerator.log({**entries, "learning_rate": self.schedule.get_last_lr()[0]}, step=self.progress.step)
+        self.report.log(losses, self._rate(), self.progress.step, self.progress.epoch, bar)
+
+    def _rate(self) -> float:
+        return float(self.schedule.get_last_lr()[0])
 
     def _after_epoch(self) -> None:
         options, epoch = self.options, self.progress.epoch
+        self.step.watch.check()
+        self.report.epoch(self._rate(), self.progress.step, epoch)
         if options.eval_every and epoch % options.eval_every == 0:
             with self.norms.undone() if self.norms else nullcontext():
                 measure_running_statistics(
@@ -342,9 +347,3 @@ class Trainer:
         model.renew_embedding_space()
         model.train(False)
         return model
-
-
-def _trackable(arguments: dict[str, object]) -> dict[str, object]:
-    return {
-        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in arguments.items()
-    }
