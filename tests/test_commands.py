@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from prunnet_hf import commands
 from prunnet_hf.commands import CommandParser, did_you_mean, model_directory, one_line, run_command
+from tests.snippets import start
 
-ROOT = Path(__file__).parents[1]
 NOWHERE = "folder-that-is-not-there"
 COMMANDS = {
     "train_accelerate.py": ["--dataset", "image_folder", "--data_dir", NOWHERE],
@@ -25,33 +22,27 @@ COMMANDS = {
 """Each command with words that name a folder which isn't there."""
 
 
-def start(name: str, words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    program = [str(ROOT / name)] if name.endswith(".py") else ["-m", name]
-    return subprocess.run(
-        [sys.executable, *program, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def words_of(name: str) -> list[str]:
+    return [*([] if name.endswith(".py") else ["-m"]), name, *COMMANDS[name]]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_error_is_one_line(name: str, tmp_path: Path) -> None:
-    found = start(name, COMMANDS[name], tmp_path)
-    assert found.returncode == 1
-    assert "Traceback" not in found.stderr
-    last = found.stderr.splitlines()[-1]
-    assert last.startswith(f"{name}: error: ")
-    assert NOWHERE in last
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_error_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        start(words_of(name))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: error: ")
+    assert NOWHERE in line
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    found = start("push_to_hub.py", [*COMMANDS["push_to_hub.py"], "--debug"], tmp_path)
-    assert found.returncode == 1
-    assert found.stderr.startswith("Traceback")
-    assert NOWHERE in found.stderr.splitlines()[-1]
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=NOWHERE):
+        start([*words_of("push_to_hub.py"), "--debug"])
 
 
 @pytest.fixture

@@ -114,9 +114,11 @@ def warn_if_coarse(stored: Sequence[float], capacity: float) -> None:
         neighbours = [DENSE if row is None else stored[row] for row, _ in mixture]
         logger.warning(
             "Running statistics at capacity %s are interpolated between those stored for %s, which is inaccurate at "
-            "low capacities. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            "low capacities. Pass `calibration=` (an iterable of pixel_values) to prune() for exact ones, or train "
+            "with %s among --capacities, which stores them.",
             format_capacity(capacity),
             " and ".join(map(format_capacity, neighbours)),
+            format_capacity(capacity),
         )
 
 
@@ -156,7 +158,8 @@ def warn_if_below(stored: Sequence[float], capacity: float, stacklevel: int) -> 
     if capacity < smallest:
         warnings.warn(
             f"No running statistics are stored below capacity {format_capacity(smallest)}; those of that capacity are "
-            f"used for {format_capacity(capacity)}. Pass `calibration=` (an iterable of pixel_values) for exact ones.",
+            f"used for {format_capacity(capacity)}. Pass `calibration=` (an iterable of pixel_values) to prune() for "
+            f"exact ones, or train with {format_capacity(capacity)} among --capacities, which stores them.",
             stacklevel=stacklevel,
         )
 

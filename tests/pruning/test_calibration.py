@@ -109,6 +109,7 @@ def test_interpolating_at_a_low_capacity_is_warned_of(
         assert record.levelname == "WARNING"
         assert all(neighbour in message for neighbour in neighbours)
         assert "calibration=" in message
+        assert "--capacities" in message  # what a run can do
 
 
 @pytest.mark.parametrize("capacity", [0.2, 0.3, 1.0])

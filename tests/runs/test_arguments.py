@@ -9,6 +9,7 @@ import pytest
 import timm
 import yaml
 
+from prunnet_hf import PrunNetConfig
 from prunnet_hf.runs.arguments import (
     DataArguments,
     ModelArguments,
@@ -78,6 +79,14 @@ def test_config_of_a_run_is_a_recipe_for_it(tmp_path: Path) -> None:
     flags = ["--backbone", "resnet10t", "--backbone_kwargs", '{"stem_width": 4}', "--capacities", "0.3", "--seed", "5"]
     arguments = parse_arguments(flags)
     assert parse_arguments(["--config", write_recipe(tmp_path, yaml.safe_dump(arguments.as_dict()))]) == arguments
+
+
+def test_default_capacities_have_statistics_of_their_own() -> None:
+    # So that no default run warns of interpolated ones.
+    options = TrainArguments()
+    assert {*options.capacities, *options.eval_capacities} <= {
+        *PrunNetConfig(capacities=options.capacities).stored_subnetworks
+    }
 
 
 @pytest.mark.parametrize(
