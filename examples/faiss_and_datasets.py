@@ -28,7 +28,9 @@ GLYPHS = Path(__file__).parents[1] / "model_cards" / "glyphs" / "model"
 
 def main() -> None:
     """Embed, index, search, save and load."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", default=str(GLYPHS), help="a dense PrunNet checkpoint, local or on the Hub")
     parser.add_argument("--images", help="a folder with a folder of images for each class")
     parser.add_argument("--output", default="out/gallery", help="where the gallery and its index are saved")

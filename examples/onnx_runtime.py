@@ -43,7 +43,9 @@ class Embedder(nn.Module):
 
 def main() -> None:
     """Export, compare, search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", default=str(GLYPHS), help="a dense PrunNet checkpoint, local or on the Hub")
     parser.add_argument("--images", help="a folder with a folder of images for each class")
     parser.add_argument("--capacity", type=float, default=0.2, help="of the subnetwork to export")

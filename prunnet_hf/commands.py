@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 DEBUG = "--debug"
 MENDABLE = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, ImportError)
 """What bad input, full disks and memory, and missing packages raise. All else is a fault of the program."""
+INTERRUPTED = 130
+"""The status after Ctrl-C, as shells have it."""
 PATIENCE = 5.0
 """Seconds that a process waits for the first one to tell the same error, which makes launchers stop all others."""
 
@@ -64,13 +66,16 @@ def run_command(name: str, work: Callable[[], object], words: Sequence[str] | No
         words: Its words, among which `--debug` asks for the traceback; those of the command line if not given.
 
     Returns:
-        The exit status: 0, or 1 after an error.
+        The exit status: 0, 1 after an error, or 130 after Ctrl-C.
     """
     try:
         work()
-    except MENDABLE as error:
+    except (*MENDABLE, KeyboardInterrupt) as error:
         if DEBUG in (sys.argv[1:] if words is None else words):
             raise
+        if isinstance(error, KeyboardInterrupt):
+            print_error(name, "stopped by Ctrl-C.")
+            return INTERRUPTED
         print_error(name, str(error) or type(error).__name__, after=PATIENCE)
         return 1
     return 0

@@ -72,7 +72,12 @@ def test_flags_are_exact(
     assert re.search(message, line)
 
 
-def fail(error: Exception) -> object:
+def test_ctrl_c_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("command", lambda: fail(KeyboardInterrupt()), []) == 130
+    assert capsys.readouterr().err == "command: error: stopped by Ctrl-C.\n"
+
+
+def fail(error: BaseException) -> object:
     raise error
 
 
