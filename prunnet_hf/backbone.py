@@ -41,7 +41,10 @@ def has_fitting_weights(name: str, arguments: Mapping[str, Any]) -> bool:
         name: The backbone's name in timm.
         arguments: Further arguments of `timm.create_model`.
     """
-    known = timm.get_pretrained_cfg(name)
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the name has a tag that timm doesn't know
+        return False
     if known is None or not known.has_weights:
         return False
     if not arguments:

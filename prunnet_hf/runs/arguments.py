@@ -303,7 +303,7 @@ class RunArguments:
 
     def as_dict(self) -> dict[str, Any]:
         """All arguments in one mapping, as in a recipe."""
-        pretrained = {"true": True, "false": False}.get(self.model.pretrained_backbone, "auto")
+        pretrained = {"true": True, "false": False}.get(str(self.model.pretrained_backbone).lower(), "auto")
         model = asdict(self.model) | {"pretrained_backbone": pretrained}
         return {**model, **asdict(self.data), **asdict(self.train)}
 

@@ -79,6 +79,17 @@ def what_is_wrong(folder: Path) -> str | None:
     return _what_is_wrong_with_old(folder) if _is_old(folder) else find_damage(folder)
 
 
+def recipe_of_earlier_version(folder: Path) -> dict[str, Any]:
+    """The arguments of the run that a checkpoint is of, if an earlier version wrote it; else none."""
+    if not _is_old(folder):
+        return {}
+    try:
+        recipe = _read_one(folder, "progress", is_old=True).get("recipe")
+    except UNREADABLE:  # which is said when the checkpoint is loaded
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
 def _is_old(folder: Path) -> bool:
     newer = [folder / MANIFEST, *(folder / f"{name}.json" for name in OLD_FILES)]
     return not any(path.exists() for path in newer) and any((folder / name).exists() for name in OLD_FILES.values())

@@ -34,6 +34,7 @@ from .checkpoints import (
     check_best,
     forget_others,
     keep_best,
+    keep_earlier_defaults,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -96,6 +97,8 @@ class Trainer:
     ) -> None:
         self.arguments = arguments
         self.options = arguments.train
+        if self.options.resume:
+            keep_earlier_defaults(self.options)
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)

@@ -474,8 +474,8 @@ def test_learning_rate_goes_on_from_the_same_epoch_when_steps_take_fewer_images(
 
     run.step.update = update_and_note_the_rate
     run.run()
-    # The first epoch had 3 steps, the second has 6: half a cosine of 0.1 over two epochs, from its middle on.
-    expected = [0.05 * (1 + math.cos(math.pi * (1 + part / 6) / 2)) for part in range(6)]
+    # The first epoch had 3 steps, the second has 6: half a cosine of 0.0375 over two epochs, from its middle on.
+    expected = [0.01875 * (1 + math.cos(math.pi * (1 + part / 6) / 2)) for part in range(6)]
     assert rates == pytest.approx(expected)
     assert (run.progress.epoch, run.progress.step) == (2, 3 + 6)
 
