@@ -57,8 +57,10 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Accept `backbone_kwargs` as JSON text (flag) or mapping (recipe), and `pretrained_backbone` as a bool."""
-        self.pretrained_backbone = str(self.pretrained_backbone).lower()  # type: ignore[assignment]
+        text: Any = str(self.pretrained_backbone).lower()
+        self.pretrained_backbone = text
         check_choices(self)
+        self.pretrained_backbone = {"true": True, "false": False}.get(text, text)
         self.backbone_kwargs = _json_text("backbone_kwargs", self.backbone_kwargs)
 
     @property
@@ -68,7 +70,7 @@ class ModelArguments:
             return False
         if self.pretrained_backbone == "auto":
             return has_fitting_weights(self.backbone, json.loads(self.backbone_kwargs))
-        return self.pretrained_backbone == "true"
+        return bool(self.pretrained_backbone)
 
 
 @dataclass
@@ -303,9 +305,7 @@ class RunArguments:
 
     def as_dict(self) -> dict[str, Any]:
         """All arguments in one mapping, as in a recipe."""
-        pretrained = {"true": True, "false": False}.get(str(self.model.pretrained_backbone).lower(), "auto")
-        model = asdict(self.model) | {"pretrained_backbone": pretrained}
-        return {**model, **asdict(self.data), **asdict(self.train)}
+        return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
 
 
 class _Parser(HfArgumentParser, CommandParser):

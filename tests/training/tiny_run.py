@@ -49,6 +49,7 @@ def arguments(
         # Dropout draws random numbers: runs that are resumed have to go on with the same ones.
         backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4, "drop_rate": 0.1},
         embedding_dim=8,
+        pretrained_backbone=False,
     )
     folder = {"dataset": "image_folder", "data_dir": str(photos), "image_size": 32, "resize": 32, "num_workers": 0}
     defaults = {
