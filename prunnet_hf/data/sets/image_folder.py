@@ -72,6 +72,9 @@ def load_hub_dataset(name: str) -> RetrievalSplits:
     train, test = parts.get("train"), parts.get("test") or parts.get("validation")
     if train and test and set(train[LABEL]).isdisjoint(test[LABEL]):
         test_classes = sorted(set(test[LABEL]))
+        unread = sorted(role for role, part in parts.items() if part is not train and part is not test)
+        if unread:
+            logger.warning("dataset=%r: of its splits only train and a test are read, not %s.", name, listed(unread))
     else:
         train = test = concatenate_datasets(list(parts.values()))
         classes = sorted(set(test[LABEL]))

@@ -310,6 +310,13 @@ def test_hub_validation_split_stands_in_for_a_test_split_without_labels(tmp_path
     assert class_names(splits.query) == ["c", "c", "d", "d"]
 
 
+def test_hub_splits_that_are_not_read_are_named(tmp_path, caplog):
+    parts = {"train": [0, 1], "validation": [2, 2, 3, 3], "test": [4, 4, 5, 5]}
+    splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", parts))
+    assert class_names(splits.query) == ["e", "e", "f", "f"]
+    assert "only train and a test are read, not validation." in caplog.text
+
+
 def test_hub_data_set_with_one_split_is_divided(tmp_path):
     splits = load_hub_dataset(save_hub_dataset(tmp_path / "set", {"train": [0, 0, 1, 1, 2, 2, 3, 4, 5, 5]}))
     assert class_names(splits.train) == ["a", "a", "b", "b", "d", "e"]
