@@ -10,7 +10,7 @@ import os
 import stat
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .image_colours import to_rgb
 
@@ -46,7 +46,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def open_image(
-    source: str | os.PathLike[str] | bytes, name: str | None = None, *, upright: bool = True
+    source: str | os.PathLike[str] | bytes, name: str | None = None, *, upright: bool = True, any_ratio: bool = False
 ) -> Image.Image:
     """Decode an image to RGB, see `to_rgb`.
 
@@ -54,12 +54,13 @@ def open_image(
         source: The path of a file, or its content.
         name: The file's name for errors; the path if not given.
         upright: Whether to turn it as its EXIF data say.
+        any_ratio: Whether to decode an image that `refuse_ratio` refuses, as it is going to be cropped.
 
     Raises:
         UnreadableImageError: If there is no such file, or it can't be decoded; the message names it.
     """
     if isinstance(source, bytes):
-        return _decoded(io.BytesIO(source), name or f"{len(source)} bytes without a name", upright)
+        return _decoded(io.BytesIO(source), name or f"{len(source)} bytes without a name", upright, any_ratio)
     name = name or os.fspath(source)
     try:
         file = _opened(source)
@@ -68,7 +69,7 @@ def open_image(
             raise
         raise _unreadable(name, error) from error
     with file:
-        return _decoded(file, name, upright)
+        return _decoded(file, name, upright, any_ratio)
 
 
 def refuse_ratio(size: tuple[int, int], name: str = "") -> None:
@@ -88,20 +89,28 @@ def refuse_ratio(size: tuple[int, int], name: str = "") -> None:
         )
 
 
-def _decoded(file: BinaryIO, name: str, upright: bool) -> Image.Image:
+def _decoded(file: BinaryIO, name: str, upright: bool, any_ratio: bool) -> Image.Image:
     """Decode an open file.
 
     Damage makes Pillow raise nearly anything: SyntaxError, struct.error, RuntimeError, AttributeError. A list of these
-    would never be complete. So the place decides, not the kind: only Pillow runs here.
+    would never be complete. So the place decides, not the kind: in the first part only Pillow runs. The second is ours
+    too, and only what it refuses on purpose is the file's fault.
     """
     formats = image_formats()
     try:
         image: Image.Image = Image.open(file, formats=formats)
+        if not any_ratio:
+            refuse_ratio(image.size, f"{name} ")
         image.load()
-        return to_rgb(image, upright=upright)
-    except MemoryError:
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+    except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
+        raise _unreadable(name, error) from error
+    try:
+        return to_rgb(image, upright=upright)
+    except ValueError as error:
         raise _unreadable(name, error) from error
 
 

@@ -188,3 +188,13 @@ def test_a_bomb_is_refused_by_its_header(tmp_path):
     Path(tmp_path / "bomb.bmp").write_bytes(header)
     with pytest.raises(UnreadableImageError, match=r"bomb\.bmp can't be decoded.*3600000000 pixels"):
         open_image(tmp_path / "bomb.bmp")
+
+
+def test_an_image_far_too_long_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("L", (10**6, 1)).save(tmp_path / "long.png")
+    whole = (tmp_path / "long.png").read_bytes()
+    (tmp_path / "long.png").write_bytes(whole[:-100])  # decoding would fail
+    with pytest.raises(UnreadableImageError, match=r"long\.png has 1000000 x 1 pixels"):
+        open_image(tmp_path / "long.png")
+    (tmp_path / "long.png").write_bytes(whole)
+    assert open_image(tmp_path / "long.png", any_ratio=True).size == (10**6, 1)

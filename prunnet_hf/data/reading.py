@@ -31,17 +31,18 @@ def read_image(row: Mapping[str, Any]) -> PILImage.Image:
     """
     if row[IMAGE] is None:
         raise UnreadableImageError(f"A row has no image: {dict(row)}.")
-    image = _decode(row[IMAGE])
+    image = _decode(row[IMAGE], any_ratio=BOX in row)
     image = _cropped(image, row) if BOX in row else image
     refuse_ratio(image.size, f"{row[IMAGE].get('path') or 'without a name'} ")
     return image
 
 
-def _decode(stored: Mapping[str, Any]) -> PILImage.Image:
+def _decode(stored: Mapping[str, Any], *, any_ratio: bool) -> PILImage.Image:
     """Decode an image of `stored_images`.
 
     Args:
         stored: `path` and `bytes`, as `datasets` stores them; a path may be an address if there are no bytes.
+        any_ratio: See `open_image`.
 
     Raises:
         UnreadableImageError: If it can't be decoded; the message names its file.
@@ -49,10 +50,10 @@ def _decode(stored: Mapping[str, Any]) -> PILImage.Image:
     """
     path: str | None = stored.get("path")
     if stored["bytes"] is not None:
-        return open_image(stored["bytes"], path)
+        return open_image(stored["bytes"], path, any_ratio=any_ratio)
     if path is None:
         raise UnreadableImageError("An image has neither a path nor content. Remove its row.")
-    return open_image(path if is_local_path(path) else _fetched(path), path)
+    return open_image(path if is_local_path(path) else _fetched(path), path, any_ratio=any_ratio)
 
 
 def _fetched(address: str) -> bytes:

@@ -153,7 +153,7 @@ def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
 
 def _crop(file: Path, box: Box) -> bytes:
     # Boxes are of the pixels as they are stored.
-    pixels = open_image(file, upright=False).convert("RGB")
+    pixels = open_image(file, upright=False, any_ratio=True).convert("RGB")
     crop = pixels.crop(box)
     check_box(box, pixels.size, file)
     # The camera's notes, orientation among them, must not be stored with the crop.
