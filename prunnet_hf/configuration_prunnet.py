@@ -1,6 +1,7 @@
 """Configuration of PrunNet models."""
 
 import os
+import re
 from typing import Any, ClassVar, get_args
 
 from transformers import PreTrainedConfig
@@ -13,6 +14,28 @@ TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
 """How a checkpoint's kept weights can be shared among its layers: by `prune`, or by adaptive pruning."""
+NOT_ARCHITECTURE = (
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_custom_load",
+    "pretrained_filter_fn",
+    "pretrained_strict",
+)
+"""Arguments of `timm.create_model` that say where weights come from. A configuration that names files of this machine
+would open them on any other that loads it. (`pretrained_cfg_overlay` matters only to `pretrained_backbone=True`.)"""
+OF_THE_PACKAGE = (
+    "exportable",
+    "feature_cfg",
+    "feature_cls",
+    "features_only",
+    "model_name",
+    "no_jit",
+    "out_indices",
+    "scriptable",
+)
+"""Arguments of `timm.create_model` that PrunNet sets, or that make something other than a network for embeddings."""
 PRUNING_ARGUMENTS = ("capacity", "allocation")
 """Arguments of pruning. A checkpoint states them, and no argument changes what it states."""
 LABEL_ARGUMENTS = ("num_labels", "id2label", "label2id")
@@ -67,10 +90,15 @@ class PrunNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check every field and fill in the default grid of statistics."""
+        _check_mapping("id2label", self.id2label)
+        _check_mapping("label2id", self.label2id)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if not isinstance(self.backbone, str) or not self.backbone:
             raise TypeError(f"backbone must be the name of a timm model, such as 'resnet18'; got {self.backbone!r}.")
-        self.backbone_kwargs = dict(self.backbone_kwargs or {})
+        self.backbone_kwargs = _check_backbone_kwargs(self.backbone_kwargs)
+        _check_bool("prunable", self.prunable)
+        _check_bool("stem_pool", self.stem_pool)
+        self._check_space()
         _check_positive("image_size", self.image_size)
         _check_positive("embedding_dim", self.embedding_dim)
         _check_positive("num_labels", self.num_labels)
@@ -88,6 +116,12 @@ class PrunNetConfig(PreTrainedConfig):
         self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
         self.statistics_capacities = self._statistics_grid()
 
+    def _check_space(self) -> None:
+        _check_id("embedding_space", self.embedding_space)
+        _check_mapping("weights_digest", self.weights_digest)
+        for name, digest in (self.weights_digest or {}).items():
+            _check_id(f"weights_digest[{name!r}]", digest)
+
     def _statistics_grid(self) -> list[float]:
         if not self.prunable:
             return []
@@ -99,9 +133,11 @@ class PrunNetConfig(PreTrainedConfig):
         """Save as `PreTrainedConfig.save_pretrained` does.
 
         Raises:
-            ValueError: If `register_for_auto_class` was called.
+            TypeError: If a field that was set since has the wrong type, so that it couldn't be loaded.
+            ValueError: If `register_for_auto_class` was called, or such a field isn't allowed.
         """
         refuse_copying_code(self)
+        self._check_space()
         super().save_pretrained(save_directory, **kwargs)
 
     @property
@@ -207,3 +243,39 @@ def refuse_copying_code(saved: Any) -> None:
 def _check_positive(name: str, value: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false; got {value!r} ({type(value).__name__}).")
+
+
+def _check_mapping(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, dict):
+        raise TypeError(f"{name} must be a mapping, or left out; got {value!r} ({type(value).__name__}).")
+
+
+def _check_id(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value)):
+        raise ValueError(
+            f"{name} must be 16 hexadecimal digits (0 to 9, a to f), or None; got {str(value)[:80]!r}. "
+            "model.renew_embedding_space() sets it."
+        )
+
+
+def _check_backbone_kwargs(value: Any) -> dict[str, Any]:
+    """The arguments of a backbone, after checking that they say what it is and not where its weights are."""
+    _check_mapping("backbone_kwargs", value)
+    for name in value or {}:
+        if name in NOT_ARCHITECTURE:
+            raise ValueError(
+                f"backbone_kwargs must describe the architecture only; got {name}={value[name]!r}, which says where "
+                "weights come from. For timm's weights pass pretrained_backbone=True to the model; load others into "
+                "model.backbone by load_state_dict before training."
+            )
+        if not isinstance(name, str) or name in OF_THE_PACKAGE:
+            raise ValueError(
+                f"backbone_kwargs must be arguments of the backbone's architecture; got {name!r}. Leave it out: "
+                "PrunNet sets it, or has no use for it."
+            )
+    return dict(value or {})

@@ -23,7 +23,9 @@ from .image_encoding import encode_images
 from .image_processing_prunnet import PrunNetImageProcessor
 from .pruning.allocation import UNIFORM, allocated_masks, check_allocation
 from .pruning.calibration import (
+    add_statistics,
     drop_statistics,
+    has_statistics,
     measure_statistics,
     running_statistics,
     select_statistics,
@@ -232,6 +234,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """
         self._check_prunable()
         stored = self.config.stored_subnetworks
+        if not has_statistics(self):
+            add_statistics(self, len(stored))
         check_scores(self)
         subnetworks = [masked_weights(self, masks) for masks in find_masks(self, stored)]
         rows: list[int | None] = [None, *range(len(stored))]
@@ -254,6 +258,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         foreign = [capacity for capacity in kept if capacity not in stored]
         if foreign:
             raise ValueError(f"capacities must be among those with stored statistics, {stored}; got {foreign} too.")
+        if not has_statistics(self):
+            kept = []
         select_statistics(self, [stored.index(capacity) for capacity in kept])
         self.config.statistics_capacities = [*kept, 1.0]
 

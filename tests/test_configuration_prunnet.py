@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from transformers import AutoConfig
 
 from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
-from prunnet_hf.configuration_prunnet import refuse_copying_code
+from prunnet_hf.configuration_prunnet import NOT_ARCHITECTURE, OF_THE_PACKAGE, refuse_copying_code
 from tests.tiny_models import tiny_config
 
 
@@ -163,3 +165,64 @@ class TestCodeBesideAModel:
 
         monkeypatch.setattr(Own, "_auto_class", "AutoImageProcessor", raising=False)
         refuse_copying_code(Own())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        ("prunable", "no", TypeError, r"prunable.*true or false.*'no'"),
+        ("prunable", 1, TypeError, r"prunable.*true or false.*1 \(int\)"),
+        ("stem_pool", "false", TypeError, r"stem_pool.*true or false.*'false'"),
+        ("stem_pool", None, TypeError, r"stem_pool.*true or false.*None"),
+        ("backbone_kwargs", "abc", TypeError, r"backbone_kwargs.*mapping.*'abc'"),
+        ("backbone_kwargs", [["a", 1]], TypeError, r"backbone_kwargs.*mapping"),
+        ("backbone_kwargs", {1: 2}, ValueError, r"backbone_kwargs.*arguments.*1"),
+        ("id2label", "x", TypeError, r"id2label.*mapping.*'x'"),
+        ("label2id", [1], TypeError, r"label2id.*mapping.*\[1\]"),
+        ("embedding_space", 5, ValueError, r"embedding_space.*16 hex.*'5'.*renew_embedding_space"),
+        ("embedding_space", "", ValueError, r"embedding_space.*16 hex.*''"),
+        ("embedding_space", "0123456789abcdef\n", ValueError, r"embedding_space.*16 hex"),
+        ("embedding_space", "0123456789ABCDEF", ValueError, r"embedding_space.*16 hex"),
+        ("embedding_space", "`\n# [Free](https://example.org)", ValueError, r"embedding_space.*16 hex"),
+        ("weights_digest", "0123456789abcdef", TypeError, r"weights_digest.*mapping"),
+        ("weights_digest", {"float32": "# x"}, ValueError, r"weights_digest\['float32'\].*16 hex.*'# x'"),
+    ],
+)
+def test_wrong_types_and_ids(field: str, value: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as raised:
+        PrunNetConfig(**{field: value})
+    assert "\n" not in str(raised.value)
+    with pytest.raises(error, match=message):
+        PrunNetConfig.from_dict({"model_type": "prunnet", field: value})
+
+
+@pytest.mark.parametrize("name", NOT_ARCHITECTURE)
+def test_backbone_kwargs_name_no_weights(name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.pt"
+    with pytest.raises(ValueError, match=rf"backbone_kwargs.*architecture.*{name}=.*secret.*load_state_dict"):
+        PrunNetConfig(backbone_kwargs={"drop_rate": 0.1, name: str(secret)})
+
+
+@pytest.mark.parametrize("name", OF_THE_PACKAGE)
+def test_backbone_kwargs_that_the_package_sets(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"backbone_kwargs.*'{name}'.*Leave it out"):
+        PrunNetConfig(backbone_kwargs={name: 1})
+
+
+def test_an_id_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    config = PrunNetConfig()
+    config.embedding_space = "my gallery"
+    with pytest.raises(ValueError, match=r"embedding_space.*16 hex.*'my gallery'"):
+        config.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_architectures_take_all_of_their_arguments() -> None:
+    """What is refused by name is an argument of no backbone that can be built."""
+    refused = {*NOT_ARCHITECTURE, *OF_THE_PACKAGE}
+    taken = {
+        name
+        for kind in (timm.models.ResNet, timm.models.VisionTransformer, timm.models.SwinTransformer)
+        for name in inspect.signature(kind).parameters
+    }
+    assert not refused & taken

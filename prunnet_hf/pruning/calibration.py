@@ -9,7 +9,6 @@ interpolated linearly, so that pruning needs no data; the dense network's own st
 
 import logging
 import warnings
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -53,6 +52,11 @@ def add_statistics(network: nn.Module, num_capacities: int) -> None:
         template = norm.get_buffer("running_mean").expand(num_capacities, -1)
         norm.register_buffer(MEAN, torch.zeros_like(template, memory_format=torch.contiguous_format))
         norm.register_buffer(VARIANCE, torch.ones_like(template, memory_format=torch.contiguous_format))
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether every batch norm has statistics of subnetworks; `convert_sync_batchnorm` leaves them behind."""
+    return all(hasattr(norm, name) for norm in batch_norms(network).values() for name in (MEAN, VARIANCE))
 
 
 def drop_statistics(network: nn.Module) -> None:
@@ -99,7 +103,7 @@ def interpolation(stored: Sequence[float], capacity: float) -> list[tuple[int | 
     """
     grid = [*stored, DENSE]
     rows: list[int | None] = [*range(len(stored)), None]
-    right = bisect_left(grid, capacity)
+    right = next(place for place, at in enumerate(grid) if at >= capacity)
     if grid[right] == capacity or right == 0:
         return [(rows[right], 1.0)]
     # Rounded so that the mixture of 0.2 and 0.4 at 0.25 is a quarter, not 0.24999999999999994.
@@ -139,6 +143,7 @@ def running_statistics(network: nn.Module, stored: Sequence[float], capacity: fl
         UserWarning: If `capacity` is below the smallest stored one, whose statistics are then used unchanged.
     """
     norms = batch_norms(network)
+    stored = stored if has_statistics(network) else []
     if norms:
         warn_if_below(stored, capacity, stacklevel=5)  # the line that called `prune`
     mixture = interpolation(stored, capacity)

@@ -157,7 +157,9 @@ def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str
 
 
 def check_scores(network: nn.Module) -> None:
-    """Raise a ValueError that names the layer unless all scores of `network` are finite."""
+    """Raise a ValueError that names the layer unless all scores of `network` are finite. Not in compiled models."""
+    if torch.compiler.is_compiling():  # reading values would break the graph in two
+        return
     for name, layer in prunable_layers(network).items():
         with naming_layer(name):
             check_finite("scores", layer.scores)

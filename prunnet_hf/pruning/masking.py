@@ -117,7 +117,7 @@ def check_finite(name: str, values: Tensor) -> None:
 
 def smallest_of_largest(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """For each count `k` in `counts` the smallest of the `k` largest values of `(n,)`, as a tensor `()`."""
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or torch.compiler.is_compiling():  # which can't trace NumPy's selection
         ascending = values.sort().values
         return [ascending[len(values) - count] for count in counts]
     # NumPy selects with vector instructions, an order of magnitude faster than torch (benchmarks/selection.py), but
@@ -142,7 +142,7 @@ def _in_any_order(tensor: Tensor) -> Tensor:
 def _mask_of_largest(values: Tensor, threshold: Tensor, count: int) -> Tensor:
     mask = values >= threshold
     # Only on a CPU: counting would make a GPU wait for the host, and the general way is cheap there.
-    if values.device.type == "cpu" and int(mask.count_nonzero()) == count:
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and int(mask.count_nonzero()) == count:
         return mask
     above = values > threshold
     tied = values == threshold

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .form import Form, Source, Weights
@@ -18,6 +22,23 @@ def _read(source: Source, capacity: float | None) -> Weights | None:
         return None
     _refuse_rank16(found)
     return Weights(None)
+
+
+def untied(model: Any, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """The tensors to save of a model in which layers have several names, such as timm's CoaT: a copy for each name.
+
+    Args:
+        model: A PrunNet model.
+        state_dict: Tensors to save in place of the model's own.
+
+    Returns:
+        None if every tensor has one name, and transformers can save what it would.
+    """
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    if len({id(tensor) for _, tensor in named}) == len(named):
+        return None if state_dict is None else dict(state_dict)
+    tensors = model.state_dict() if state_dict is None else state_dict
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _refuse_rank16(file: str) -> None:

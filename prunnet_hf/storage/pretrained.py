@@ -3,11 +3,13 @@
 This adds other forms of weights, directories that are replaced as a whole, and weights that must fit.
 """
 
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,17 @@ from transformers.utils.hub import resolve_revision
 
 from ..configuration_prunnet import refuse_copying_code
 from ..pruning.allocation import UNIFORM, check_allocation
-from ..pruning.calibration import warn_if_below, warn_if_coarse
+from ..pruning.calibration import has_statistics, warn_if_below, warn_if_coarse
 from ..pruning.dropped_weights import correct_capacity, keep_dropped_at_zero
 from ..pruning.masking import check_capacity
 from .bands import check_bands
 from .form import Source, Weights
 from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
 from .image_processor import read_image_processor, save_image_processor
-from .plain import PLAIN
+from .plain import PLAIN, untied
 from .weights_digest import set_space, settle_space
+
+logger = logging.getLogger(__name__)
 
 # The arguments among HUB_ARGUMENTS that choose the commit.
 RESOLVING_ARGUMENTS = ("cache_dir", "local_files_only", "token", "revision")
@@ -92,15 +96,32 @@ def save_model(
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
         form = PLAIN if bands is None and _is_of_trainer(target) else form_to_write(model.config, bands)
-        save(staging, state_dict={} if form.write else state_dict, **kwargs)
-        if form.write:
-            form.write(staging, model, state_dict or model.state_dict(), bands)
+        with _config_without_lost_statistics(model):
+            save(staging, state_dict={} if form.write else untied(model, state_dict), **kwargs)
+            if form.write:
+                form.write(staging, model, state_dict or model.state_dict(), bands)
         save_image_processor(model, staging, target)
         _replace_model(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if push_to_hub:
         model.push_to_hub(repo_id or target.resolve().name, **kwargs)
+
+
+@contextmanager
+def _config_without_lost_statistics(model: Any) -> Iterator[None]:
+    """Let the configuration not say that there are statistics of subnetworks if the batch norms have lost theirs."""
+    stated = model.config.statistics_capacities
+    if model.config.stored_subnetworks and not has_statistics(model):
+        logger.warning(
+            "The batch norms have no running statistics of subnetworks, as convert_sync_batchnorm leaves them behind: "
+            "the model is saved without. Call model.calibrate(images) before saving to have them measured again."
+        )
+        model.config.statistics_capacities = [1.0]
+    try:
+        yield
+    finally:
+        model.config.statistics_capacities = stated
 
 
 def _is_of_trainer(directory: Path) -> bool:
