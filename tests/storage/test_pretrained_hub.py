@@ -106,6 +106,17 @@ def test_local_files_only_needs_nothing_but_the_cache(
     assert published.requests == []
 
 
+def test_a_cache_from_before_models_had_an_image_processor(
+    published: HubServer, model: PrunNetForImageClassification, tmp_path: Path
+) -> None:
+    PrunNetForImageClassification.from_pretrained(REPO, cache_dir=tmp_path)
+    for kept in [*tmp_path.rglob("preprocessor_config.json")]:
+        kept.unlink()
+    loaded = PrunNetForImageClassification.from_pretrained(REPO, cache_dir=tmp_path, local_files_only=True)
+    assert same_state(loaded, model)
+    assert loaded.base_model.own_image_processor is None
+
+
 def test_local_files_only_with_an_empty_cache_says_so(published: HubServer) -> None:
     with pytest.raises(OSError, match="cache"):
         PrunNetModel.from_pretrained(REPO, local_files_only=True)
