@@ -170,12 +170,13 @@ class EmbeddingParts:
         try:
             rows = pq.read_table(self._file(number), page_checksum_verification=True)
             facts = rows.schema.metadata or {}
+            foreign = [
+                name.decode() for name, value in self.schema.metadata.items() if facts.get(name, value) != value
+            ]
+            if foreign or not rows.schema.equals(self.schema):
+                raise ValueError(f"it is a part of another table: its {', '.join(foreign) or 'columns'} differ")
             if _CONTENTS in facts and facts[_CONTENTS] != _digest(rows, facts):  # earlier versions wrote none
                 raise ValueError("its contents don't have the digest that it states")
-            foreign = [name for name, value in self.schema.metadata.items() if facts.get(name, value) != value]
-            if foreign or rows.schema.names != self.schema.names:
-                names = ", ".join(name.decode() for name in foreign) or "columns"
-                raise ValueError(f"it is a part of another table: its {names} differ")
             return rows
         except (ValueError, OSError, OverflowError, LookupError, pa.ArrowException) as error:
             raise ValueError(

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -172,6 +173,17 @@ def test_a_part_of_another_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"part-000000\.parquet.*another table: its embedding_space, capacity.*Remove"
     ):
+        parts.check(0, "digest", ["0.png", "0.jpg"])
+
+
+def test_a_part_with_another_type_of_column_is_refused(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    file = parts.folder / "part-000000.parquet"
+    rows = pq.read_table(file)
+    place = rows.column_names.index("path")
+    pq.write_table(rows.set_column(place, "path", rows["path"].cast(pa.binary())), file)
+    with pytest.raises(ValueError, match=r"part-000000\.parquet.*another table: its columns differ.*Remove"):
         parts.check(0, "digest", ["0.png", "0.jpg"])
 
 
