@@ -13,6 +13,9 @@ from .configuration_prunnet import model_in_run, refuse_copying_code
 from .image_colours import to_rgb
 from .image_files import open_image, refuse_ratio
 
+LONGEST_SIDE = 4096
+"""In pixels. No network takes larger images, and a wrong configuration could fill the memory with one."""
+
 
 class PrunNetImageProcessor(TorchvisionBackend):
     """Turns images into `pixel_values` `(batch, 3, height, width)`.
@@ -34,6 +37,16 @@ class PrunNetImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("size", "crop_size"):
+            for side, pixels in dict(getattr(self, name) or {}).items():
+                if type(pixels) is not int or not 1 <= pixels <= LONGEST_SIDE:
+                    raise ValueError(
+                        f"{name} must hold whole numbers of pixels from 1 to {LONGEST_SIDE}; got {pixels!r:.80} for "
+                        f"{side}. Correct it in preprocessor_config.json."
+                    )
 
     @classmethod
     def for_image_size(cls, image_size: int) -> "PrunNetImageProcessor":

@@ -153,3 +153,11 @@ def test_bytes_can_be_kept() -> None:
 def test_addresses_are_not_fetched() -> None:
     with pytest.raises(ValueError, match=r"https://example\.org/a\.png.*decoded"):
         pixels("https://example.org/a.png")
+
+
+@pytest.mark.parametrize("name", ["size", "crop_size"])
+@pytest.mark.parametrize("pixels", [0, -1, 4097, 10**9, 5.5, "224", True])
+def test_sides_that_no_network_takes_are_refused(name, pixels):
+    sides = {"shortest_edge": pixels} if name == "size" else {"height": 224, "width": pixels}
+    with pytest.raises(ValueError, match=rf"^{name} must hold whole numbers.*1 to 4096; got {pixels!r} for.*Correct"):
+        PrunNetImageProcessor.from_dict({name: sides})

@@ -116,7 +116,7 @@ class EmbeddingParts:
         """
         rows = self._read(number)
         metadata = rows.schema.metadata or {}
-        skipped: list[str] = json.loads(metadata.get(_SKIPPED, "[]"))
+        skipped: list[str] = load_json(metadata.get(_SKIPPED, "[]"))
         if metadata.get(_IMAGES) == images.encode():
             return skipped
         embedded = {*rows[PATH].to_pylist(), *skipped}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ..image_processing_prunnet import PrunNetImageProcessor
 from .form import Source
+from .json_text import load_json
 
 
 def save_image_processor(model: Any, staging: Path, target: Path) -> None:
@@ -39,7 +39,7 @@ def read_image_processor(source: Source) -> PrunNetImageProcessor | None:
     if found is None:
         return None
     try:
-        content = json.loads(Path(found).read_text(encoding="utf-8"))
+        content = load_json(Path(found).read_text(encoding="utf-8"))
         processor: PrunNetImageProcessor = PrunNetImageProcessor.from_dict(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
