@@ -27,6 +27,7 @@ from prunnet_hf.commands import run_command
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.training.engine import train
+from prunnet_hf.training.processes import Interruption
 
 
 def main() -> int:
@@ -39,7 +40,8 @@ def train_and_describe() -> None:
     disable_progress_bar()  # transformers shows one for every model saved
     result = train(parse_arguments())
     if result.is_main_process:
-        print(write_card(result.directory))
+        with Interruption("only the model card is missing, which --eval_only writes."):
+            print(write_card(result.directory))
 
 
 if __name__ == "__main__":

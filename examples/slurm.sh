@@ -31,8 +31,7 @@ asked=false
 stop() {
     asked=true
     trap '' TERM
-    # Not `scancel --signal`: it would also end the processes that read images, and training couldn't save. Not to the
-    # srun below either, which would kill everything.
+    # Not to the srun below, which would kill everything.
     # shellcheck disable=SC2016  # expanded on each node
     srun --overlap --ntasks-per-node=1 bash -c 'kill -TERM "$(<"$1.$SLURM_NODEID")"' bash "$pids"
 }

@@ -72,7 +72,7 @@ def test_launch_trains_and_writes_the_run_with_its_card(
     printed = capfd.readouterr()
     assert {path.name for path in run.iterdir()} == {
         *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
-        *("usage.json", "compressibility.json", "compressibility.png"),
+        *("usage.json", "compressibility.json", "compressibility.png", "checkpoints", "training.log"),
     }
     assert RunRecord.read(run / "metrics.json").command.startswith("train_accelerate.py --config")
     # The matrix of the headline, self-test and cross-test by all metrics, then three lines that sum up.

@@ -49,6 +49,7 @@ from ..training.checkpoints import check_output_dir_is_shared
 from ..training.engine import create_accelerator
 from ..training.networks import create_model, create_processor
 from ..training.objectives import prunable_weights
+from ..training.processes import NOTHING_LOST, Interruption
 from ..training.trainer import Trainer
 from .plots import plot_trajectories
 from .round_files import (
@@ -82,8 +83,11 @@ def main() -> int:
 def run_loop() -> None:
     """Run the loop with the arguments of the command line, and print its rounds."""
     disable_progress_bar()  # of transformers, for every model saved and loaded
-    loop = PruningLoop(*parse_sap_arguments())
-    trajectory = loop.run()
+    arguments = parse_sap_arguments()
+    with Interruption(NOTHING_LOST) as interruption:
+        loop = PruningLoop(*arguments)
+        interruption.advice = "what is done is saved; continue with the same command and --resume."
+        trajectory = loop.run()
     if loop.accelerator.is_main_process:
         print(f"\n{trajectory.as_markdown()}\n\n{loop.directory}: trajectory.json, trajectory.png, rounds")
     loop.accelerator.end_training()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchStream
 
 from .reading import stored_images
+from .workers import batches_of, ignore_stopping
 
 SHUFFLE_BUFFER = 1000
 """Number of undecoded images that each worker keeps and draws the next one from."""
@@ -95,11 +96,12 @@ class StreamLoader:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_Tagging(self.collate),
+            worker_init_fn=ignore_stopping,
             generator=torch.Generator(),  # dropout must draw the same numbers after a resumed epoch
         )
         held: tuple[int, Batch] | None = None
         leftovers: dict[int, Batch] = {}
-        for worker, batch in _in_turn(loader, max(self.num_workers, 1), start.turn):
+        for worker, batch in _in_turn(batches_of(loader), max(self.num_workers, 1), start.turn):
             if len(batch["labels"]) < self.batch_size:
                 leftovers[worker] = batch
                 continue
@@ -149,10 +151,9 @@ class _Tagging:
 
 
 def _in_turn(
-    loader: Iterable[tuple[int, Batch | None, bool]], num_workers: int, turn: int
+    batches: Iterator[tuple[int, Batch | None, bool]], num_workers: int, turn: int
 ) -> Iterator[tuple[int, Batch]]:
     """Batches of the workers in turn, beginning with `turn`, although a loader always begins with worker 0."""
-    batches = iter(loader)
     waiting: dict[int, deque[tuple[Batch | None, bool]]] = {worker: deque() for worker in range(num_workers)}
     while waiting:
         while not waiting[turn]:

@@ -19,6 +19,7 @@ from ..data.reading import BOX, read_image, stored_images
 from ..data.splits import IMAGE
 from ..data.stream_loader import split_stream
 from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
+from ..data.workers import batches_of, ignore_stopping
 from ..modeling_prunnet import PrunNetModel
 from ..storage.weights_digest import settle_space
 from .protocols import Side
@@ -139,7 +140,10 @@ def encode_share(
     loader = _share_loader(dataset, rank, world_size, processing, batch_size, num_workers)
     num_batches = -(-total // (batch_size * world_size))
     with torch.inference_mode():
-        for pixel_values, others in tqdm(loader, desc="encode", total=num_batches, unit="batch", disable=not progress):
+        batches = batches_of(loader)
+        for pixel_values, others in tqdm(
+            batches, desc="encode", total=num_batches, unit="batch", disable=not progress
+        ):
             for key, model in models.items():
                 parts[key].append(embed(model, pixel_values))
             rows += [other[ROW] for other in others]
@@ -157,7 +161,7 @@ def pixel_batches(
     They come in the data set's order, or for a stream in the order in which its workers read it.
     """
     loader = _share_loader(dataset, 0, 1, _Processing(image_processor), batch_size, num_workers)
-    yield from (pixel_values for pixel_values, _ in loader)
+    yield from (pixel_values for pixel_values, _ in batches_of(loader))
 
 
 @torch.inference_mode()
@@ -201,7 +205,12 @@ def _share_loader(
         share = NumberedRows(images, places)
     # It has its own generator, so that embedding doesn't change what dropout draws in training.
     return DataLoader(
-        share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator()
+        share,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        worker_init_fn=ignore_stopping,
+        generator=torch.Generator(),
     )
 
 

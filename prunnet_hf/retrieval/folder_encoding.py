@@ -29,6 +29,7 @@ from ..data.folder_walk import find_images
 from ..data.official_files import require_folder
 from ..data.reading import read_image
 from ..data.splits import IMAGE, listed
+from ..data.workers import batches_of, ignore_stopping
 from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
 from ..storage.weights_digest import settle_space
@@ -186,9 +187,10 @@ def _read_batches(
         batch_sampler=_PlacesBySpan([len(span) for span in spans], batch_size),
         num_workers=num_workers,
         collate_fn=reading,
+        worker_init_fn=ignore_stopping,
         generator=torch.Generator(),  # embedding must not change what dropout draws elsewhere
     )
-    return iter(loader)
+    return batches_of(loader)
 
 
 class _PlacesBySpan(Sampler[list[int]]):

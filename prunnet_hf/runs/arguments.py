@@ -230,7 +230,9 @@ class TrainArguments:
     )
     seed: int = field(default=0, metadata={"help": "Seed of all random numbers."})
     eval_every: int = field(default=0, metadata={"help": "Epochs between evaluations; 0: only at the end."})
-    checkpoint_every: int = field(default=0, metadata={"help": "Epochs between checkpoints; 0: none."})
+    checkpoint_every: int = field(
+        default=1, metadata={"help": "Epochs between checkpoints; 0: only one, after the last epoch."}
+    )
     checkpoint_steps: int = field(
         default=0, metadata={"help": "Steps between checkpoints, also within an epoch; 0: none."}
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ..pruning.masking import format_capacity
 from ..storage.json_text import load_json
@@ -22,6 +24,8 @@ CONCLUSIONS = (
     "compressibility.png",
 )
 
+LOG = "training.log"
+
 
 def write_text(path: Path, text: str) -> None:
     """Write `text`, whole or not at all, into a directory that is created if necessary."""
@@ -32,6 +36,43 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+class RunLog:
+    """The log of a run, `training.log`: a context that also notes the error that ends it.
+
+    Args:
+        run: The run directory.
+        is_main_process: Whether this process writes it.
+    """
+
+    def __init__(self, run: Path, *, is_main_process: bool = True) -> None:
+        self.file = run / LOG
+        self.is_main_process = is_main_process
+        self._has_begun = False
+
+    def __enter__(self) -> Self:
+        """Nothing is written before `begin`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note an error."""
+        if isinstance(error, Exception):
+            self.add(f"Ended by {type(error).__name__}: {error}")
+
+    def begin(self, line: str) -> None:
+        """Write the first line of this start of the run."""
+        self._has_begun = True
+        self.add(line)
+
+    def add(self, line: str) -> None:
+        """Add a line with the time."""
+        if self.is_main_process and self._has_begun:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as log:
+                log.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
 
 
 def subnetwork_directory(run: Path, capacity: float) -> Path:

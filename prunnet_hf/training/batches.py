@@ -29,6 +29,7 @@ from ..data.reading import stored_images
 from ..data.stream_loader import Position, StreamLoader
 from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
 from ..data.transforms import TrainingCollator
+from ..data.workers import batches_of, ignore_stopping
 from ..runs.arguments import RunArguments
 from .processes import Agreement
 
@@ -107,6 +108,7 @@ class DealtBatches:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             collate_fn=collate,
+            worker_init_fn=ignore_stopping,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # not the one of dropout, which a resumed epoch would disturb
         )
@@ -123,7 +125,7 @@ class DealtBatches:
         _check_same_settings(start, self.settings)
         self._done = 0 if start is None else start["done"]
         self.sampler.epoch, self.sampler.batches = epoch, range(self._done, self.updates_per_epoch * self.accumulation)
-        for batch in _noting_waits(self, self.loader):
+        for batch in _noting_waits(self, batches_of(self.loader)):
             self._done += 1
             del batch[ROW]
             yield MicroBatch(

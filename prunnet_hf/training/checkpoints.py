@@ -45,6 +45,7 @@ class Progress:
         recipe: The arguments of the run.
         num_processes: Number of processes; None in checkpoints of versions that didn't record it.
         steps_per_epoch: Number of steps in an epoch; None in checkpoints of versions that didn't record it.
+        evaluated: The epoch that `eval_every` evaluated last; None in checkpoints of versions that didn't record it.
         data: The training images (see `data.identity`); None in checkpoints of versions that didn't record them.
     """
 
@@ -61,6 +62,7 @@ class Progress:
     num_processes: int | None = None
     steps_per_epoch: int | None = None
     data: dict[str, Any] | None = None
+    evaluated: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores."""

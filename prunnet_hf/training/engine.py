@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..runs.arguments import RunArguments
-from ..runs.description import dataset_name
+from ..runs.description import command_line, dataset_name, recipe_of
 from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
 from ..runs.record import TrainingFacts, recorded_training
 from ..runs.run_data import load_run_data
+from ..runs.run_directory import RunLog, write_text
 from .checkpoints import check_output_dir, check_output_dir_is_shared
 from .networks import load_trained
+from .processes import NOTHING_LOST, Interruption
 from .reports import start_trackers
 from .trainer import Trainer
 
@@ -46,8 +49,14 @@ def train(arguments: RunArguments) -> FinishedRun:
         ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used. The message
             says why, and what to do.
     """
-    run = Path(arguments.train.output_dir)
     accelerator = create_accelerator(arguments)
+    log = RunLog(Path(arguments.train.output_dir), is_main_process=accelerator.is_main_process)
+    with log, Interruption(NOTHING_LOST, note=log.add, is_main_process=accelerator.is_main_process) as interruption:
+        return _train(arguments, accelerator, interruption, log)
+
+
+def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Interruption, log: RunLog) -> FinishedRun:
+    run = Path(arguments.train.output_dir)
     # First, and by all processes: if one stopped alone, the others would wait for it.
     check_output_dir_is_shared(accelerator, run)
     if not arguments.train.eval_only:
@@ -61,15 +70,25 @@ def train(arguments: RunArguments) -> FinishedRun:
         step = 0
         start_trackers(accelerator, arguments)
     else:
-        trainer = Trainer(arguments, accelerator, splits)
+        _write_beginning(arguments, log)
+        trainer = Trainer(arguments, accelerator, splits, note=log.add)
         trained, processor = trainer.run(), trainer.processor
         model, facts, step = trained.model, trained.facts, trained.step
+        interruption.advice = trainer.interruption.advice
     record = evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts)
     if record is not None:
         accelerator.log(final_scores(record), step=step)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)
+
+
+def _write_beginning(arguments: RunArguments, log: RunLog) -> None:
+    """Write what a run will do before it does it."""
+    if log.is_main_process:
+        recipe = yaml.safe_dump(recipe_of(arguments), sort_keys=False)
+        write_text(Path(arguments.train.output_dir) / "config.yaml", recipe)
+    log.begin(f"Began: {command_line()}")
 
 
 def create_accelerator(arguments: RunArguments) -> Accelerator:

@@ -87,7 +87,8 @@ def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification
     source = str(own) if own.is_dir() else given and model_directory(given)
     if source is None:
         raise FileNotFoundError(
-            f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path."
+            f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path. "
+            "A run that was stopped goes on with --resume."
         )
     # Embeddings need no classifier, which a published model doesn't have.
     config = PrunNetConfig.from_pretrained(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ from .checkpoints import (
 from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
 from .objectives import create_objective, leave_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
-from .processes import EXIT_STATUS, Interruption
+from .processes import NOTHING_LOST, Agreement, Interruption
 from .reports import TrainingReport, start_trackers
 from .state_files import Stateful
 from .step import TrainingStep
@@ -79,6 +79,7 @@ class Trainer:
         kept: Prunes weights for good: masks by the name of each prunable weight. Weights that they leave out are set
             to zero, and stay exactly zero. Only for the method `independent`.
         title: Title of the progress bar; by default the method.
+        note: Called with a line for the run's log now and then.
 
     Raises:
         ValueError: If `kept` doesn't fit the method or the model.
@@ -94,6 +95,7 @@ class Trainer:
         model: PrunNetForImageClassification | None = None,
         kept: Mapping[str, torch.Tensor] | None = None,
         title: str | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.arguments = arguments
         self.options = arguments.train
@@ -114,8 +116,10 @@ class Trainer:
         self.norms: SyncedBatchNorms | None = None
         if self.options.sync_batchnorm:
             self.norms = SyncedBatchNorms(self.model.to(accelerator.device))
-        self.progress = Progress(data=identify(self.train_images))
-        self.interruption = Interruption(accelerator)
+        self.progress = Progress(data=identify(self.train_images), evaluated=0)
+        self.note = note or (lambda line: None)
+        self.interruption = Interruption(NOTHING_LOST, note=self.note, is_main_process=accelerator.is_main_process)
+        self._agreement = Agreement(accelerator)
         self.batches = self._create_batches()
         self.steps_per_epoch = self.batches.updates_per_epoch
         self.schedule_steps = self.options.epochs * self.steps_per_epoch
@@ -133,8 +137,12 @@ class Trainer:
 
         Raises:
             FloatingPointError: If a loss or gradient is not finite any more.
-            SystemExit: If SIGTERM asked the run to stop, after saving a checkpoint.
+            SystemExit: If SIGINT or SIGTERM asked the run to stop, after a checkpoint was saved.
         """
+        with self.interruption:
+            return self._run()
+
+    def _run(self) -> TrainedModel:
         self._begin()
         bar = tqdm(
             total=self.progress.step + self.schedule_steps - self.schedule.last_epoch,
@@ -143,7 +151,9 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with bar, self.interruption:
+        with bar, self.interruption.held():
+            if self._was_stopped_evaluating():
+                self._conclude_epoch()
             while self.progress.epoch < self.options.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
@@ -257,19 +267,14 @@ class Trainer:
         bar.update()
         self._log(losses, bar)
         every = self.options.checkpoint_steps
-        is_asked_to_stop = self.interruption.is_due()
+        is_asked_to_stop = self.interruption.is_due(self._agreement)
         if is_asked_to_stop or (every and self.progress.step % every == 0):
             self.progress.epoch_seconds = time.perf_counter() - self._epoch_begun
             self.progress.position = self.batches.position()
             self._save_checkpoint()
             self.progress.position = None
         if is_asked_to_stop:
-            self._stop()
-
-    def _stop(self) -> None:
-        if self.accelerator.is_main_process:
-            tqdm.write(f"Stopped by SIGTERM after step {self.progress.step}, which was saved: continue with --resume.")
-        raise SystemExit(EXIT_STATUS)
+            self.interruption.leave_if_asked()
 
     def _save_checkpoint(self) -> None:
         self.step.watch.check()
@@ -285,6 +290,8 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             forget_others(self.directory, self.progress.best_step)
+        self.interruption.advice = f"step {self.progress.step} is saved; continue with the same command and --resume."
+        self.note(f"Saved a checkpoint after step {self.progress.step}.")
 
     def _log(self, losses: torch.Tensor, bar: tqdm[None]) -> None:
         self.report.step(losses, self.schedule_steps - self.schedule.last_epoch)
@@ -300,19 +307,37 @@ class Trainer:
         options, epoch = self.options, self.progress.epoch
         self.step.watch.check()
         self.report.epoch(self._rate(), self.progress.step, epoch)
+        self.note(f"Epoch {epoch} of {options.epochs} is done.")
+        self._conclude_epoch()
+
+    def _conclude_epoch(self) -> None:
+        options, epoch = self.options, self.progress.epoch
         if options.eval_every and epoch % options.eval_every == 0:
-            with self.norms.undone() if self.norms else nullcontext():
-                measure_running_statistics(
-                    self.accelerator, self.model, self.processor, self.train_images, self.arguments
-                )
-            scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
-            self.accelerator.log(scores, step=self.progress.step)
-            self._keep_if_best(sum(scores.values()) / len(scores))
-        is_asked_to_stop = self.interruption.is_due()
-        if is_asked_to_stop or (options.checkpoint_every and epoch % options.checkpoint_every == 0):
+            self._save_checkpoint()  # so a signal needn't wait for the evaluation, which can be done again
+            if self.interruption.is_due(self._agreement):
+                self.interruption.leave_if_asked()
+            with self.interruption.released():
+                self._evaluate()
+            self.progress.evaluated = epoch
+        is_asked_to_stop = self.interruption.is_due(self._agreement)
+        is_due = options.checkpoint_every and epoch % options.checkpoint_every == 0
+        if is_asked_to_stop or is_due or epoch >= options.epochs:  # calibration and evaluation come after the last one
             self._save_checkpoint()
         if is_asked_to_stop:
-            self._stop()
+            self.interruption.leave_if_asked()
+
+    def _evaluate(self) -> None:
+        with self.norms.undone() if self.norms else nullcontext():
+            measure_running_statistics(self.accelerator, self.model, self.processor, self.train_images, self.arguments)
+        scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
+        self.accelerator.log(scores, step=self.progress.step)
+        self._keep_if_best(sum(scores.values()) / len(scores))
+
+    def _was_stopped_evaluating(self) -> bool:
+        progress, every = self.progress, self.options.eval_every
+        is_between_epochs = progress.position is None and progress.epoch > 0
+        is_open = progress.evaluated is not None and progress.evaluated < progress.epoch
+        return bool(is_between_epochs and is_open and every and progress.epoch % every == 0)
 
     def _keep_if_best(self, score: float) -> None:
         self.step.watch.check()

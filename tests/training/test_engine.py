@@ -151,7 +151,9 @@ def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capa
         (tmp_path / stale).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / stale).write_text("of an earlier run")
     train(arguments(photos, tmp_path, method="independent", capacities=[capacity], epochs=1))
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "metrics.json", "config.yaml", "compatibility.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("model", "metrics.json", "config.yaml", "compatibility.png", "checkpoints", "training.log")
+    }
     found = metrics(tmp_path)
     assert found["method"] == "independent"
     assert {(r["query_capacity"], r["gallery_capacity"]) for r in found["results"]} == {(capacity, capacity)}

@@ -373,14 +373,46 @@ def test_run_asked_to_stop_at_the_end_of_its_last_epoch_saves_and_stops(
 
     def score_and_be_asked(*_: object, **__: object) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return {"mAP": 0.5}
+        pytest.fail("the evaluation went on")
 
-    monkeypatch.setattr("prunnet_hf.training.trainer.quick_score", score_and_be_asked)
-    with pytest.raises(SystemExit):
-        run.run()
+    with monkeypatch.context() as patched:
+        patched.setattr("prunnet_hf.training.trainer.quick_score", score_and_be_asked)
+        with pytest.raises(SystemExit):
+            run.run()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-3"]
+    scored = []
+    monkeypatch.setattr("prunnet_hf.training.trainer.quick_score", lambda *_, **__: scored.append(1) or {"mAP": 0.5})
     train(arguments(photos, tmp_path, epochs=1, eval_every=1, resume=True))
     assert (tmp_path / "metrics.json").is_file()
+    assert scored == [1]
+
+
+@pytest.mark.parametrize("place", ["trainer.measure_running_statistics", "engine.evaluate_run"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_in_calibration_or_evaluation_has_saved_its_training(
+    photos: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    number: int,
+) -> None:
+    run = arguments(photos, tmp_path, checkpoint_every=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"prunnet_hf.training.{place}", lambda *_, **__: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as stop:
+            train(run)
+    assert stop.value.code == 128 + number
+    name = signal.Signals(number).name
+    said = f"Stopped by {name}: step 6 is saved; continue with the same command and --resume."
+    assert said in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "config.yaml", "training.log"}
+    assert said in (tmp_path / "training.log").read_text()
+    reset_accelerate()
+    train(arguments(photos, tmp_path, checkpoint_every=0, resume=True))
+    assert same(weights(tmp_path / "model"), weights(finished / "model"))
+    assert metrics(tmp_path)["results"] == metrics(finished)["results"]
 
 
 def stop_rank_1(run: RunArguments) -> int | None:
