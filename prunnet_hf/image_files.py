@@ -36,7 +36,8 @@ def image_formats() -> list[str]:
     """
     Image.init()
     added = [name for name, (reader, _) in Image.OPEN.items() if not reader.__module__.startswith(_PLUGINS_OF_PILLOW)]
-    return [*_OWN_FORMATS, *(name for name in added if name not in _OWN_FORMATS)]
+    own = [name for name in _OWN_FORMATS if name in Image.OPEN]  # Pillow before 11.3 has no AVIF
+    return [*own, *(name for name in added if name not in own)]
 
 
 def image_suffixes() -> frozenset[str]:

@@ -131,6 +131,12 @@ def test_a_format_that_somebody_registers_later_is_ours_too(raising):
     assert ".raising" in image_suffixes()
 
 
+def test_a_pillow_without_a_format_opens_the_others(monkeypatch):
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", {name: reader for name, reader in Image.OPEN.items() if name != "AVIF"})
+    assert open_image(saved("PNG")).size == (12, 8)
+
+
 def test_pipes_sockets_devices_and_folders_are_refused_unopened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")

@@ -114,3 +114,13 @@ def test_no_index_at_all(directory: Path, text: bytes) -> None:
     (directory / INDEX_NAME).write_bytes(text)
     with pytest.raises(CheckpointFormatError, match=r"bands\.index\.json: "):
         read_index(directory / INDEX_NAME)
+
+
+def test_an_index_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / INDEX_NAME).open("wb") as file:
+        file.truncate(2**40)  # takes no room on disk
+    with pytest.raises(CheckpointFormatError, match=r"bands\.index\.json.*1099511627776 bytes; allowed are 67108864"):
+        read_index(tmp_path / INDEX_NAME)
+    (tmp_path / INDEX_NAME).write_text('{"format":' * 10**5)
+    with pytest.raises(CheckpointFormatError, match=r"bands\.index\.json"):
+        read_index(tmp_path / INDEX_NAME)
