@@ -30,11 +30,11 @@ from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
 from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
-from .description import describe_model, describe_run, describe_subnetworks, recipe_of
+from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
 from .gathering import encode_together
 from .methods import find_method
-from .record import RECORD, RunRecord, TrainingFacts
-from .run_directory import discard_conclusions, subnetwork_directory, write_text
+from .record import RECORD, UNEVALUATED, RunRecord, TrainingFacts
+from .run_directory import discard_conclusions, subnetwork_directory, write_json, write_text
 
 
 def measure_running_statistics(
@@ -151,6 +151,7 @@ def evaluate_run(
         discard_conclusions(run)
         save_models(run, model, subnetworks, processor, options.capacities)
         write_text(run / "config.yaml", yaml.safe_dump(recipe_of(arguments), sort_keys=False))
+        write_json(run / UNEVALUATED, {"dataset": dataset_name(arguments), **vars(training)})
     accelerator.wait_for_everyone()
     sides = encode_splits(accelerator, subnetworks, processor, splits, arguments)
     if sides is None:
@@ -171,6 +172,7 @@ def evaluate_run(
         chance=chance_level(query.columns["label"]) if splits.protocol == "leave_one_out" else None,
     )
     record.write(run / RECORD)
+    (run / UNEVALUATED).unlink(missing_ok=True)
     show_results(record, run)
     return record
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RECORD = "metrics.json"
+UNEVALUATED = "training.json"
+"""What is known of a training while its model is evaluated for the first time; then `RECORD` has it."""
 """Name of the file in a run directory."""
 RECORD_FORMAT = 1
 EVALUATE_AGAIN = "evaluate the run again with train_accelerate.py --eval_only true"
@@ -271,8 +273,8 @@ def recorded_training(run: Path, dataset: str) -> TrainingFacts:
         ValueError: If the record is damaged, or the run was evaluated on another data set, whose results would be
             lost.
     """
-    file = run / RECORD
-    if not file.is_file():
+    file = next((run / name for name in (RECORD, UNEVALUATED) if (run / name).is_file()), None)
+    if file is None:
         return TrainingFacts()
     content = _read_object(file)
     if content.get("dataset") != dataset:

@@ -49,7 +49,7 @@ def test_checkpoints_hold_json_and_no_pickle_of_ours(finished: Path) -> None:
         *("model.safetensors", "optimizer.bin", "random_states_0.pkl", "schedule.json", "progress.json", MANIFEST)
     }
     progress = json.loads((newest(finished) / "progress.json").read_text())
-    assert (progress["epoch"], progress["step"]) == (1, 6)  # saved after the last step, before its epoch was counted
+    assert (progress["epoch"], progress["step"]) == (2, 6)
     for name in ("optimizer.bin", "random_states_0.pkl"):
         assert zipfile.is_zipfile(newest(finished) / name)
 

@@ -415,6 +415,23 @@ def test_a_run_stopped_in_calibration_or_evaluation_has_saved_its_training(
     assert metrics(tmp_path)["results"] == metrics(finished)["results"]
 
 
+def test_a_run_stopped_in_its_evaluation_can_be_evaluated_alone_and_keeps_what_is_known_of_its_training(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("prunnet_hf.runs.evaluation.encode_splits", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            train(arguments(photos, tmp_path))
+    assert not (tmp_path / "metrics.json").exists()
+    reset_accelerate()
+    train(arguments(photos, tmp_path, eval_only=True))
+    found, expected = metrics(tmp_path), metrics(finished)
+    assert found["results"] == expected["results"]
+    for name in ("method", "seed", "num_train_classes", "num_train_images", "skipped_steps", "training_device"):
+        assert found[name] == expected[name] is not None
+    assert not (tmp_path / "training.json").exists()
+
+
 def stop_rank_1(run: RunArguments) -> int | None:
     """Train; rank 1 alone gets SIGTERM, in its second step. Returns the status of leaving."""
     torch.set_num_threads(1)
