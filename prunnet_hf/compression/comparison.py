@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..pruning.masking import format_capacity
+from ..retrieval.markdown import as_text
 from .sap_arguments import differences
 from .trajectory import Trajectory, short_capacity
 
@@ -28,11 +29,11 @@ def compare(trajectories: Sequence[Trajectory], capacities: Sequence[float] = CA
     """
     metric = shared_metric(trajectories)
     lines = [
-        f"| schedule | round | capacity | PQ Index | {metric} (%) | training (s) |",
+        f"| schedule | round | capacity | PQ Index | {as_text(metric)} (%) | training (s) |",
         "|---|---:|---:|---:|---:|---:|",
         *(line for trajectory in trajectories for line in _rounds(trajectory, metric)),
         "",
-        f"{metric} (%) at equal capacities, linear in the capacity's logarithm between two rounds:",
+        f"{as_text(metric)} (%) at equal capacities, linear in the capacity's logarithm between two rounds:",
         "",
         f"| schedule | {' | '.join(map(format_capacity, capacities))} |",
         f"|---|{'---:|' * len(capacities)}",
@@ -91,4 +92,4 @@ def _rounds(trajectory: Trajectory, metric: str) -> Iterator[str]:
 def _at_capacities(trajectory: Trajectory, metric: str, capacities: Sequence[float]) -> str:
     values = [quality_at(trajectory, metric, capacity) for capacity in capacities]
     cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-    return f"| {' | '.join([trajectory.name, *cells])} |"
+    return f"| {' | '.join([as_text(trajectory.name), *cells])} |"

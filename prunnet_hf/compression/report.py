@@ -22,6 +22,7 @@ from ..pruning.allocation import UNIFORM
 from ..pruning.layers import naming_layer
 from ..pruning.masking import check_capacities, format_capacity, kept_count
 from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, KeptPowers, check_exponents, join, kept_powers, powers_of_pruned
+from ..retrieval.markdown import as_code
 from .sap_bound import sap_keep_bound
 
 DEFAULT_CAPACITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -128,7 +129,7 @@ class Compressibility:
         yield f"| layer | weights | {' | '.join(map(format_capacity, self.capacities))} |"
         yield f"|---|---:|{'---:|' * len(self.capacities)}"
         for layer, values in zip(self.layers, cells, strict=True):
-            yield f"| `{layer}` | {self.of(layer)[0].num_weights:,} | {' | '.join(values)} |"
+            yield f"| {as_code(layer)} | {self.of(layer)[0].num_weights:,} | {' | '.join(values)} |"
 
 
 def compressibility(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..pruning.masking import format_capacity
 from ..pruning.pq_index import pq_index
+from ..retrieval.markdown import as_text
 from ..storage.json_text import load_json
 from .sap_arguments import SapArguments
 from .schedules import check_finite
@@ -126,7 +127,7 @@ class Trajectory:
         """A table with a row for each round, and below it where the index falls and rises."""
         names = list(self.rounds[0].metrics)
         heading = ["round", "capacity", "kept weights", "PQ Index", "mean of layers"]
-        heading += [*(f"{name} (%)" for name in names), "prunes next", "training (s)"]
+        heading += [*(f"{as_text(name)} (%)" for name in names), "prunes next", "training (s)"]
         lines = [f"| {' | '.join(heading)} |", f"|{'---:|' * len(heading)}", *map(_line, self.rounds)]
         return "\n".join([*lines, "", self.course])
 

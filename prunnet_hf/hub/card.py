@@ -19,6 +19,7 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from ..pruning.pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
+from ..retrieval.markdown import as_block, as_code, as_text, hub_link, one_line
 from ..runs.methods import METHODS
 from ..runs.record import RunRecord
 from ..runs.run_directory import write_text
@@ -269,6 +270,13 @@ def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **va
     )
     environment.filters["capacity"] = format_capacity
     environment.filters["count"] = _format_count
+    environment.filters |= {
+        "text": as_text,
+        "code": as_code,
+        "block": as_block,
+        "line": one_line,
+        "hub_link": hub_link,
+    }
     text = environment.get_template(template).render(
         begin=BEGIN,
         end=END,

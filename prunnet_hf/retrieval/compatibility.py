@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..pruning.masking import format_capacity
+from .markdown import as_text
 from .protocols import RetrievalProtocol, Side
 from .spaces import check_compatible as check_compatible  # noqa: PLC0414  # users look for it here
 
@@ -140,7 +141,7 @@ def markdown_tests(results: Sequence[CompatibilityResult]) -> str:
         ValueError: As in `format_tests`.
     """
     metrics, rows = _test_rows(results)
-    lines = [f"| (%) | capacity | {' | '.join(metrics)} |", f"|---|---:|{'---:|' * len(metrics)}"]
+    lines = [f"| (%) | capacity | {' | '.join(map(as_text, metrics))} |", f"|---|---:|{'---:|' * len(metrics)}"]
     lines += [f"| {test} | {format_capacity(capacity)} | {' | '.join(values)} |" for test, capacity, values in rows]
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from prunnet_hf.hub.card import (
 )
 from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
+from prunnet_hf.hub.readme import split_front_matter
 from prunnet_hf.hub.usage import Usage
 from prunnet_hf.runs.methods import METHODS
 from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
@@ -188,6 +189,26 @@ def test_every_number_of_the_text_is_one_of_the_metrics() -> None:
         assert gone in texts[0]
         assert come in texts[1]
         assert f" {gone}" not in texts[1]
+
+
+def test_nothing_that_comes_from_data_is_markup() -> None:
+    bad = "x`y\n\n# HEADING\n\n[LINK](https://e.org) ![I](i.png) | <b> ```\n<!-- prunnet_hf: card ends -->"
+    content = metrics()
+    for name in ("dataset", "split", "command", "commit", "device", "latency_device", "training_device", "method"):
+        content[name] = bad
+    content["versions"] = {bad: bad}
+    content["base_model"] = bad
+    content["model"].update({"backbone": bad, "backbone_kwargs": {bad: bad}, "embedding_space": bad})
+    recipe = {**RECIPE, "data_dir": bad, bad: bad}
+    for changed in (content, {**content, "num_train_images": None, "base_model": None}):
+        run = finished(changed, {**recipe, "model_name_or_path": bad})
+        _, text = split_front_matter(render_card(run, usage=Usage("print(1)\n", bad + "\n"), name=bad))
+        assert text.count("<!-- prunnet_hf: card ends -->") == 1
+        outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert not re.search(r"^#+ HEADING", outside, flags=re.MULTILINE)
+        outside = re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", outside)  # code within a line
+        assert not re.search(r"(?<!\\)\[(LINK|I)(?<!\\)\]\(", outside)
+        assert not re.search(r"(?<!\\)<b>", outside)
 
 
 def test_queries_and_gallery_apart_are_both_told() -> None:
