@@ -16,8 +16,8 @@ MENDABLE = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, Impor
 """What bad input, full disks and memory, and missing packages raise. All else is a fault of the program."""
 INTERRUPTED = 130
 """The status after Ctrl-C, as shells have it."""
-PATIENCE = 5.0
-"""Seconds that a process waits for the first one to tell the same error, which makes launchers stop all others."""
+PATIENCE = 15.0
+"""Seconds that a process waits for the first one to print the same error and end, when launchers stop them."""
 
 
 class CommandParser(argparse.ArgumentParser):
