@@ -13,7 +13,7 @@ LAUNCH := $(BIN)/accelerate launch --num_machines 1 --num_processes 1 --mixed_pr
 .PHONY: demo test quality style docs help
 
 demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, save all under out/demo (minutes, no GPU)
-	$(LAUNCH) train_accelerate.py --config recipes/demo.yaml
+	$(LAUNCH) train_accelerate.py --config recipes/demo.yaml --overwrite_output_dir
 
 test: $(INSTALLED)  ## run the tests (no network, no GPU, no data to fetch)
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)

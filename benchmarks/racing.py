@@ -108,7 +108,7 @@ def _model() -> PrunNetModel:
     model = PrunNetModel(config).eval()
     for parameter in model.parameters():
         parameter.data.fill_(0.01)
-    model.config.embedding_space = "0123456789abcdef"
+    model.renew_embedding_space()
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import RunArguments
 from ..runs.description import recipe_of
 from ..runs.manifest import MANIFEST, find_damage, write_manifest
+from ..runs.ownership import discard_stages, earlier_work, refuse_what_is_not_ours
 from ..runs.run_directory import write_json, write_text
 from ..runs.yaml_text import load_yaml
 from ..storage.json_text import load_json
@@ -33,7 +33,8 @@ def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> No
 
     Raises:
         NotADirectoryError: If `run` is a file.
-        FileExistsError: If there is a run already, and `resume` is off.
+        FileExistsError: If there is a run already, and `resume` and `overwrite_output_dir` are off, or something that
+            isn't a run.
         FileNotFoundError: If there is no run to resume.
         ValueError: If the run to resume isn't a pruning loop, is damaged, was started with other arguments (except
             those `WITHOUT_EFFECT`), or has more rounds done than are asked for.
@@ -42,11 +43,12 @@ def check_can_begin(run: Path, arguments: RunArguments, sap: SapArguments) -> No
         raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
     recipe = run / "config.yaml"
     if not arguments.train.resume:
-        found = [path.name for path in (recipe, run / "initial", run / "rounds", run / "model") if path.exists()]
-        if found:
+        refuse_what_is_not_ours(run)
+        found = ["config.yaml"] * recipe.exists() + earlier_work(run)
+        if found and not arguments.train.overwrite_output_dir:
             raise FileExistsError(
-                f"output_dir={str(run)!r} holds an earlier run ({', '.join(found)}). Go on with --resume, or choose "
-                "another output_dir."
+                f"output_dir={str(run)!r} holds an earlier run ({', '.join(found)}). Go on with --resume, choose "
+                "another output_dir, or replace the run with --overwrite_output_dir."
             )
         return
     if not recipe.is_file():
@@ -137,7 +139,8 @@ def arguments_of_round(arguments: RunArguments, number: int) -> RunArguments:
     """The arguments for the training of a round, which goes on from its newest checkpoint if there is one."""
     directory = round_directory(Path(arguments.train.output_dir), number)
     resume = bool(list_checkpoints(directory))
-    return replace(arguments, train=replace(arguments.train, output_dir=str(directory), resume=resume))
+    train = replace(arguments.train, output_dir=str(directory), resume=resume, overwrite_output_dir=False)
+    return replace(arguments, train=train)
 
 
 def finished_rounds(run: Path) -> list[Round]:
@@ -205,8 +208,7 @@ def finish_round(run: Path, entry: Round) -> None:
 
 def tidy_round(run: Path, number: int) -> None:
     """Remove what a finished round doesn't need any more."""
-    for name in ("checkpoints", "best"):
-        shutil.rmtree(round_directory(run, number) / name, ignore_errors=True)
+    discard_stages(round_directory(run, number))
 
 
 def take_over(model: PrunNetForImageClassification, trained: dict[str, Tensor]) -> None:

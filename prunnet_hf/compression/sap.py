@@ -43,9 +43,10 @@ from ..runs.arguments import RunArguments
 from ..runs.description import describe_run
 from ..runs.evaluation import self_test
 from ..runs.manifest import write_manifest
+from ..runs.ownership import discard_run
 from ..runs.run_data import load_run_data, set_apart
 from ..runs.run_directory import write_json
-from ..training.checkpoints import check_output_dir_is_shared
+from ..training.checkpoints import check_output_dir_is_shared, claim_together
 from ..training.engine import create_accelerator
 from ..training.networks import create_model, create_processor
 from ..training.objectives import prunable_weights
@@ -111,6 +112,10 @@ class PruningLoop:
         self.arguments, self.sap = arguments, sap
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = create_accelerator(arguments)
+        with claim_together(self.accelerator, self.directory):
+            self._prepare(arguments, sap)
+
+    def _prepare(self, arguments: RunArguments, sap: SapArguments) -> None:
         # Checked first and in all processes: if one fails alone, the others wait for it forever.
         check_output_dir_is_shared(self.accelerator, self.directory)
         check_can_begin(self.directory, arguments, sap)
@@ -122,10 +127,17 @@ class PruningLoop:
         )
         self.identity = identify(self.images[0])
         check_images_are_the_same(self.directory, self.identity)
+        if arguments.train.overwrite_output_dir and is_main_process:
+            discard_run(self.directory)
+        self.accelerator.wait_for_everyone()
         self._save_initial()
 
     def run(self) -> Trajectory:
         """Do all rounds that aren't done yet. Stops early if the schedule prunes nothing more."""
+        with claim_together(self.accelerator, self.directory):
+            return self._run()
+
+    def _run(self) -> Trajectory:
         rounds = finished_rounds(self.directory)
         if self.accelerator.is_main_process:
             for entry in rounds:

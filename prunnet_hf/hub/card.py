@@ -21,16 +21,18 @@ from ..pruning.pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
 from ..retrieval.markdown import as_block, as_code, as_text, hub_link, one_line
 from ..runs.methods import METHODS
+from ..runs.ownership import claim_run
 from ..runs.record import RunRecord
+from ..runs.run_directory import CARD_BEGINS as BEGIN
+from ..runs.run_directory import CARD_ENDS as END
 from ..runs.run_directory import write_text
 from ..storage.forms import weights_bytes
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
+from .readme import merge_readme, split_front_matter
 from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
-BEGIN, END = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
-"""Lines around the generated text. What is outside them, after the YAML, was written by hand."""
 Layout = Literal["branches", "subfolders", "repos"]
 """Where ready subnetworks are published: as revisions, in subfolders, or in repositories of their own."""
 LOCAL = "model"
@@ -43,7 +45,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_card(run: Path, *, execute: bool = True) -> str:
     """Render the card of a run into its `README.md`, and record what its snippet printed in `usage.json`.
 
-    If the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`).
+    If the weights are there, their PQ Index is measured and recorded too (`compressibility.json` and `.png`). What
+    people wrote around an earlier card stays.
 
     Args:
         run: A finished run directory.
@@ -58,16 +61,30 @@ def write_card(run: Path, *, execute: bool = True) -> str:
         ValueError: If one of them, or `compressibility.json` if it has to be read, is damaged or lacks something; or
             if a weight of the model isn't finite.
         RuntimeError: If the snippet fails; the message shows its output.
+        BlockingIOError: If another process is writing in the run directory.
     """
-    found = read_run(run)
-    code = _code(found, LOCAL)
-    if execute:
-        record_usage(run, run_code(code, run))
-    if weights_bytes(run / LOCAL):
-        record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
-    card = render_card(found, usage=recorded_usage(run, code), name=run.resolve().name, indices=recorded_indices(run))
-    write_text(run / "README.md", card)
+    with claim_run(run):
+        found = read_run(run)
+        code = _code(found, LOCAL)
+        if execute:
+            record_usage(run, run_code(code, run))
+        if weights_bytes(run / LOCAL):
+            record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
+        usage, name = recorded_usage(run, code), run.resolve().name
+        card = render_card(found, usage=usage, name=name, indices=recorded_indices(run))
+        write_text(run / "README.md", _with_text_around(card, run / "README.md"))
     return summarise(run, found)
+
+
+def _with_text_around(card: str, readme: Path) -> str:
+    """The card, with what people wrote before and after the one in `readme`."""
+    if not readme.is_file():
+        return card
+    existing = readme.read_text(encoding="utf-8")
+    body = split_front_matter(existing)[1]
+    before, begins, rest = body.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return merge_readme(card, existing) if begins and (before.strip() or after.strip()) else card
 
 
 def build_card(

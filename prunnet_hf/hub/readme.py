@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from ..runs.run_directory import CARD_BEGINS as BEGIN
+from ..runs.run_directory import CARD_ENDS as END
 from ..runs.yaml_text import load_yaml
-from .card import BEGIN, END
 
 OF_THE_CARD = ("base_model", "base_model_relation", "metrics", "model-index")
 """Metadata that only cards write: an entry that an earlier card had and this one hasn't is out of date."""

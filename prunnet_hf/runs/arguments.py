@@ -244,6 +244,9 @@ class TrainArguments:
         default_factory=list, metadata={"help": "Trackers of accelerate to log to, such as tensorboard."}
     )
     log_every: int = field(default=10, metadata={"help": "Steps between two log entries."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace an earlier run in output_dir. What else is there stays."}
+    )
     resume: bool = field(default=False, metadata={"help": "Continue from the newest checkpoint in output_dir."})
     eval_only: bool = field(
         default=False,
@@ -268,6 +271,12 @@ class TrainArguments:
         if self.batch_size < 2:
             raise ValueError(
                 f"batch_size must be at least 2, as batch norms need more than one image; got {self.batch_size}."
+            )
+        if self.overwrite_output_dir and (self.resume or self.eval_only):
+            other = "resume" if self.resume else "eval_only"
+            raise ValueError(
+                f"overwrite_output_dir=True starts a new run in the place of the one that --{other} is about. Leave "
+                "one of the two out."
             )
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
         self.capacities = check_capacities(self.capacities)

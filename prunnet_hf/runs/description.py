@@ -29,7 +29,7 @@ from .record import CapacityRecord, ModelRecord, RunDescription
 from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_paths
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "faiss-cpu")
-PER_INVOCATION = ("resume", "eval_only")
+PER_INVOCATION = ("resume", "eval_only", "overwrite_output_dir")
 """Flags that change how a run is started, not what it is."""
 
 

@@ -33,8 +33,9 @@ from .arguments import RunArguments
 from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
 from .gathering import encode_together
 from .methods import find_method
+from .ownership import discard_conclusions
 from .record import RECORD, UNEVALUATED, RunRecord, TrainingFacts
-from .run_directory import discard_conclusions, subnetwork_directory, write_json, write_text
+from .run_directory import subnetwork_directory, write_json, write_text
 
 
 def measure_running_statistics(

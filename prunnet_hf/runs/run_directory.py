@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
@@ -23,6 +22,9 @@ CONCLUSIONS = (
     "compressibility.json",
     "compressibility.png",
 )
+"""What is written about a finished model."""
+CARD_BEGINS, CARD_ENDS = "<!-- prunnet_hf: card begins -->", "<!-- prunnet_hf: card ends -->"
+"""Lines around a card's generated text. What is outside them, after the YAML, was written by hand."""
 
 LOG = "training.log"
 
@@ -78,13 +80,6 @@ class RunLog:
 def subnetwork_directory(run: Path, capacity: float) -> Path:
     """The directory of the subnetwork of a capacity."""
     return run / "subnetworks" / f"capacity-{format_capacity(capacity)}"
-
-
-def discard_conclusions(run: Path) -> None:
-    """Remove what an earlier run wrote about its model, and its subnetworks, before a new model replaces it."""
-    for name in CONCLUSIONS:
-        (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run / "subnetworks", ignore_errors=True)
 
 
 OF_THIS_MACHINE = ("data_dir", "output_dir")

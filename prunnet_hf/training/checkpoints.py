@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import TrainArguments
 from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
+from ..runs.ownership import STEP, claim_run, earlier_work, refuse_what_is_not_ours
 from .state_files import Stateful, read_state, recipe_of_earlier_version, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
@@ -106,33 +108,62 @@ def _known(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state
 
 
-def check_output_dir(run: Path, *, resume: bool) -> None:
-    """Make sure, before any work, that a run can start or continue in its directory.
+def check_output_dir(run: Path, *, resume: bool, overwrite: bool = False, eval_only: bool = False) -> None:
+    """Make sure, before any work, that a run can start, continue or be evaluated in its directory.
+
+    Args:
+        run: The run directory.
+        resume: Whether to continue from its newest checkpoint.
+        overwrite: Whether an earlier run may be replaced.
+        eval_only: Whether a model is only evaluated.
 
     Raises:
         NotADirectoryError: If `run` is a file.
         FileNotFoundError: If there is no checkpoint to resume from.
-        FileExistsError: If there is a README.md that no run wrote, or checkpoints of an earlier run, which would be
-            mixed up with new ones.
+        FileExistsError: If the directory is neither empty nor a run, if there is a README.md that no run wrote, or if
+            an earlier run would have to be replaced and may not be.
     """
-    if run.is_file():
-        raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
-    if (run / "README.md").exists() and not (run / "metrics.json").exists():
-        raise FileExistsError(
-            f"output_dir={str(run)!r} holds a README.md that no run wrote, where the model card would go. Choose "
-            "another directory."
-        )
+    refuse_what_is_not_ours(run)
     checkpoints = list_checkpoints(run)
     if resume and not checkpoints:
         raise FileNotFoundError(
             f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every or "
             "--checkpoint_steps, or start without --resume."
         )
-    if checkpoints and not resume:
+    work = earlier_work(run)
+    if not work or resume or overwrite or (eval_only and "model" in work):
+        return
+    if checkpoints:
         raise FileExistsError(
             f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. "
-            f"Continue from it with --resume, choose another output_dir, or remove {run / 'checkpoints'}."
+            "Continue from it with --resume, choose another output_dir, or replace the run with "
+            "--overwrite_output_dir."
         )
+    raise FileExistsError(
+        f"output_dir={str(run)!r} holds an earlier run ({', '.join(work)}). Choose another output_dir, or replace the "
+        "run with --overwrite_output_dir."
+    )
+
+
+@contextmanager
+def claim_together(accelerator: Accelerator, run: Path) -> Iterator[None]:
+    """As `claim_run`, by the main process for all. All of them must call this.
+
+    Raises:
+        OSError: If another run has the directory; in all processes, so that none waits for the others.
+    """
+    with ExitStack() as stack:
+        problem: OSError | None = None
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(claim_run(run))
+            except OSError as error:
+                problem = error
+        if accelerator.num_processes > 1:
+            problem = broadcast_object_list([problem])[0]
+        if problem is not None:
+            raise problem
+        yield
 
 
 def check_output_dir_is_shared(accelerator: Accelerator, run: Path) -> None:
@@ -179,7 +210,8 @@ def save_checkpoint(
     partial = final.with_name(final.name + PARTIAL)
     if accelerator.is_main_process:
         for leftover in final.parent.glob(f"*{PARTIAL}"):
-            shutil.rmtree(leftover)
+            if STEP.fullmatch(leftover.name):
+                shutil.rmtree(leftover)
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
@@ -257,7 +289,7 @@ def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found: dict[int, Path] = {}
     for path in sorted((run / "checkpoints").glob("step-*")):  # step-6 before step-6.replaced
-        if path.suffix != PARTIAL:
+        if STEP.fullmatch(path.name) and path.suffix != PARTIAL:
             found.setdefault(int(path.name.removeprefix("step-").removesuffix(REPLACED)), path)
     return [found[step] for step in sorted(found)]
 
@@ -328,5 +360,5 @@ def check_best(run: Path, step: int) -> None:
 def forget_others(run: Path, step: int) -> None:
     """Remove all other best models, once the newest checkpoint names the one after `step`."""
     for path in (run / "best").glob("step-*"):
-        if path != best_directory(run, step):
+        if STEP.fullmatch(path.name) and path != best_directory(run, step):
             shutil.rmtree(path)

@@ -13,10 +13,11 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, dataset_name, recipe_of
 from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
+from ..runs.ownership import discard_run
 from ..runs.record import TrainingFacts, recorded_training
 from ..runs.run_data import load_run_data
 from ..runs.run_directory import RunLog, write_text
-from .checkpoints import check_output_dir, check_output_dir_is_shared
+from .checkpoints import check_output_dir, check_output_dir_is_shared, claim_together
 from .networks import load_trained
 from .processes import NOTHING_LOST, Interruption
 from .reports import start_trackers
@@ -46,32 +47,39 @@ def train(arguments: RunArguments) -> FinishedRun:
         arguments: See `parse_arguments`.
 
     Raises:
-        ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used. The message
-            says why, and what to do.
+        ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used, for instance
+            because another process is writing in it. The message says why, and what to do.
     """
     accelerator = create_accelerator(arguments)
-    log = RunLog(Path(arguments.train.output_dir), is_main_process=accelerator.is_main_process)
-    with log, Interruption(NOTHING_LOST, note=log.add, is_main_process=accelerator.is_main_process) as interruption:
+    run = Path(arguments.train.output_dir)
+    log = RunLog(run, is_main_process=accelerator.is_main_process)
+    with (
+        log,
+        Interruption(NOTHING_LOST, note=log.add, is_main_process=accelerator.is_main_process) as interruption,
+        claim_together(accelerator, run),
+    ):
         return _train(arguments, accelerator, interruption, log)
 
 
 def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Interruption, log: RunLog) -> FinishedRun:
-    run = Path(arguments.train.output_dir)
+    options, run = arguments.train, Path(arguments.train.output_dir)
     # First, and by all processes: if one stopped alone, the others would wait for it.
     check_output_dir_is_shared(accelerator, run)
-    if not arguments.train.eval_only:
-        check_output_dir(run, resume=arguments.train.resume)
-    set_seed(arguments.train.seed)
+    check_output_dir(run, resume=options.resume, overwrite=options.overwrite_output_dir, eval_only=options.eval_only)
+    accelerator.wait_for_everyone()  # before the main process writes what the others would look at
+    set_seed(options.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
-    if arguments.train.eval_only:
+    if options.eval_only:
         again = is_evaluated_again(arguments)
         facts = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
         model, processor = load_trained(arguments)
         step = 0
         start_trackers(accelerator, arguments)
     else:
-        _write_beginning(arguments, log)
         trainer = Trainer(arguments, accelerator, splits, note=log.add)
+        if options.overwrite_output_dir and accelerator.is_main_process:
+            discard_run(run)  # the trainer has loaded the model that it begins with, which may be the earlier run's
+        _write_beginning(arguments, log)
         trained, processor = trainer.run(), trainer.processor
         model, facts, step = trained.model, trained.facts, trained.step
         interruption.advice = trainer.interruption.advice

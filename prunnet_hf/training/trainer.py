@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -223,7 +222,7 @@ class Trainer:
         if self.options.resume:
             self._resume()
         elif self.accelerator.is_main_process:
-            shutil.rmtree(self.directory / "best", ignore_errors=True)  # of an earlier run
+            forget_others(self.directory, -1)  # of a run that never came to a checkpoint
         self.progress.recipe = recipe_of(self.arguments)
         self.progress.num_processes = self.accelerator.num_processes
         self.progress.steps_per_epoch = self.steps_per_epoch

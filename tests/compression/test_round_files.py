@@ -53,10 +53,13 @@ def test_recipe_holds_all_arguments(photos: Path, tmp_path: Path) -> None:
     assert "resume" not in recipe
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "rounds", "initial", "model"])
+@pytest.mark.parametrize("name", ["rounds", "initial", "model"])
 def test_a_directory_in_use_is_not_begun_in(photos: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(FileExistsError, match=rf"output_dir.*\({name}\).*--resume.*another output_dir"):
+    begun(photos, tmp_path)
+    (tmp_path / name).mkdir(exist_ok=True)
+    with pytest.raises(
+        FileExistsError, match=rf"output_dir.*\(config.yaml, .*{name}.*\).*--resume.*another output_dir"
+    ):
         check_can_begin(tmp_path, arguments(photos, tmp_path), SapArguments())
 
 

@@ -22,6 +22,12 @@ from prunnet_hf.runs.arguments import (
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
+@pytest.mark.parametrize("other", ["resume", "eval_only"])
+def test_a_run_is_not_both_replaced_and_used(other: str) -> None:
+    with pytest.raises(ValueError, match=rf"overwrite_output_dir=True.*--{other}.*Leave"):
+        parse_arguments(["--overwrite_output_dir", f"--{other}"])
+
+
 def write_recipe(tmp_path: Path, text: str) -> str:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunnet_hf.runs.run_directory import (
-    discard_conclusions,
     subnetwork_directory,
     without_local_paths,
     write_json,
@@ -43,19 +42,6 @@ def test_write_text_is_utf8(tmp_path: Path) -> None:
 )
 def test_subnetwork_directories_have_two_digits_or_all(capacity: float, name: str) -> None:
     assert subnetwork_directory(Path("run"), capacity) == Path("run/subnetworks") / name
-
-
-def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> None:
-    for name in (
-        *("metrics.json", "README.md", "compatibility.png", "curve.png", "usage.json"),
-        *("compressibility.json", "compressibility.png"),
-        *("notes.txt", "model/config.json"),
-    ):
-        write_text(tmp_path / name, "old")
-    write_text(tmp_path / "subnetworks/capacity-0.30/config.json", "old")
-    discard_conclusions(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "notes.txt"]
-    discard_conclusions(tmp_path)  # no error if nothing is there
 
 
 NO_PATHS = st.recursive(

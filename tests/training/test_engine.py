@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.retrieval.metrics import LEAVE_ONE_OUT
+from prunnet_hf.runs.ownership import claim_run
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import train
 from tests.training.tiny_run import (
@@ -147,10 +149,13 @@ class TestFinishedRun:
 
 @pytest.mark.parametrize("capacity", [1.0, 0.2])
 def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capacity: float) -> None:
-    for stale in ("subnetworks/capacity-0.40/config.json", "README.md", "metrics.json", "best/step-9/config.json"):
+    for stale in ("subnetworks/capacity-0.40/config.json", "curve.png", "metrics.json", "best/step-9/config.json"):
         (tmp_path / stale).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / stale).write_text("of an earlier run")
-    train(arguments(photos, tmp_path, method="independent", capacities=[capacity], epochs=1))
+        (tmp_path / stale).write_text('{"format": 1, "dataset": "photos", "results": []}')
+    options = {"method": "independent", "capacities": [capacity], "epochs": 1}
+    with pytest.raises(FileExistsError, match=r"metrics\.json.*--overwrite_output_dir"):
+        train(arguments(photos, tmp_path, **options))
+    train(arguments(photos, tmp_path, overwrite_output_dir=True, **options))
     assert {path.name for path in tmp_path.iterdir()} == {
         *("model", "metrics.json", "config.yaml", "compatibility.png", "checkpoints", "training.log")
     }
@@ -187,6 +192,31 @@ def test_stream_trains_on_the_same_images_as_the_data_set(photos: Path, streamed
     # The same model, its images read otherwise.
     train(arguments(photos, tmp_path, source=streamed / "model", eval_only=True))
     assert metrics(tmp_path)["results"] == found["results"]
+
+
+def test_a_run_that_another_process_writes_is_refused_and_stays(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for options in ({"overwrite_output_dir": True}, {"resume": True}, {"eval_only": True}):
+        with claim_run(run), pytest.raises(BlockingIOError, match=rf"output_dir=.*process {os.getpid()} on "):
+            train(arguments(photos, run, **options))
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_a_folder_that_somebody_made_is_left_alone(
+    photos: Path, finished: Path, tmp_path: Path, eval_only: bool
+) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(FileExistsError, match=r"output_dir=.*README\.md"):
+        train(arguments(photos, tmp_path, source=finished / "model", eval_only=eval_only))
+    (tmp_path / "README.md").rename(tmp_path / "notes.md")
+    with pytest.raises(FileExistsError, match=r"output_dir=.*holds best, notes\.md"):
+        train(arguments(photos, tmp_path, source=finished / "model", eval_only=eval_only))
+    assert sorted(os.listdir(tmp_path)) == ["best", "notes.md"]
 
 
 def test_missing_data_folder_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Whose a run directory is: one run writes in it at a time, and only what runs write is ever removed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..storage.forms import MODEL_FILES
+from ..storage.json_text import load_json
+from ..storage.lock import locked
+from .run_directory import CARD_BEGINS, CONCLUSIONS, LOG
+from .yaml_text import load_yaml
+
+STEP = re.compile(r"step-\d+(\.partial|\.replaced)?")
+"""Names of the folders in `checkpoints/` and `best/`."""
+_CAPACITY = re.compile(r"capacity-[01]\.\d+")
+_ROUND = re.compile(r"\d\d+")
+_MARK = re.compile(r"\.seen-by-all-[0-9a-f]{32}")
+_OF_RECIPES = {"dataset", "output_dir", "backbone", "capacities"}
+_OF_RECORDS = {"format", "dataset", "results"}
+_WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds")
+"""What a run that has come to something leaves, besides checkpoints and best models."""
+_SHOWN = 3
+
+
+def claim_run(run: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing in a run directory during the block.
+
+    The lock lies beside the directory, which need not exist yet; if nothing can be written there, inside it.
+
+    Raises:
+        BlockingIOError: If another process is writing in it; the message names it.
+    """
+    place = run.resolve()
+    if place.parent.is_dir() and not os.access(place.parent, os.W_OK):
+        lock = place / ".run.lock"
+    else:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = place.with_name(f".{place.name}.lock")
+    return locked(lock, f"output_dir={str(run)!r}", "Wait until it ends, or choose another output_dir.")
+
+
+def refuse_what_is_not_ours(run: Path) -> None:
+    """Refuse a directory that is neither empty nor a run, and a README.md that no run wrote.
+
+    Raises:
+        NotADirectoryError: If `run` is a file.
+        FileExistsError: If there is something that somebody else made.
+    """
+    if run.is_file():
+        raise NotADirectoryError(f"output_dir must be a directory; {run} is a file.")
+    found = _entries(run)
+    card = run / "README.md"
+    if card.exists() and not _is_card(card):
+        raise FileExistsError(
+            f"output_dir={str(run)!r} holds a README.md that no run wrote, where the model card would go. Choose "
+            "another output_dir, or move it away."
+        )
+    if found and not is_run(run):
+        held = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        raise FileExistsError(
+            f"output_dir={str(run)!r} must be empty or hold an earlier run; it holds {held}. "
+            "Choose another output_dir."
+        )
+
+
+def is_run(run: Path) -> bool:
+    """Whether a directory holds a run, finished or not: its recipe, its record, a checkpoint or its model."""
+    return (
+        _mapping(run / "config.yaml").keys() >= _OF_RECIPES
+        or _mapping(run / "metrics.json").keys() >= _OF_RECORDS
+        or _mapping(run / "model" / "config.json").get("model_type") == "prunnet"
+        or bool(_own(run / "checkpoints", STEP))
+    )
+
+
+def earlier_work(run: Path) -> list[str]:
+    """Names of what an earlier run has come to. A new one in its place would end it."""
+    stages = [name for name in ("best", "checkpoints") if _own(run / name, STEP)]
+    return [name for name in _WORK if (run / name).exists()] + stages
+
+
+def discard_conclusions(run: Path) -> None:
+    """Remove what an earlier run wrote about its model, and its subnetworks, before a new model replaces it."""
+    for name in CONCLUSIONS:
+        if name != "README.md" or _is_card(run / name):
+            (run / name).unlink(missing_ok=True)
+    for folder in _own(run / "subnetworks", _CAPACITY):
+        _remove_model(folder)
+    _remove_if_empty(run / "subnetworks")
+
+
+def discard_stages(run: Path) -> None:
+    """Remove checkpoints and best models."""
+    for name in ("checkpoints", "best"):
+        for folder in _own(run / name, STEP):
+            shutil.rmtree(folder)
+        _remove_if_empty(run / name)
+
+
+def discard_run(run: Path) -> None:
+    """Remove all that an earlier run wrote. What else is in the directory stays."""
+    discard_conclusions(run)
+    discard_stages(run)
+    for name in ("model", "initial"):
+        _remove_model(run / name)
+    for directory in _own(run / "rounds", _ROUND):
+        discard_run(directory)
+        (directory / "round.json").unlink(missing_ok=True)
+        _remove_if_empty(directory)
+    _remove_if_empty(run / "rounds")
+    for name in ("config.yaml", LOG, "training.json", "trajectory.json", "trajectory.png"):
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "logs" / "prunnet", ignore_errors=True)  # accelerate's trackers write in it
+    _remove_if_empty(run / "logs")
+
+
+def _entries(run: Path) -> list[str]:
+    if not run.is_dir():
+        return []
+    return sorted(path.name for path in run.iterdir() if path.name != ".run.lock" and not _MARK.fullmatch(path.name))
+
+
+def _own(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if names.fullmatch(path.name) and path.is_dir())
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; empty if there is none."""
+    with suppress(OSError, ValueError):
+        text = file.read_text(encoding="utf-8")
+        content = load_json(text) if file.suffix == ".json" else load_yaml(text)
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def _is_card(file: Path) -> bool:
+    with suppress(OSError, UnicodeDecodeError):
+        return CARD_BEGINS in file.read_text(encoding="utf-8")
+    return False
+
+
+def _remove_model(folder: Path) -> None:
+    for pattern in (*MODEL_FILES, "preprocessor_config.json"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
