@@ -6,16 +6,13 @@ This adds other forms of weights, directories that are replaced as a whole, and 
 import logging
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import resolve_revision
 
 from ..configuration_prunnet import refuse_copying_code
@@ -25,9 +22,10 @@ from ..pruning.dropped_weights import correct_capacity, keep_dropped_at_zero
 from ..pruning.masking import check_capacity
 from .bands import check_bands
 from .form import Source, Weights
-from .forms import MODEL_FILES, SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
+from .forms import SUBNETWORK_FIELDS, form_to_write, model_arguments, read_weights, refuse_variant
 from .image_processor import read_image_processor, save_image_processor
 from .plain import PLAIN, untied
+from .replacing import replaced_whole, tidy_directory
 from .weights_digest import set_space, settle_space
 
 logger = logging.getLogger(__name__)
@@ -92,18 +90,13 @@ def save_model(
     target.mkdir(parents=True, exist_ok=True)
     settle_space(model, state_dict)
     correct_capacity(model, state_dict)
-    # Inside the target, so that moving the files is a rename on the same file system.
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
-    try:
+    with replaced_whole(target) as staging:
         form = PLAIN if bands is None and _is_of_trainer(target) else form_to_write(model.config, bands)
         with _config_without_lost_statistics(model):
             save(staging, state_dict={} if form.write else untied(model, state_dict), **kwargs)
             if form.write:
                 form.write(staging, model, state_dict or model.state_dict(), bands)
         save_image_processor(model, staging, target)
-        _replace_model(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     if push_to_hub:
         model.push_to_hub(repo_id or target.resolve().name, **kwargs)
 
@@ -127,33 +120,6 @@ def _config_without_lost_statistics(model: Any) -> Iterator[None]:
 def _is_of_trainer(directory: Path) -> bool:
     """Whether a directory is called as transformers' Trainer calls its checkpoints. It reads plain weights only."""
     return re.fullmatch(r"checkpoint-\d+", directory.resolve().name) is not None
-
-
-def _replace_model(staging: Path, target: Path) -> None:
-    """Move the model in `staging` over the one in `target`, which is put back if that fails.
-
-    config.json leaves first and arrives last. So if the process is killed in between, the directory can't be loaded.
-    """
-    new = [file.name for file in _config_last(staging.iterdir())]
-    old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
-    replaced = staging / "replaced"
-    replaced.mkdir()
-    try:
-        for name in reversed(old):
-            os.replace(target / name, replaced / name)
-        for name in new:
-            os.replace(staging / name, target / name)
-    except BaseException:
-        for name in reversed(new):
-            if not (staging / name).exists():
-                (target / name).unlink()
-        for file in _config_last(replaced.iterdir()):
-            os.replace(file, target / file.name)
-        raise
-
-
-def _config_last(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda file: (file.name == CONFIG_NAME, file.name))
 
 
 def load_model(
@@ -190,6 +156,7 @@ def load_model(
     kwargs.pop("ignore_mismatched_sizes", None)  # always allowed, but only for a classifier
     source, weights = path, None
     if path is not None:
+        tidy_directory(Path(path, kwargs.get("subfolder") or ""))
         # So all files come from the same commit, and what the cache knows about it isn't requested again.
         kwargs["revision"] = resolve_revision(path, **{n: kwargs[n] for n in RESOLVING_ARGUMENTS if n in kwargs})
         # Only a uniform subnetwork of a known capacity can do with some of the bands.

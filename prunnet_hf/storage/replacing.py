@@ -1,0 +1,118 @@
+"""Directories of models that are replaced as a whole, also if the process that does it is killed.
+
+A save writes into `.saving-*/` inside the directory, then moves the old model's files into `.saving-*/replaced/` and
+the new ones to their places. What a killed save has left is put back, or removed, by the next save or load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from transformers.utils import CONFIG_NAME
+
+from .forms import MODEL_FILES
+from .lock import locked
+from .whole_file import write_whole
+
+_STAGING = ".saving-"
+_REPLACED, _NEW = "replaced", ".new-files.json"
+
+
+@contextmanager
+def replaced_whole(target: Path) -> Iterator[Path]:
+    """A new directory to write a model into, which replaces the one in `target` when the block ends without an error.
+
+    Others who save there at the same time wait.
+
+    Args:
+        target: An existing directory.
+    """
+    with _locked(target):
+        _tidy(target)
+        # Inside the target, so that moving the files is a rename on the same file system.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
+        try:
+            yield staging
+            replace_model(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_model(staging: Path, target: Path) -> None:
+    """Move the model in `staging` over the one in `target`, which is put back if that fails.
+
+    config.json leaves first and arrives last. So if the process is killed in between, the directory can't be loaded
+    until it is put back.
+    """
+    new = [file.name for file in _config_last(staging.iterdir())]
+    old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
+    write_whole(staging / _NEW, json.dumps(new))
+    replaced = staging / _REPLACED
+    replaced.mkdir()
+    try:
+        for name in reversed(old):
+            os.replace(target / name, replaced / name)
+        for name in new:
+            os.replace(staging / name, target / name)
+    except BaseException:
+        _put_back(staging, target)
+        raise
+
+
+def tidy_directory(target: Path) -> None:
+    """Put back or remove what killed saves have left in a directory, after the save that is going on, if there is one.
+
+    Raises:
+        OSError: If that has to be done before a model can be loaded, and the directory can't be written.
+    """
+    leftovers = _leftovers(target)
+    if not leftovers:
+        return
+    try:
+        with _locked(target):
+            _tidy(target)
+    except OSError as error:
+        if not (target / CONFIG_NAME).exists():
+            raise OSError(
+                f"{target} has no {CONFIG_NAME}: a save was killed, and what it replaced is in "
+                f"{leftovers[0] / _REPLACED}. It can't be put back ({error}). Make the directory writable and load it "
+                "again, or move the files by hand."
+            ) from error
+
+
+def _locked(target: Path) -> AbstractContextManager[None]:
+    return locked(target / ".saving.lock", f"save_directory={str(target)!r}", wait=True)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    return sorted(path for path in target.glob(f"{_STAGING}*") if path.is_dir())
+
+
+def _tidy(target: Path) -> None:
+    for staging in _leftovers(target):
+        # config.json moves last. If it isn't in `staging` any more, the save was done.
+        if (staging / _REPLACED).is_dir() and (staging / CONFIG_NAME).exists():
+            _put_back(staging, target)
+        shutil.rmtree(staging)
+
+
+def _put_back(staging: Path, target: Path) -> None:
+    """Put the replaced model back. May be killed and done again at any point."""
+    names = staging / _NEW
+    new = json.loads(names.read_text(encoding="utf-8")) if names.exists() else []
+    for name in reversed(new):
+        if not (staging / name).exists() and (target / name).exists():
+            os.replace(target / name, staging / name)
+    for file in _config_last((staging / _REPLACED).iterdir()):
+        os.replace(file, target / file.name)
+    names.unlink(missing_ok=True)  # first of all: a file that is only half removed must not seem to be moved
+
+
+def _config_last(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: (file.name == CONFIG_NAME, file.name))
