@@ -41,6 +41,8 @@ class Agreement:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "LOCAL_RANK")
 """Variables that accelerate's and torch's launchers set."""
+_parents = {os.getpid(): os.getppid()}
+"""The parent of each process as early as it is known: a launcher may be gone before the first step."""
 NOTHING_LOST = "no step is lost; give the same command again."
 """What to do if a run is stopped before its first step."""
 
@@ -154,4 +156,5 @@ def _watched_parent() -> int | None:
     """The process whose end stops this one; None if it was started to outlive its parent, by nohup."""
     is_launched = any(name in os.environ for name in _LAUNCHED)
     is_to_stay = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return os.getppid() if is_launched or not is_to_stay else None
+    parent = _parents.setdefault(os.getpid(), os.getppid())
+    return parent if is_launched or not is_to_stay else None
