@@ -95,7 +95,7 @@ def _decoded(file: BinaryIO, name: str, upright: bool, any_ratio: bool) -> Image
 
     Damage makes Pillow raise nearly anything: SyntaxError, struct.error, RuntimeError, AttributeError. A list of these
     would never be complete. So the place decides, not the kind: in the first part only Pillow runs. The second is ours
-    too, and only what it refuses on purpose is the file's fault.
+    too: there the file's fault is what is refused on purpose, and what Pillow itself raises.
     """
     formats = image_formats()
     try:
@@ -111,8 +111,19 @@ def _decoded(file: BinaryIO, name: str, upright: bool, any_ratio: bool) -> Image
         raise _unreadable(name, error) from error
     try:
         return to_rgb(image, upright=upright)
-    except ValueError as error:
-        raise _unreadable(name, error) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) or _is_raised_by_pillow(error):
+            raise _unreadable(name, error) from error
+        raise
+
+
+def _is_raised_by_pillow(error: Exception) -> bool:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and str(place.tb_frame.f_globals.get("__name__")).startswith(_PLUGINS_OF_PILLOW)
 
 
 def _unreadable(name: str, error: Exception) -> UnreadableImageError:

@@ -79,6 +79,22 @@ def test_any_error_of_decoding_names_the_file(raising, monkeypatch, error):
     assert "\n" not in str(seen.value)
 
 
+def test_what_pillow_raises_while_it_converts_is_damage_but_a_fault_of_ours_is_not(raising, monkeypatch):
+    def load(image):
+        image._mode, image.palette = "P", None  # as a damaged PNG of mode P that has lost its palette
+
+    monkeypatch.setattr(raising, "load", load)
+    with pytest.raises(UnreadableImageError, match=r"birds/7\.img can't be decoded"):
+        open_image(b"RAISING", "birds/7.img")
+
+    def fail(image, *, upright):
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr("prunnet_hf.image_files.to_rgb", fail)
+    with pytest.raises(TypeError, match="fault of ours"):
+        open_image(saved("PNG"))
+
+
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(1)])
 def test_what_says_nothing_of_the_file_passes_through(raising, monkeypatch, error):
     monkeypatch.setattr(raising, "error", error)

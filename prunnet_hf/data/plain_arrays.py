@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -75,6 +76,10 @@ def _check_content(shape: Any, kind: Any, content: Any) -> None:
         raise Refused(f"an array without elements that has axes longer than {_LONGEST_EMPTY}")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
         raise Refused(f"an array of another size than the {len(content)} bytes it comes with")
+    if kind.dtype.kind == "U" and content:
+        points = np.frombuffer(content, np.dtype(np.uint32).newbyteorder(kind.dtype.byteorder))
+        if int(points.max()) > sys.maxunicode:
+            raise Refused("text of characters that don't exist")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> PlainArray:

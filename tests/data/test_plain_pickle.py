@@ -178,6 +178,7 @@ ENCODED = b"\x80\x02]q\x00(X\x00\x10\x00\x00" + b"a" * 4096 + b"q\x010" + b"c_co
         (ENCODED + b"h\x02h\x01U\x06latin1\x86R0" * 5 + b".", "arrays of many more bytes"),
         (b"\x8b\x00\x10\x00\x00" + b"\x7f" * 4096 + b".", "integer of more than 1024 bits"),
         (b"\x80\x04\x8f.", "a set"),
+        (pickle.dumps(np.array(["ab"])).replace(b"b\0\0\0", b"b\0\0\x7f"), "text of characters that don't exist"),
         (b"\x80\x05\x97.", "object outside"),
         (NDARRAY + b".", "type or a function in the place of a value"),
         (b"]" + INT8 + b"a.", "type or a function in the place of a value"),
