@@ -126,7 +126,8 @@ class PruningLoop:
             self.splits, arguments, is_main_process=is_main_process
         )
         self.identity = identify(self.images[0])
-        check_images_are_the_same(self.directory, self.identity)
+        if arguments.train.resume:
+            check_images_are_the_same(self.directory, self.identity)
         if arguments.train.overwrite_output_dir and is_main_process:
             discard_run(self.directory)
         self.accelerator.wait_for_everyone()

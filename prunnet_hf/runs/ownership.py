@@ -113,7 +113,7 @@ def discard_run(run: Path) -> None:
         (directory / "round.json").unlink(missing_ok=True)
         _remove_if_empty(directory)
     _remove_if_empty(run / "rounds")
-    for name in ("config.yaml", LOG, "training.json", "trajectory.json", "trajectory.png"):
+    for name in ("config.yaml", LOG, "data.json", "training.json", "trajectory.json", "trajectory.png"):
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "logs" / "prunnet", ignore_errors=True)  # accelerate's trackers write in it
     _remove_if_empty(run / "logs")
@@ -148,7 +148,7 @@ def _is_card(file: Path) -> bool:
 
 
 def _remove_model(folder: Path) -> None:
-    for pattern in (*MODEL_FILES, "preprocessor_config.json"):
+    for pattern in (*MODEL_FILES, "preprocessor_config.json", "manifest.json"):
         for file in folder.glob(pattern):
             file.unlink()
     _remove_if_empty(folder)

@@ -147,3 +147,11 @@ def test_a_second_process_is_told_who_is_first(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError, match=rf"output_dir=.*link' .*process {os.getpid()} on .*another"):
             claim_run(tmp_path / "link").__enter__()
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_replaced_pruning_loop_leaves_no_record_of_its_images_and_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "initial").mkdir()
+    for name in ("data.json", "initial/config.json", "initial/manifest.json"):
+        (tmp_path / name).touch()
+    discard_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
