@@ -33,6 +33,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 16]},
 }
 UNTRAINED = 0.35  # a capacity between stored ones
+DESCRIPTIONS = {"config.json", "preprocessor_config.json"}
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
@@ -122,7 +123,7 @@ class TestContract:
         weights = {"dense": "model.safetensors", "pruned": PACKED_WEIGHTS_NAME}
         for kind, model in {"dense": network, "pruned": subnetwork}.items():
             model.save_pretrained(tmp_path / kind)
-            assert {file.name for file in (tmp_path / kind).iterdir()} == {"config.json", weights[kind]}
+            assert {file.name for file in (tmp_path / kind).iterdir()} == {*DESCRIPTIONS, weights[kind]}
             loaded = PrunNetForImageClassification.from_pretrained(tmp_path / kind)
             assert_same_state(loaded, state_of(model))
             assert not loaded.training
