@@ -39,7 +39,7 @@ def main() -> int:
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        _make_photos(root / "photos")
+        make_photos(root / "photos")
         begun = time.perf_counter()
         encode(root, root / "alone.parquet")
         seconds = time.perf_counter() - begun
@@ -94,7 +94,8 @@ def _verdict(said: list[str], output: Path, alone: Path) -> str:
     return "refused, naming the first" if refused else "found the finished file"
 
 
-def _make_photos(folder: Path) -> None:
+def make_photos(folder: Path) -> None:
+    """Images of noise, the same at each call."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for number in range(IMAGES):

@@ -20,7 +20,7 @@ from .forms import MODEL_FILES
 from .lock import locked
 from .whole_file import write_whole
 
-_STAGING = ".saving-"
+_STAGING, _LOCK = ".saving-", ".saving.lock"
 _REPLACED, _NEW = "replaced", ".new-files.json"
 
 
@@ -72,13 +72,13 @@ def tidy_directory(target: Path) -> None:
         OSError: If that has to be done before a model can be loaded, and the directory can't be written.
     """
     leftovers = _leftovers(target)
-    if not leftovers:
+    if not leftovers and not (target / _LOCK).exists():
         return
     try:
         with _locked(target):
             _tidy(target)
     except OSError as error:
-        if not (target / CONFIG_NAME).exists():
+        if leftovers and not (target / CONFIG_NAME).exists():
             raise OSError(
                 f"{target} has no {CONFIG_NAME}: a save was killed, and what it replaced is in "
                 f"{leftovers[0] / _REPLACED}. It can't be put back ({error}). Make the directory writable and load it "
@@ -87,7 +87,7 @@ def tidy_directory(target: Path) -> None:
 
 
 def _locked(target: Path) -> AbstractContextManager[None]:
-    return locked(target / ".saving.lock", f"save_directory={str(target)!r}", wait=True)
+    return locked(target / _LOCK, f"save_directory={str(target)!r}", wait=True)
 
 
 def _leftovers(target: Path) -> list[Path]:

@@ -614,6 +614,11 @@ class TestInterruptedSave:
         assert set(outcomes) == {"old", "new"}
         assert outcomes == sorted(outcomes, key=["old", "new"].index)
 
+    def test_killed_before_or_after_all_moves_leaves_a_lock_that_loading_removes(self, dense: Path) -> None:
+        (dense / ".saving.lock").write_text("process 1 on another machine")
+        PrunNetModel.from_pretrained(dense)
+        assert not list(dense.glob(".*"))
+
 
 def die_at_rename(count: int, work: Any) -> None:
     """Do `work` in a child process that dies on the spot when it is about to rename its file number `count`."""
