@@ -94,7 +94,7 @@ def _entries(folder: str | os.PathLike[str], found: FoundImages) -> Iterator[tup
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # isdir also knows links that lead to themselves, of which is_dir raises an error.
+    # isdir also handles links that lead to themselves; is_dir raises an error for them.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 

@@ -88,13 +88,13 @@ def settle_space(model: Any, state_dict: Mapping[str, Tensor] | None = None) -> 
 
 
 def _believed(model: Any, space: str, now: str) -> str:
-    """Which digest an earlier version would have written, as far as that can be told; warns if it can't."""
+    """Which digest an earlier version would have written, as far as that is known; warns if it isn't."""
     is_cast = any(parameter.dtype != torch.float32 for _, parameter in _embedding_parameters(model, {}))
     if model.config.prunable and not is_cast:
         return space
     _warn(
         f"This checkpoint has no config.weights_digest, as an earlier version wrote it, so config.embedding_space "
-        f"{space!r} is believed: whether the weights were changed since it was set can't be told. If they were, call "
+        f"{space!r} is believed: whether the weights were changed since it was set is not known. If they were, call "
         "model.renew_embedding_space()."
     )
     return now

@@ -54,8 +54,8 @@ class Interruption:
     The exit status is 128 and the signal's number, as a shell has it.
 
     Args:
-        advice: What to do after leaving, as the user is told; it may change as the work goes on.
-        note: Called with what the user is told.
+        advice: The sentence that says what to do after leaving; it may change as the work goes on.
+        note: Called with the message that the user sees.
         is_main_process: Whether this process tells it.
     """
 
@@ -87,9 +87,9 @@ class Interruption:
             error.is_told = True
             if self.is_main_process:
                 reason = "as the process that started it is gone" if self._is_orphan else "by " + error.signal_name
-                told = f"Stopped {reason}: {self.advice}"
-                tqdm.write(told, file=sys.stderr)
-                self.note(told)
+                message = f"Stopped {reason}: {self.advice}"
+                tqdm.write(message, file=sys.stderr)
+                self.note(message)
 
     @contextmanager
     def held(self) -> Iterator[None]:

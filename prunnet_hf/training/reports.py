@@ -78,7 +78,7 @@ class TrainingReport:
         self.accelerator.log({**entries, "learning_rate": rate}, step=step)
 
     def epoch(self, rate: float, step: int, epoch: int) -> None:
-        """Log and print the mean losses since the last call, and start anew.
+        """Log and print the mean losses since the last call, and start again from nothing.
 
         Args:
             rate: The learning rate.
