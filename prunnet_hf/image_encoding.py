@@ -33,6 +33,8 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, 
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
+    if not isinstance(normalize, bool):
+        raise TypeError(f"normalize must be True or False; got {normalize!r}.")
     network = model.base_model
     parts = [torch.empty(0, model.config.embedding_dim)]
     each = _each(images)

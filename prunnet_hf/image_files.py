@@ -69,6 +69,8 @@ def open_image(
         if error.errno in _NOT_THE_FILES_FAULT:
             raise
         raise _unreadable(name, error) from error
+    except ValueError as error:  # no file can have this name, as it holds a null character
+        raise _unreadable(ascii(name)[1:-1], error) from error
     with file:
         return _decoded(file, name, upright, any_ratio)
 

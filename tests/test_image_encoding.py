@@ -99,6 +99,12 @@ def test_a_batch_has_at_least_one_image(model, batch_size):
         model.encode([RGB], batch_size=batch_size)
 
 
+@pytest.mark.parametrize("normalize", ["no", 0, None])
+def test_whether_to_normalise_is_true_or_false(model, normalize):
+    with pytest.raises(TypeError, match=rf"normalize must be True or False; got {normalize!r}"):
+        model.encode([RGB], normalize=normalize)
+
+
 def test_embeddings_that_overflow_are_refused(model):
     with torch.no_grad():
         model.projector[1].bias.fill_(float("inf"))

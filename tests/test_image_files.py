@@ -170,6 +170,11 @@ def test_a_missing_file_is_named(tmp_path):
         open_image(tmp_path / "nowhere.png")
 
 
+def test_a_name_that_no_file_can_have_is_named():
+    with pytest.raises(UnreadableImageError, match=r"a\\x00b\.png can't be decoded.*null"):
+        open_image("a\0b.png")
+
+
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_the_first_of_several_frames_is_whole_when_its_file_is_closed(tmp_path, file_format):
     file = tmp_path / "a.img"

@@ -21,6 +21,8 @@ FEWEST_CLASSES = 2
 """With one class every answer is right: training has nothing to tell apart, and a test measures nothing."""
 SHOWN = 5
 """How many names an error message lists; it counts the rest."""
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+"""Characters that are printed as nothing. Joiners aren't among them: they change how their neighbours look."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _class_names(images: ImageDataset) -> set[str]:
 
 
 def refuse_alike(names: Iterable[str], where: str) -> None:
-    """Refuse names that differ, but print alike, because Unicode can write one character in several ways.
+    """Refuse names that print alike: Unicode writes a character in several ways, and some aren't seen.
 
     They are refused rather than merged: whether they mean the same, only their owner knows.
 
@@ -211,13 +213,21 @@ def refuse_alike(names: Iterable[str], where: str) -> None:
     """
     written: dict[str, str] = {}
     for name in {part for path in names for part in _leading_parts(path)}:
-        other = written.setdefault(unicodedata.normalize("NFC", name), name)
+        other = written.setdefault(_printed(name), name)
         if other != name:
             first, second = sorted((other, name))
             raise ValueError(
                 f"{where} has two names that print alike, {first!a} and {second!a}: Unicode writes a "
-                "character in several ways. Rename one, or put both together if they mean the same."
+                "character in several ways, and some aren't seen. Rename one, or put both together if they mean the "
+                "same."
             )
+
+
+def _printed(path: str) -> str:
+    """What is seen of a path, so that names that print alike are equal."""
+    seen = unicodedata.normalize("NFC", path).translate(_UNSEEN)
+    spaced = "".join(" " if character.isspace() else character for character in seen)
+    return "/".join(part.strip() for part in spaced.split("/"))
 
 
 def _leading_parts(path: str) -> list[str]:

@@ -124,6 +124,17 @@ def test_names_that_print_alike_are_refused(tmp_path: Path, one: str, other: str
         find_images(make(tmp_path, one, other))
 
 
+@pytest.mark.parametrize("other", ["cat ", " cat", "cat\u200b", "c\u00adat", "\ufeffcat", "cat\u00a0"])
+def test_folders_that_differ_by_what_is_not_seen_are_refused(tmp_path: Path, other: str) -> None:
+    with pytest.raises(ValueError, match=r"print alike, '.*cat.*' and '.*c.*at.*'.*Rename"):
+        find_images(make(tmp_path, "cat/1.png", f"{other}/1.png"))
+
+
+def test_folders_that_are_seen_to_differ_are_two(tmp_path: Path) -> None:
+    names = ["Cat/1.png", "a b/1.png", "a  b/1.png", "ab/1.png", "cat/1.png", "x\u00b2/1.png", "x2/1.png"]
+    assert find_images(make(tmp_path, *names)).images == sorted(names)
+
+
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.txt")).touch()
     assert find_images(tmp_path).images == []
