@@ -73,7 +73,8 @@ def save_model(
         NotADirectoryError: If `directory` is a file.
         TypeError: If `bands` isn't a list of numbers.
         ValueError: If there is a `variant`, an edge of `bands` isn't allowed, `bands` don't suit the model or
-            `push_to_hub`, a score isn't finite, or `register_for_auto_class` was called.
+            `push_to_hub`, a score isn't finite, `state_dict` has other names than the model, or
+            `register_for_auto_class` was called.
     """
     refuse_copying_code(model)
     refuse_variant(
@@ -81,6 +82,7 @@ def save_model(
         "a directory holds one model, which the next save replaces",
         "Convert a copy of the model, for example by model.to(torch.bfloat16), and save it in another directory.",
     )
+    _check_names(model, state_dict)
     bands = check_bands(model, bands, push_to_hub)
     if not is_main_process:
         return
@@ -99,6 +101,17 @@ def save_model(
         save_image_processor(model, staging, target)
     if push_to_hub:
         model.push_to_hub(repo_id or target.resolve().name, **kwargs)
+
+
+def _check_names(model: Any, state_dict: dict[str, torch.Tensor] | None) -> None:
+    """Refuse tensors that couldn't be loaded again, before they replace a model that can."""
+    foreign = sorted(set(state_dict or {}).difference(model.state_dict()))
+    if foreign:
+        raise ValueError(
+            f"state_dict must have the names of this model's own tensors; got {foreign[0]!r} and "
+            f"{len(foreign) - 1} more. Of a wrapper like DataParallel, pass the state of the model in it: "
+            "wrapper.module.state_dict()."
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ from .lock import locked
 from .whole_file import write_whole
 
 _STAGING, _LOCK = ".saving-", ".saving.lock"
+_OF_SAVES = re.compile(re.escape(_STAGING) + "[a-z0-9_]{8}")
+"""Names that tempfile makes. Other folders, also if their names begin so, are somebody else's."""
 _REPLACED, _NEW = "replaced", ".new-files.json"
 
 
@@ -91,7 +94,8 @@ def _locked(target: Path) -> AbstractContextManager[None]:
 
 
 def _leftovers(target: Path) -> list[Path]:
-    return sorted(path for path in target.glob(f"{_STAGING}*") if path.is_dir())
+    paths = (path for path in target.glob(f"{_STAGING}*") if _OF_SAVES.fullmatch(path.name))
+    return sorted(path for path in paths if path.is_dir() and not path.is_symlink())
 
 
 def _tidy(target: Path) -> None:

@@ -591,7 +591,7 @@ class TestInterruptedSave:
         assert same_state(PrunNetForImageClassification.from_pretrained(dense), model)
 
     def test_a_move_that_fails_puts_the_old_model_back(self, model, dense: Path, tmp_path: Path) -> None:
-        staging = dense / ".saving-test"
+        staging = dense / ".saving-test0000"
         tiny(seed=1).save_pretrained(staging)
         (staging / "obstacle").write_text("a file")
         (dense / "obstacle").mkdir()  # a file can't replace a directory
@@ -670,3 +670,21 @@ def test_directory_of_a_run_is_not_its_model(kind: Any, finished_run: Path) -> N
     inside = re.escape(str(finished_run / "model"))
     with pytest.raises(OSError, match=rf"directory of a run: load {inside}\.$"):
         kind.from_pretrained(finished_run)
+
+
+def test_folders_of_a_user_are_not_leftovers_of_a_save(model, tmp_path: Path) -> None:
+    mine = tmp_path / ".saving-mine" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    (tmp_path / ".saving-abcdefgh").symlink_to(mine.parent)
+    model.save_pretrained(tmp_path)
+    PrunNetModel.from_pretrained(tmp_path)
+    assert mine.read_text() == "mine"
+    assert (tmp_path / ".saving-abcdefgh").is_symlink()
+
+
+def test_the_tensors_of_a_wrapper_replace_no_model(model, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"state_dict .*'module\.classifier\.bias'.* wrapper\.module\.state_dict\(\)"):
+        model.save_pretrained(tmp_path, state_dict=nn.DataParallel(model).state_dict())
+    assert same_state(PrunNetForImageClassification.from_pretrained(tmp_path), model)
