@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,15 @@ class EmbeddingParts:
             if num_rows != len(paths):
                 raise ValueError(f"{self.folder} holds {num_rows} images of {len(paths)}. {self._remedy()}")
             check_output(self.output)
-        shutil.rmtree(self.folder)
+        self._remove_own_files()
+
+    def _remove_own_files(self) -> None:
+        """Remove the folder, but for what somebody else has put there."""
+        parts = [self._file(number) for number in self.done()]
+        for file in (self.folder / _PLAN, *parts, *self.folder.glob(".*.tmp")):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _check_rows(self, found: list[str], wanted: Sequence[str], numbers: range) -> None:
         for path, expected in itertools.zip_longest(found, wanted):

@@ -220,3 +220,13 @@ def test_a_file_that_somebody_puts_there_meanwhile_stays(tmp_path: Path) -> None
         parts.finish(1, ["0.png"])
     assert parts.output.read_text() == "precious"
     assert parts.done() == [0]
+
+
+def test_what_a_user_put_among_the_parts_stays(tmp_path: Path) -> None:
+    parts = begin(tmp_path)
+    write(parts, 0)
+    mine = parts.folder / "notes.txt"
+    mine.write_text("mine")
+    parts.finish(1, ["0.png"])
+    assert [file.name for file in parts.folder.iterdir()] == ["notes.txt"]
+    assert mine.read_text() == "mine"
