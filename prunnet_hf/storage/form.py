@@ -50,6 +50,10 @@ class Source:
             found = cached_file(self.path, name, **arguments)
         except OSError as error:
             not_cached = error.__cause__
+            if isinstance(not_cached, ValueError) and not isinstance(not_cached, OSError):  # HFValidationError
+                raise FileNotFoundError(
+                    f"{str(self.path)!r} is neither a folder nor a repository of the Hub, `org/name`. Check the path."
+                ) from error
             reason = not_cached.__cause__ if isinstance(not_cached, FileNotFoundError) else None
             if reason is not None:
                 raise OSError(

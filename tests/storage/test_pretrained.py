@@ -688,3 +688,9 @@ def test_the_tensors_of_a_wrapper_replace_no_model(model, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"state_dict .*'module\.classifier\.bias'.* wrapper\.module\.state_dict\(\)"):
         model.save_pretrained(tmp_path, state_dict=nn.DataParallel(model).state_dict())
     assert same_state(PrunNetForImageClassification.from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("name", ["nowhere/in/this", "/nowhere", ""])
+def test_a_folder_that_is_missing_is_named(name):
+    with pytest.raises(FileNotFoundError, match=rf"'{name}' is neither a folder nor.*org/name.*Check the path"):
+        PrunNetModel.from_pretrained(name)
