@@ -80,8 +80,12 @@ def is_run(run: Path) -> bool:
 
 def earlier_work(run: Path) -> list[str]:
     """Names of what an earlier run has come to. A new one in its place would end it."""
-    stages = [name for name in ("best", "checkpoints") if _own(run / name, STEP)]
+    stages = [name for name in ("best", "checkpoints") if any(map(_is_whole, _own(run / name, STEP)))]
     return [name for name in _WORK if (run / name).exists()] + stages
+
+
+def _is_whole(stage: Path) -> bool:
+    return stage.suffix != ".partial"  # which a killed process has left half-written
 
 
 def discard_conclusions(run: Path) -> None:

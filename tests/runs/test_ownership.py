@@ -137,6 +137,11 @@ def test_a_finished_run_is_replaced_only_if_asked(tmp_path: Path) -> None:
 def test_a_run_that_came_to_nothing_is_no_obstacle(tmp_path: Path) -> None:
     fill(tmp_path, {"config.yaml": RECIPE, "logs/prunnet/events.out.tfevents.1": ""})
     check_output_dir(tmp_path, resume=False)
+    fill(tmp_path, {"checkpoints/step-1.partial/model.safetensors": ""})  # killed in its first checkpoint
+    check_output_dir(tmp_path, resume=False)
+    fill(tmp_path, {"checkpoints/step-2/model.safetensors": ""})
+    with pytest.raises(FileExistsError, match=r"output_dir.*checkpoints.*--overwrite_output_dir"):
+        check_output_dir(tmp_path, resume=False)
 
 
 def test_a_second_process_is_told_who_is_first(tmp_path: Path) -> None:
