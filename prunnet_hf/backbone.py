@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from .configuration_prunnet import PrunNetConfig
+from .pruning.channel_guard import check_units
+from .pruning.channel_rules import find_units
+from .pruning.channels import add_units
 from .pruning.layers import is_prunable_type
+from .pruning.thinning import cut_units
 
 BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError)
 """What timm raises for arguments that it can't build a network with."""
@@ -32,6 +36,38 @@ def create_backbone(config: PrunNetConfig, pretrained: bool = False) -> nn.Modul
         raise ValueError(f"backbone must be a model of timm {timm.__version__}; got {config.backbone!r}.{hint}")
     _check_image_size(config)
     return _create(config, pretrained)
+
+
+def prepare_units(backbone: nn.Module, config: PrunNetConfig) -> None:
+    """Give the units of a backbone scores, or leave out those that a pruned checkpoint lacks.
+
+    Args:
+        backbone: From `create_backbone`, changed in place.
+        config: Of granularity `"channel"`.
+
+    Raises:
+        ValueError: If the backbone's blocks have no known units or too few, or `kept_units` doesn't fit it.
+    """
+    groups = find_units(backbone)
+    if config.prunable:
+        check_units(config.backbone, backbone, groups, features_of, config.image_size)
+        add_units(backbone, groups)
+        return
+    kept = config.kept_units or {}
+    wrong = sorted(kept.keys() ^ groups.keys()) or [n for n, group in groups.items() if kept[n] > group.num_units]
+    if wrong:
+        raise ValueError(
+            f"kept_units must say how many units are left of each group of backbone={config.backbone!r}, at most as "
+            f"many as it has; {wrong[0]!r} and {len(wrong) - 1} more don't fit. Save or download the checkpoint again."
+        )
+    # Which units they are shows only in the weights that are loaded.
+    cut_units(backbone, groups, {name: torch.arange(kept[name]) for name in groups})
+
+
+def features_of(backbone: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The pooled features of images `(batch, 3, height, width)`, `(batch, feature_size)`."""
+    features: torch.Tensor = backbone.forward_head(backbone.forward_features(pixel_values))
+    return features
 
 
 def has_fitting_weights(name: str, arguments: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedConfig
 
@@ -10,6 +10,8 @@ from .pruning.allocation import ALLOCATIONS, UNIFORM
 from .pruning.layers import ScoreInit
 from .pruning.masking import check_capacities, check_capacity
 
+Granularity = Literal["weight", "channel"]
+ChannelOrder = Literal["learned", "prefix"]
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
@@ -57,6 +59,10 @@ class PrunNetConfig(PreTrainedConfig):
         capacity: Kept share of the prunable weights in this checkpoint: 1.0 while it is prunable.
         allocation: How its kept weights are shared among the layers: `"uniform"`, the same share of each; or
             `"pq_index"`, `"global"` (see `prune`), or `"adaptive"` (found by adaptive pruning), once pruned.
+        granularity: What a capacity is a share of. `"weight"`: single weights, as in the paper; files get smaller.
+            `"channel"`: whole inner units of blocks; files get smaller and the network faster.
+        channel_order: Of `"channel"`: the order in which units are kept, `"learned"` or `"prefix"` (the first ones).
+        kept_units: Of `"channel"`, once pruned: how many units are left of each group, by its name in the backbone.
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
@@ -80,6 +86,9 @@ class PrunNetConfig(PreTrainedConfig):
     statistics_capacities: list[float] | tuple[float, ...] | None = None
     capacity: float = 1.0
     allocation: str = UNIFORM
+    granularity: str = "weight"
+    channel_order: str = "learned"
+    kept_units: dict[str, int] | None = None
     prunable: bool = True
     stem_pool: bool = True
     score_init: str = "kaiming"
@@ -102,6 +111,7 @@ class PrunNetConfig(PreTrainedConfig):
         _check_positive("image_size", self.image_size)
         _check_positive("embedding_dim", self.embedding_dim)
         _check_positive("num_labels", self.num_labels)
+        self._check_granularity()
         if self.score_init not in get_args(ScoreInit):
             allowed = ", ".join(get_args(ScoreInit))
             raise ValueError(f"score_init must be one of {allowed}; got {self.score_init!r}.")
@@ -115,6 +125,26 @@ class PrunNetConfig(PreTrainedConfig):
         self.capacity = check_capacity(self.capacity)
         self.capacities = [c for c in check_capacities(self.capacities) if c < 1.0]
         self.statistics_capacities = self._statistics_grid()
+
+    def _check_granularity(self) -> None:
+        for name, choices in (("granularity", get_args(Granularity)), ("channel_order", get_args(ChannelOrder))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        _check_mapping("kept_units", self.kept_units)
+        is_thin = self.granularity == "channel" and not self.prunable
+        if is_thin != (self.kept_units is not None):
+            raise ValueError(
+                "kept_units must say how many units are left if granularity is 'channel' and prunable is false, and "
+                f"only then; got kept_units={self.kept_units!r}, granularity={self.granularity!r}, "
+                f"prunable={self.prunable!r}. Only pruning sets it."
+            )
+        for group, count in (self.kept_units or {}).items():
+            _check_positive(f"kept_units[{group!r}]", count)
+        if self.granularity == "channel" and self.allocation != UNIFORM:
+            raise ValueError(
+                f"allocation must be {UNIFORM!r} if granularity is 'channel', whose units aren't shared out among "
+                f"layers; got {self.allocation!r}."
+            )
 
     def _check_space(self) -> None:
         _check_id("embedding_space", self.embedding_space)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbone import create_backbone, feature_size
+from .backbone import create_backbone, feature_size, prepare_units
 from .configuration_prunnet import PrunNetConfig
 from .prunable_model import PrunNetPreTrainedModel
 from .pruning.calibration import add_statistics
@@ -46,7 +46,9 @@ class PrunNetModel(PrunNetPreTrainedModel):
                 f"prune(capacity={format_capacity(config.capacity)})."
             )
         self.backbone = create_backbone(config, pretrained_backbone)
-        if config.prunable:
+        if config.granularity == "channel":
+            prepare_units(self.backbone, config)
+        elif config.prunable:
             make_prunable(self.backbone)
         embedding_dim = config.embedding_dim
         self.projector = nn.Sequential(

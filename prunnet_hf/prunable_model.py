@@ -6,10 +6,9 @@ capacity calls the network with them, and pruning makes a plain network of them;
 Source: PrunNet, arXiv 2504.11879.
 """
 
-import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -33,17 +32,13 @@ from .pruning.calibration import (
     warn_if_not_uniform,
     write_statistics,
 )
+from .pruning.channel_rules import find_units
+from .pruning.channels import UnitScores, init_unit_scores
 from .pruning.dropped_weights import keep_dropped_at_zero
-from .pruning.layers import (
-    PrunableLayer,
-    check_scores,
-    find_masks,
-    init_scores,
-    is_prunable_type,
-    masked_weights,
-    prunable_layers,
-)
+from .pruning.layers import PrunableLayer, init_scores, is_prunable_type, prunable_layers
 from .pruning.masking import check_capacities, check_capacity, format_capacity
+from .pruning.subnetworks import check_scores, find_masks, masked_weights, plain_copy
+from .pruning.thinning import cut_units
 from .storage.pretrained import load_model, save_model
 from .storage.pushing import push_model
 from .storage.weights_digest import digest_weights, set_space, settle_space
@@ -72,6 +67,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         # timm and torch have initialised everything except the scores. Buffers that aren't saved are made here again.
         if isinstance(module, PrunableLayer):
             init_scores(module, self.config.score_init)
+            return
+        if isinstance(module, UnitScores):
+            init_unit_scores(module, self.config.channel_order)
             return
         make_buffers = getattr(module, "init_non_persistent_buffers", None)
         if make_buffers is not None:
@@ -130,8 +128,22 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """The prunable layers by qualified name; none once pruned."""
         return prunable_layers(self)
 
+    def prunable_units(self) -> dict[str, int]:
+        """How many units each group has, by its name, with `granularity="channel"`; once pruned, those that are left.
+
+        A group is named after the layer that computes its units.
+        """
+        if self.config.granularity == "weight":
+            return {}
+        return {name: group.num_units for name, group in find_units(self).items()}
+
     def packable_weights(self) -> list[str]:
-        """Names of the weights in which pruning makes zeros: those of exact Conv2d and Linear in the backbone."""
+        """Names of the weights in which pruning makes zeros: those of exact Conv2d and Linear in the backbone.
+
+        There are none with `granularity="channel"`, which leaves out whole units.
+        """
+        if self.config.granularity == "channel":
+            return []
         prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
         names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
         return [f"{prefix}.{name}.weight" for name in names]
@@ -188,12 +200,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         check_allocation(allocation)
         capacity = check_capacity(capacity)
         settle_space(self)
-        weights = masked_weights(self, allocated_masks(self, capacity, allocation))
-        layers = self.prunable_layers()
-        # Layers that are in the memo aren't copied: the copy has the plain layers instead.
-        # Masking turns negative weights into -0.0, and adding 0.0 turns that into 0.0.
-        plain = {id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in layers.items()}
-        pruned = copy.deepcopy(self, plain)
+        masks = allocated_masks(self, capacity, allocation)
+        pruned = plain_copy(self, masks)
         drop_statistics(pruned)
         pruned.config.capacity = capacity
         pruned.config.allocation = allocation
@@ -202,14 +210,24 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         if calibration is None:
             warn_if_coarse(self.config.stored_subnetworks, capacity)
             warn_if_not_uniform(self, capacity, allocation)
-            statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
-        else:
+            write_statistics(pruned, None, running_statistics(self, self.config.stored_subnetworks, capacity))
+        if self.config.granularity == "channel":
+            pruned._cut_units(masks)
+        if calibration is not None:
             (statistics,) = measure_statistics(pruned, [{}], calibration, progress=progress)
-        write_statistics(pruned, None, statistics)
+            write_statistics(pruned, None, statistics)
         keep_dropped_at_zero(pruned)
         if self.config.embedding_space is not None:
             set_space(pruned, self.config.embedding_space)
         return pruned
+
+    def _cut_units(self, masks: Mapping[str, Tensor]) -> None:
+        """Make this copy of a network physically thin."""
+        groups = find_units(self)
+        kept = {name: masks[name].nonzero().flatten() for name in groups}
+        cut_units(self, groups, kept)
+        prefix = "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
+        self.config.kept_units = {name.removeprefix(prefix): len(units) for name, units in kept.items()}
 
     @torch.no_grad()
     def calibrate(

@@ -21,9 +21,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import PrunableLayer, check_scores, find_masks, naming_layer, prunable_layers
+from .layers import PrunableLayer, naming_layer, prunable_layers
 from .masking import kept_count, masks_of_counts, smallest_of_largest
 from .pq_index import prefix_indices
+from .subnetworks import check_scores, find_masks
 
 UNIFORM = "uniform"
 
@@ -59,6 +60,11 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
     if allocation == UNIFORM:
         return find_masks(network, [capacity])[0]
     layers = prunable_layers(network)
+    if not layers:
+        raise ValueError(
+            f"allocation must be {UNIFORM!r} for a model of granularity 'channel', whose units aren't shared out "
+            f"among layers; got {allocation!r}. Leave it out."
+        )
     counts = allocated_counts(layers, capacity, allocation)
     return {name: masks_of_counts(layer.scores, [counts[name]])[0] for name, layer in layers.items()}
 

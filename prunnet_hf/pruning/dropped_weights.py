@@ -23,7 +23,7 @@ FOUND = "adaptive"
 
 def keep_dropped_at_zero(model: Any) -> None:
     """Let the gradients of the weights that a subnetwork leaves out be zero from now on."""
-    if model.config.prunable or model.config.capacity == 1.0:
+    if model.config.prunable or model.config.capacity == 1.0 or model.config.granularity != "weight":
         return
     for name in model.packable_weights():
         weight = model.get_parameter(name)
@@ -53,7 +53,7 @@ def correct_capacity(model: Any, state_dict: Mapping[str, Tensor] | None = None)
         UserWarning: If the capacity is corrected.
     """
     config = model.config
-    if config.prunable or config.capacity == 1.0:
+    if config.prunable or config.capacity == 1.0 or config.granularity != "weight":
         return
     weights = [(state_dict or {}).get(name, model.get_parameter(name)) for name in model.packable_weights()]
     sizes = [weight.numel() for weight in weights]

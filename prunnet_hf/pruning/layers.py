@@ -19,31 +19,17 @@ from .masking import StraightThrough, check_finite, kept_masks
 ScoreInit = Literal["kaiming", "magnitude"]
 
 
-class PrunableLayer(nn.Module):
-    """What prunable layers have in common.
+class Scored(nn.Module):
+    """A module with scores, which stay at least float32 in every cast, because rounded ones would choose otherwise.
 
     Attributes:
-        scores: Parameter of the weight's shape; the weights with the largest `|scores|` are kept.
-        plain_type: The type of the plain layer.
-        settings: The arguments of its constructor, which are its attributes too.
+        scores: What is kept are the weights or units with the largest `|scores|`.
     """
 
-    weight: Tensor
-    bias: Tensor | None
     scores: nn.Parameter
-    plain_type: ClassVar[type[nn.Module]]
-    settings: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def from_dense(cls, dense: nn.Module) -> Self:
-        """Take over the parameters of a plain layer (not copies of them) and add scores, not yet initialised."""
-        layer = cast(Self, cls._made(cls, dense, dense.weight, dense.bias))
-        wide = torch.promote_types(layer.weight.dtype, torch.float32)
-        layer.scores = nn.Parameter(torch.empty_like(layer.weight, dtype=wide))
-        return layer
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast the layer. Scores stay at least float32, because rounded ones would choose other weights."""
+        """Move or cast the module."""
         kept = [tensor for tensor in (self.scores, self.scores.grad) if tensor is not None]
 
         def without_cast(tensor: Tensor) -> Tensor:
@@ -54,6 +40,29 @@ class PrunableLayer(nn.Module):
 
         applied: Self = super()._apply(without_cast, recurse)  # type: ignore[no-untyped-call]
         return applied
+
+
+class PrunableLayer(Scored):
+    """What prunable layers have in common.
+
+    Attributes:
+        scores: Of the weight's shape.
+        plain_type: The type of the plain layer.
+        settings: The arguments of its constructor, which are its attributes too.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    plain_type: ClassVar[type[nn.Module]]
+    settings: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_dense(cls, dense: nn.Module) -> Self:
+        """Take over the parameters of a plain layer (not copies of them) and add scores, not yet initialised."""
+        layer = cast(Self, cls._made(cls, dense, dense.weight, dense.bias))
+        wide = torch.promote_types(layer.weight.dtype, torch.float32)
+        layer.scores = nn.Parameter(torch.empty_like(layer.weight, dtype=wide))
+        return layer
 
     def to_dense(self, weight: Tensor) -> nn.Module:
         """A plain layer with `weight` and a copy of this layer's bias."""
@@ -136,6 +145,11 @@ def init_scores(layer: PrunableLayer, score_init: str) -> None:
         layer.scores.copy_(layer.weight.abs())
     else:
         nn.init.kaiming_uniform_(layer.scores, a=math.sqrt(5))
+
+
+def scored_modules(network: nn.Module) -> list[Scored]:
+    """All modules inside `network` that have scores."""
+    return [module for module in network.modules() if isinstance(module, Scored)]
 
 
 def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str, Tensor]]:

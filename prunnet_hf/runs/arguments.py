@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from ..backbone import has_fitting_weights
 from ..commands import CommandParser, did_you_mean
-from ..configuration_prunnet import TRAINED_CAPACITIES
+from ..configuration_prunnet import TRAINED_CAPACITIES, ChannelOrder, Granularity
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
@@ -51,6 +51,16 @@ class ModelArguments:
     )
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
+    granularity: Granularity = field(
+        default="weight",
+        metadata={
+            "help": "What a capacity is a share of. weight: single weights, as in the paper; files get smaller. "
+            "channel: whole units of blocks; files get smaller and the network faster."
+        },
+    )
+    channel_order: ChannelOrder = field(
+        default="learned", metadata={"help": "For channel: the order in which units are kept, learned or prefix."}
+    )
     score_init: ScoreInit = field(
         default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}
     )

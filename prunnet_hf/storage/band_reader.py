@@ -209,7 +209,7 @@ def _write(directory: Path, model: Any, state_dict: Mapping[str, Tensor], edges:
 BANDS = Form(
     name="bands",
     files=(INDEX_NAME, "band-*-of-*.safetensors"),
-    suits=lambda config: config.prunable,
+    suits=lambda config: config.prunable and config.granularity == "weight",
     read=_read,
     write=_write,
     on_request=True,

@@ -114,6 +114,10 @@ def check_bands(model: Any, bands: Sequence[float] | None, push_to_hub: bool) ->
             f"{format_capacity(model.config.capacity)} and has no scores. Save it without bands, or save the dense "
             "model from which it was pruned."
         )
+    if model.config.granularity != "weight":
+        raise ValueError(
+            f"bands={edges} are for granularity 'weight'; this model has 'channel'. Save it without bands."
+        )
     if push_to_hub:
         raise ValueError(
             f"push_to_hub must be False if bands={edges} are given. Save first; then call "

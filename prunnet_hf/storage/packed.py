@@ -272,7 +272,7 @@ def _write(directory: Path, model: Any, state_dict: Mapping[str, Tensor], edges:
 PACKED = Form(
     name="packed",
     files=(PACKED_WEIGHTS_NAME,),
-    suits=lambda config: not config.prunable and config.capacity < 1.0,
+    suits=lambda config: not config.prunable and config.capacity < 1.0 and config.granularity == "weight",
     read=_read,
     write=_write,
 )

@@ -41,6 +41,8 @@ SHAPING_FIELDS = (
     "stem_pool",
     "prunable",
     "statistics_capacities",
+    "granularity",
+    "kept_units",
 )
 
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..modeling_prunnet import PrunNetForImageClassification
-from ..pruning.layers import PrunableConv2d, PrunableLayer
+from ..pruning.channels import Axis, unit_gradient, unit_scores
+from ..pruning.layers import PrunableConv2d, PrunableLayer, scored_modules
 from ..pruning.masking import score_gradient
+from ..pruning.subnetworks import scored_units
 from ..runs.arguments import TrainArguments
 from ..runs.methods import Projection, find_method
 from .gradients import integrate, integrate_weight_and_scores, projection_orders
@@ -37,8 +40,15 @@ class Objective(ABC):
 
     def __init__(self, model: PrunNetForImageClassification) -> None:
         self.layers: list[PrunableLayer] = list(model.prunable_layers().values())
-        of_layers = {parameter for layer in self.layers for parameter in (layer.weight, layer.scores)}
-        self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in of_layers]
+        self.units = [
+            UnitsToTrain(
+                unit_scores(model, group),
+                [(model.get_parameter(axis.tensor), axis) for axis in group.axes if axis.masked],
+            )
+            for group in scored_units(model).values()
+        ]
+        set_here = {layer.weight for layer in self.layers} | {module.scores for module in scored_modules(model)}
+        self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in set_here]
 
     @abstractmethod
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
@@ -50,8 +60,29 @@ class Objective(ABC):
         """
 
 
+@dataclass(frozen=True)
+class UnitsToTrain:
+    """A group of units in training.
+
+    Attributes:
+        scores: `(num_units,)`.
+        consumers: The tensors that a mask sets to zero without a unit, and where it lies in them.
+    """
+
+    scores: nn.Parameter
+    consumers: list[tuple[nn.Parameter, Axis]]
+
+    def gradient(self, gradients: Gradients) -> Tensor:
+        """The gradient of the scores, `(num_units,)`, that follows from those of the consumers."""
+        parts = [unit_gradient(gradients[weight], weight, self.scores, axis) for weight, axis in self.consumers]
+        return torch.stack(parts).sum(dim=0)
+
+
 class SumObjective(Objective):
-    """The plain sum of the losses: joint training, or with a single pass the training of one network alone."""
+    """The plain sum of the losses: joint training, or with a single pass the training of one network alone.
+
+    A single pass leaves the scores of units as they are. The network is then a thin one from the start.
+    """
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
@@ -61,6 +92,8 @@ class SumObjective(Objective):
             layer.scores.grad = score_gradient(layer.weight.grad, layer.weight, layer.scores)
         for parameter in self.other_parameters:
             parameter.grad = _sum(parameter, passes)
+        for units in self.units if len(passes) > 1 else ():
+            units.scores.grad = torch.stack([units.gradient(gradients) for gradients in passes]).sum(dim=0)
 
 
 class KeptObjective(Objective):
@@ -121,6 +154,8 @@ class ConflictAwareObjective(Objective):
         dense_only = dense_pass_parameters(model)
         self.dense_parameters = [p for p in self.other_parameters if p in dense_only]
         self.integrated_parameters = [p for p in self.other_parameters if p not in dense_only]
+        # What would be prunable convolutions with single weights is projected row by row with units, too.
+        self.by_rows = _convolutions(model) if self.units else set()
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
@@ -128,12 +163,18 @@ class ConflictAwareObjective(Objective):
         for layer in self.layers:
             self._merge_layer(layer, [gradients[layer.weight] for gradients in passes], generator)
         for parameter in self.integrated_parameters:
-            gradients = [gradients[parameter] for gradients in passes]
-            orders = projection_orders(len(passes), per_row=False, generator=generator)
-            parameter.grad = integrate(gradients, orders, per_row=False, alpha=self.alpha, projection=self.projection)
+            of_passes = [gradients[parameter] for gradients in passes]
+            parameter.grad = self._integrated(of_passes, generator, per_row=parameter in self.by_rows)
+        for units in self.units:
+            of_passes = [units.gradient(gradients) for gradients in passes]
+            units.scores.grad = self._integrated(of_passes, generator, per_row=False)
         dense_scale = len(passes) if self.scale_dense_gradients else 1
         for parameter in self.dense_parameters:
             parameter.grad = dense_scale * passes[0][parameter]
+
+    def _integrated(self, gradients: list[Tensor], generator: torch.Generator, *, per_row: bool) -> Tensor:
+        orders = projection_orders(len(gradients), per_row=per_row, generator=generator)
+        return integrate(gradients, orders, per_row=per_row, alpha=self.alpha, projection=self.projection)
 
     def _merge_layer(self, layer: PrunableLayer, gradients: list[Tensor], generator: torch.Generator) -> None:
         per_row = isinstance(layer, PrunableConv2d)
@@ -159,6 +200,11 @@ def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parame
         if _normalises(module):
             shared.update(module.parameters(recurse=False))
     return shared
+
+
+def _convolutions(model: PrunNetForImageClassification) -> set[nn.Parameter]:
+    """The weights of the convolutions in the backbone."""
+    return {m.weight for m in model.prunnet.backbone.modules() if isinstance(m, nn.Conv2d)}
 
 
 def _normalises(module: nn.Module) -> bool:

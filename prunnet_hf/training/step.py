@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import scratch_statistics
-from ..pruning.layers import find_masks, masked_weights
 from ..pruning.masking import format_capacity
+from ..pruning.subnetworks import find_masks, masked_weights
 from .capacities import PassCapacities
 from .objectives import Gradients, Objective
 

@@ -20,6 +20,7 @@ from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset, num_images
 from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
+from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
 from ..runs.description import base_model, command_line, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
@@ -179,8 +180,8 @@ class Trainer:
         if kept is not None:
             leave_out(self.model, kept)
         lay_out(self.model, self.memory_format)
-        for layer in self.model.prunable_layers().values():
-            layer.scores.requires_grad_(False)  # the objective sets their gradients; autograd and DDP ignore them
+        for module in scored_modules(self.model):
+            module.scores.requires_grad_(False)  # the objective sets their gradients; autograd and DDP ignore them
 
     def _create_batches(self) -> Batches:
         data = self.arguments.data
@@ -366,8 +367,8 @@ class Trainer:
             best = best_directory(self.directory, self.progress.best_step)
             model = PrunNetForImageClassification.from_pretrained(best).to(self.accelerator.device)
         lay_out(model, torch.contiguous_format)
-        for layer in model.prunable_layers().values():
-            layer.scores.requires_grad_(True)
+        for module in scored_modules(model):
+            module.scores.requires_grad_(True)
         measure_running_statistics(
             self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
         )

@@ -1,0 +1,112 @@
+"""Makes sure that the rules for units are right about a backbone, and that there is enough for them to leave out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .channels import UnitGroup
+from .thinning import cut_units
+
+SMALLEST_SHARE = 0.5
+"""The least share of a backbone's parameters that must lie in units."""
+TOLERANCE = 1e-4
+"""The largest difference, relative to the largest output, between a masked and a thin network."""
+WORKING = (
+    "ResNet (18 to 152), ResNeXt, Wide ResNet, MobileNetV2, EfficientNet, ConvNeXt, ViT, DeiT and Swin work; with "
+    "granularity='weight' any backbone of Conv2d and Linear layers does"
+)
+
+
+def share_in_units(network: nn.Module, groups: Mapping[str, UnitGroup]) -> float:
+    """The share of the network's parameters that lie in tensors from which units are cut."""
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    in_units = {axis.tensor for group in groups.values() for axis in group.axes} & sizes.keys()
+    return sum(sizes[name] for name in in_units) / max(sum(sizes.values()), 1)
+
+
+def check_units(
+    name: str,
+    network: nn.Module,
+    groups: Mapping[str, UnitGroup],
+    run: Callable[[nn.Module, Tensor], Tensor],
+    size: int,
+) -> None:
+    """Make sure that leaving out units of `network` is exactly what the rules say.
+
+    Args:
+        name: The backbone's name in timm.
+        network: The backbone, without scores.
+        groups: What the rules found in it.
+        run: Runs a network on an image `(1, 3, size, size)`.
+        size: Side of the image in pixels.
+
+    Raises:
+        ValueError: If under half of the parameters lie in units, or a masked network isn't the thin one. Nothing is
+            computed with a network on the meta device.
+    """
+    share = share_in_units(network, groups)
+    if share < SMALLEST_SHARE:
+        raise ValueError(
+            f"backbone={name!r} can't have granularity='channel': {share:.0%} of its parameters lie in units that can "
+            f"be left out, and at least {SMALLEST_SHARE:.0%} must. {WORKING}."
+        )
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
+    masked, thin = _both_ways(network, groups, run, size)
+    if masked.shape != thin.shape or not (masked - thin).abs().max() <= TOLERANCE * masked.abs().max():
+        raise ValueError(
+            f"backbone={name!r} can't have granularity='channel': without some of its units it computes something "
+            f"else than the rules for its blocks say. {WORKING}."
+        )
+
+
+@torch.no_grad()
+def _both_ways(
+    network: nn.Module, groups: Mapping[str, UnitGroup], run: Callable[[nn.Module, Tensor], Tensor], size: int
+) -> tuple[Tensor, Tensor]:
+    """What a copy with random weights gives with masked consumers, and what it gives without the same units."""
+    generator = torch.Generator().manual_seed(0)
+    network = _redrawn(copy.deepcopy(network).cpu().float().eval(), generator)
+    image = torch.randn(1, 3, size, size, generator=generator)
+    kept = {
+        # An uneven choice, at least one: every second unit, and the first.
+        key: torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, group.num_units, 2)])
+        for key, group in groups.items()
+    }
+    tensors = dict(network.named_parameters())
+    masked: dict[str, Tensor] = {}
+    for key, group in groups.items():
+        mask = torch.zeros(group.num_units, dtype=torch.bool).index_fill(0, kept[key], True)
+        for axis in group.axes:
+            if axis.masked:
+                masked[axis.tensor] = tensors[axis.tensor] * axis.factor(mask, tensors[axis.tensor])
+    with_masks = functional_call(_Running(network, run), {f"network.{key}": v for key, v in masked.items()}, (image,))
+    cut_units(network, groups, kept)
+    return with_masks, run(network, image)
+
+
+def _redrawn(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The network with weights that let every part of it matter; some start at zero."""
+    for parameter in network.parameters():
+        drawn = torch.rand(parameter.shape, generator=generator)
+        if parameter.ndim < 2:
+            parameter.copy_(0.5 + drawn)
+        else:
+            parameter.copy_((drawn - 0.5) * (12 / parameter[0].numel()) ** 0.5)
+    return network
+
+
+class _Running(nn.Module):
+    """A network called in the way that `run` says."""
+
+    def __init__(self, network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.run = network, run
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.run(self.network, image)

@@ -1,0 +1,65 @@
+"""The subnetworks of a network, whichever it chooses by scores: single weights (`layers`) or units (`channels`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from . import channels, layers
+from .channel_rules import find_units
+from .channels import UNITS, UnitGroup
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def scored_units(network: nn.Module) -> dict[str, UnitGroup]:
+    """The groups of units that have scores; none in a network of single weights, or once pruned."""
+    groups = find_units(network)
+    return {name: group for name, group in groups.items() if hasattr(network.get_submodule(name), UNITS)}
+
+
+def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str, Tensor]]:
+    """The masks at several capacities, each the same share of every layer or group of units, found together.
+
+    Args:
+        network: Has finite scores. They aren't checked here, as a GPU would wait for that in every training step; see
+            `check_scores`.
+        capacities: Kept shares, each in (0, 1].
+
+    Returns:
+        For each capacity the masks by the names of layers or groups.
+    """
+    groups = scored_units(network)
+    return channels.find_masks(network, groups, capacities) if groups else layers.find_masks(network, capacities)
+
+
+def check_scores(network: nn.Module) -> None:
+    """Raise a ValueError that names where they are unless all scores are finite. Not in compiled models."""
+    layers.check_scores(network)
+    channels.check_unit_scores(network, scored_units(network))
+
+
+def masked_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Effective weights under `masks`, named as parameters, differentiable straight through to weights and scores."""
+    groups = scored_units(network)
+    return channels.masked_weights(network, groups, masks) if groups else layers.masked_weights(network, masks)
+
+
+def plain_copy(network: Network, masks: Mapping[str, Tensor]) -> Network:
+    """A copy of `network` without scores. Single weights that `masks` leave out are zero; units are all still there."""
+    groups = scored_units(network)
+    if groups:
+        copied = copy.deepcopy(network)
+        channels.drop_units(copied, groups)
+        return copied
+    weights = layers.masked_weights(network, masks)
+    # Layers that are in the memo aren't copied: the copy has the plain layers instead.
+    # Masking turns negative weights into -0.0, and adding 0.0 turns that into 0.0.
+    plain = {
+        id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0)
+        for name, layer in layers.prunable_layers(network).items()
+    }
+    return copy.deepcopy(network, plain)
