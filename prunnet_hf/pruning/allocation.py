@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .layers import PrunableLayer, naming_layer, prunable_layers
 from .masking import kept_count, masks_of_counts, smallest_of_largest
 from .pq_index import prefix_indices
-from .subnetworks import check_scores, find_masks
+from .subnetworks import check_scores, find_masks, scored_units
 
 UNIFORM = "uniform"
 
@@ -60,7 +60,7 @@ def allocated_masks(network: nn.Module, capacity: float, allocation: str = UNIFO
     if allocation == UNIFORM:
         return find_masks(network, [capacity])[0]
     layers = prunable_layers(network)
-    if not layers:
+    if scored_units(network):
         raise ValueError(
             f"allocation must be {UNIFORM!r} for a model of granularity 'channel', whose units aren't shared out "
             f"among layers; got {allocation!r}. Leave it out."

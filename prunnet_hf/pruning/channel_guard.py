@@ -12,6 +12,8 @@ from torch.func import functional_call
 from .channels import UnitGroup
 from .thinning import cut_units
 
+Run = Callable[[nn.Module, Tensor], Tensor]
+"""Runs a network on images."""
 SMALLEST_SHARE = 0.5
 """The least share of a backbone's parameters that must lie in units."""
 TOLERANCE = 1e-4
@@ -33,7 +35,7 @@ def check_units(
     name: str,
     network: nn.Module,
     groups: Mapping[str, UnitGroup],
-    run: Callable[[nn.Module, Tensor], Tensor],
+    run: Run,
     size: int,
 ) -> None:
     """Make sure that leaving out units of `network` is exactly what the rules say.
@@ -66,9 +68,7 @@ def check_units(
 
 
 @torch.no_grad()
-def _both_ways(
-    network: nn.Module, groups: Mapping[str, UnitGroup], run: Callable[[nn.Module, Tensor], Tensor], size: int
-) -> tuple[Tensor, Tensor]:
+def _both_ways(network: nn.Module, groups: Mapping[str, UnitGroup], run: Run, size: int) -> tuple[Tensor, Tensor]:
     """What a copy with random weights gives with masked consumers, and what it gives without the same units."""
     generator = torch.Generator().manual_seed(0)
     network = _redrawn(copy.deepcopy(network).cpu().float().eval(), generator)
@@ -104,7 +104,7 @@ def _redrawn(network: nn.Module, generator: torch.Generator) -> nn.Module:
 class _Running(nn.Module):
     """A network called in the way that `run` says."""
 
-    def __init__(self, network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, network: nn.Module, run: Run) -> None:
         super().__init__()
         self.network, self.run = network, run
 

@@ -133,7 +133,6 @@ def _group(
 ) -> UnitGroup:
     """A group from the names, in its block, of the layers that compute its units, read them, and lie between."""
     axes: list[Axis] = []
-    sizes: dict[tuple[str, str], int] = {}
     for name in (*produced, *norms, *grouped):
         module = block.get_submodule(name)
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -142,17 +141,23 @@ def _group(
     for name in consumed:
         width = block.get_parameter(f"{name}.weight").shape[1]
         axes.append(Axis(f"{prefix}{name}.weight", 1, inner=width // num_units, masked=1))
-    counts = {
-        **dict.fromkeys([*produced, *grouped], ("out_channels", "out_features")),
-        **dict.fromkeys(norms, ("num_features",)),
-        **dict.fromkeys(consumed, ("in_channels", "in_features")),
+    sizes = {
+        **_sizes(prefix, block, [*produced, *grouped], ("out_channels", "out_features"), num_units),
+        **_sizes(prefix, block, norms, ("num_features",), num_units),
+        **_sizes(prefix, block, [*consumed, *grouped], ("in_channels", "in_features"), num_units),
+        **{(prefix + name, "groups"): 1 for name in grouped},
     }
-    for name, attributes in counts.items():
-        module = block.get_submodule(name)
-        for attribute in attributes:
-            if hasattr(module, attribute):
-                sizes[prefix + name, attribute] = getattr(module, attribute) // num_units
-    for name in grouped:
-        sizes[prefix + name, "groups"] = 1
-        sizes[prefix + name, "in_channels"] = int(block.get_submodule(name).in_channels) // num_units
     return UnitGroup(prefix + produced[0], num_units, tuple(axes), sizes)
+
+
+def _sizes(
+    prefix: str, block: nn.Module, names: Sequence[str], attributes: Sequence[str], num_units: int
+) -> dict[tuple[str, str], int]:
+    """What those of the `attributes` that a layer has count for one unit."""
+    modules = {name: block.get_submodule(name) for name in names}
+    return {
+        (prefix + name, attribute): getattr(module, attribute) // num_units
+        for name, module in modules.items()
+        for attribute in attributes
+        if hasattr(module, attribute)
+    }

@@ -5,7 +5,7 @@ whole group of a grouped convolution. It lies between a tensor that computes it,
 its *consumer*; `channel_rules` knows where. The widths of stem, residual stream and embedding stay as they are.
 
 Leaving a unit out means to set its columns in the consumer to zero, which gives exactly the network without it. So a
-subnetwork can be run in two ways: with masked consumers (`masked_weights`), or really thin (`thinning`).
+subnetwork can be run in two ways: with masked consumers (`masked_consumers`), or really thin (`thinning`).
 
 With effective consumer `V = m * W` and `G = dL/dV`, the score of unit `u` gets the straight-through gradient of
 single weights (`masking`), summed over the unit: `dL/ds_u = m_u * sign(s_u) * sum(G * W)` over its columns.
@@ -128,7 +128,7 @@ def add_units(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:
 
 @torch.no_grad()
 def init_unit_scores(units: UnitScores, order: str) -> None:
-    """Fill the scores of a group: `"learned"` (to be trained, at random) or `"prefix"` (the first units come first)."""
+    """Fill the scores of a group: `"learned"` (random, to be trained) or `"prefix"` (the first units come first)."""
     if order == "prefix":
         units.scores.copy_(torch.linspace(1.0, 0.5, units.scores.numel()))
     else:
@@ -146,10 +146,10 @@ def unit_scores(network: nn.Module, group: UnitGroup) -> nn.Parameter:
     return network.get_parameter(f"{group.name}.{UNITS}.scores")
 
 
-def find_masks(
+def find_unit_masks(
     network: nn.Module, groups: Mapping[str, UnitGroup], capacities: Sequence[float]
 ) -> list[dict[str, Tensor]]:
-    """The masks `(num_units,)` of all groups at several capacities, found together; see `layers.find_masks`."""
+    """The masks `(num_units,)` of all groups at several capacities, found together; see `subnetworks.find_masks`."""
     masks: list[dict[str, Tensor]] = [{} for _ in capacities]
     for name, group in groups.items():
         counts = [group.kept(capacity) for capacity in capacities]
@@ -167,7 +167,7 @@ def check_unit_scores(network: nn.Module, groups: Mapping[str, UnitGroup]) -> No
         check_finite(f"{name}.{UNITS}.scores", unit_scores(network, group))
 
 
-def masked_weights(
+def masked_consumers(
     network: nn.Module, groups: Mapping[str, UnitGroup], masks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Effective consumers under `masks`, named as parameters, differentiable straight through to scores."""

@@ -8,9 +8,12 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from . import channels, layers
 from .channel_rules import find_units
-from .channels import UNITS, UnitGroup
+from .channels import UNITS, UnitGroup, check_unit_scores, drop_units, find_unit_masks, masked_consumers
+from .layers import check_scores as check_layer_scores
+from .layers import find_masks as find_layer_masks
+from .layers import masked_weights as masked_layers
+from .layers import prunable_layers
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,33 +36,32 @@ def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str
         For each capacity the masks by the names of layers or groups.
     """
     groups = scored_units(network)
-    return channels.find_masks(network, groups, capacities) if groups else layers.find_masks(network, capacities)
+    return find_unit_masks(network, groups, capacities) if groups else find_layer_masks(network, capacities)
 
 
 def check_scores(network: nn.Module) -> None:
     """Raise a ValueError that names where they are unless all scores are finite. Not in compiled models."""
-    layers.check_scores(network)
-    channels.check_unit_scores(network, scored_units(network))
+    check_layer_scores(network)
+    check_unit_scores(network, scored_units(network))
 
 
 def masked_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Effective weights under `masks`, named as parameters, differentiable straight through to weights and scores."""
     groups = scored_units(network)
-    return channels.masked_weights(network, groups, masks) if groups else layers.masked_weights(network, masks)
+    return masked_consumers(network, groups, masks) if groups else masked_layers(network, masks)
 
 
 def plain_copy(network: Network, masks: Mapping[str, Tensor]) -> Network:
-    """A copy of `network` without scores. Single weights that `masks` leave out are zero; units are all still there."""
+    """A copy of `network` without scores. Weights that `masks` leave out are zero; units are all still there."""
     groups = scored_units(network)
     if groups:
         copied = copy.deepcopy(network)
-        channels.drop_units(copied, groups)
+        drop_units(copied, groups)
         return copied
-    weights = layers.masked_weights(network, masks)
+    weights = masked_layers(network, masks)
     # Layers that are in the memo aren't copied: the copy has the plain layers instead.
     # Masking turns negative weights into -0.0, and adding 0.0 turns that into 0.0.
     plain = {
-        id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0)
-        for name, layer in layers.prunable_layers(network).items()
+        id(layer): layer.to_dense(weights[f"{name}.weight"] + 0.0) for name, layer in prunable_layers(network).items()
     }
     return copy.deepcopy(network, plain)

@@ -202,9 +202,9 @@ def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parame
     return shared
 
 
-def _convolutions(model: PrunNetForImageClassification) -> set[nn.Parameter]:
+def _convolutions(model: PrunNetForImageClassification) -> set[Tensor]:
     """The weights of the convolutions in the backbone."""
-    return {m.weight for m in model.prunnet.backbone.modules() if isinstance(m, nn.Conv2d)}
+    return {module.weight for module in model.prunnet.backbone.modules() if isinstance(module, nn.Conv2d)}
 
 
 def _normalises(module: nn.Module) -> bool:
