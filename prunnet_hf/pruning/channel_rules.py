@@ -135,9 +135,12 @@ def _group(
     axes: list[Axis] = []
     for name in (*produced, *norms, *grouped):
         module = block.get_submodule(name)
-        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if tensor.ndim:  # all but the number of batches that a norm has seen
-                axes.append(Axis(f"{prefix}{name}.{key}", 0, inner=len(tensor) // num_units))
+        for key, parameter in module.named_parameters(recurse=False):
+            axes.append(Axis(f"{prefix}{name}.{key}", 0, inner=len(parameter) // num_units))
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.ndim:  # all but the number of batches that a norm has seen
+                # Statistics of several subnetworks have a row for each, in which the units lie.
+                axes.append(Axis(f"{prefix}{name}.{key}", buffer.ndim - 1, inner=buffer.shape[-1] // num_units))
     for name in consumed:
         width = block.get_parameter(f"{name}.weight").shape[1]
         axes.append(Axis(f"{prefix}{name}.weight", 1, inner=width // num_units, masked=1))
