@@ -13,6 +13,14 @@ from prunnet_hf.pruning.masking import kept_masks
 
 RESNET18: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}  # backbone_kwargs: four blocks
 
+UNITS_OF_RESNET18: dict[str, Any] = {
+    "layers": [1, 1, 1, 1],
+    "channels": [4, 4, 16, 16],
+    "stem_width": 4,
+    "stem_type": "deep",
+}
+"""backbone_kwargs: groups of 4, 4, 16 and 16 units, which hold more than half of the parameters."""
+
 
 def tiny_config(**changes: Any) -> PrunNetConfig:
     """The configuration of `tiny()`, except `changes`."""
@@ -41,6 +49,12 @@ def trained(config: PrunNetConfig, seed: int = 0) -> PrunNetForImageClassificati
 def tiny(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
     """A ResNet-18 of four blocks, for what doesn't depend on the backbone."""
     return trained(tiny_config(capacities=list(capacities), statistics_capacities=list(capacities)), seed)
+
+
+def tiny_of_units(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
+    """`tiny`, but its capacities are of whole units."""
+    chosen = {"capacities": list(capacities), "statistics_capacities": list(capacities)}
+    return trained(tiny_config(granularity="channel", backbone_kwargs=UNITS_OF_RESNET18, **chosen), seed)
 
 
 def kept_mask(scores: Tensor, capacity: float) -> Tensor:

@@ -4,6 +4,9 @@ The index is measured on the weights that a capacity keeps. It gives the smalles
 sparsity-informed adaptive pruning (SAP) would keep. Both need the weights only, no data. Whether a network of that
 size is still good has to be measured.
 
+With `granularity="channel"` they are the weights that lie in units, and those of them that the thin network has. The
+index then says how far single weights could be left out beside the units.
+
 Source: arXiv 2302.05601.
 """
 
@@ -16,12 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.allocation import UNIFORM
 from ..pruning.layers import naming_layer
 from ..pruning.masking import check_capacities, format_capacity, kept_count
 from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, KeptPowers, check_exponents, join, kept_powers, powers_of_pruned
+from ..pruning.subnetworks import check_scores, find_masks, scored_units
+from ..pruning.thinning import thin_tensors
+from ..pruning.unit_weights import dense_twin, unit_weights
 from ..retrieval.markdown import as_code
 from .sap_bound import sap_keep_bound
 
@@ -35,7 +42,7 @@ class CompressibilityRow:
     Attributes:
         layer: Name of the layer, or None for all prunable layers as one scope.
         capacity: Kept share, in (0, 1].
-        num_weights: How many weights the scope has.
+        num_weights: How many weights the scope has in the dense network.
         kept: How many of them the capacity keeps.
         index: PQ Index of the kept weights, in [0, 1).
         keep_bound: SAP's bound `r`, the smallest number of weights to keep, in [0, kept].
@@ -87,15 +94,15 @@ class Compressibility:
         return rows
 
     def as_markdown(self) -> str:
-        """Three Markdown tables: the whole network, each layer's index, and each layer's bound as a capacity."""
+        """Three Markdown tables: the whole network, each layer's index, and each layer's bound as a share."""
         whole = self.of(None)
         exponents = f"p = {self.p:g}, q = {self.q:g}"
         return "\n".join(
             [
                 f"PQ Index ({exponents}) of the kept weights of all prunable layers as one scope; SAP's bound "
-                f"(eta = {self.eta:g}), as a number of weights and as a capacity:",
+                f"(eta = {self.eta:g}), as a number of weights and as a share of all:",
                 "",
-                "| capacity | kept weights | PQ Index | keep at least | as capacity |",
+                "| capacity | kept weights | PQ Index | keep at least | as share |",
                 "|---:|---:|---:|---:|---:|",
                 *(_whole_line(row) for row in whole),
                 "",
@@ -103,9 +110,9 @@ class Compressibility:
                 "",
                 *self._layer_table([[f"{row.index:.3f}" for row in self.of(layer)] for layer in self.layers]),
                 "",
-                "SAP's bound on each layer, as the smallest capacity it supports, by capacity:",
+                "SAP's bound on each layer, as a share of its weights, by capacity:",
                 "",
-                *self._layer_table([[_bound_as_capacity(row) for row in self.of(layer)] for layer in self.layers]),
+                *self._layer_table([[_bound_as_share(row) for row in self.of(layer)] for layer in self.layers]),
             ]
         )
 
@@ -161,13 +168,16 @@ def compressibility(
         raise TypeError(f"model must be a PrunNetModel or PrunNetForImageClassification; got {type(model).__name__}.")
     p, q = check_exponents(p, q)
     chosen = _choose_capacities(model, capacities)
-    layers = _read_layers(model, chosen, p, q)
-    scopes = {None: join([*layers.values()]), **layers}
-    sizes = {name: model.get_parameter(f"{name}.weight").numel() for name in layers}
+    by_layer = [
+        (some, {None: join([*layers.values()]), **layers}) for some, layers in _read_layers(model, chosen, p, q)
+    ]
+    sizes = _num_weights(model)
+    sizes[None] = sum(sizes.values())
     rows = (
         row
-        for name, powers in scopes.items()
-        for row in _rows(name, sizes[name] if name else sum(sizes.values()), chosen, powers, eta)
+        for name in by_layer[0][1]
+        for some, scopes in by_layer
+        for row in _rows(name, sizes[name], some, scopes[name], eta)
     )
     return Compressibility(tuple(rows), p, q, eta)
 
@@ -189,17 +199,29 @@ def _choose_capacities(model: PrunNetPreTrainedModel, capacities: Sequence[float
 
 def _read_layers(
     model: PrunNetPreTrainedModel, capacities: Sequence[float], p: float, q: float
-) -> dict[str | None, KeptPowers]:
-    found: dict[str | None, KeptPowers] = {}
-    for name in _layer_names(model):
-        with naming_layer(name):
-            found[name] = _read_layer(model, name, capacities, p, q)
-    if not found:
+) -> list[tuple[Sequence[float], dict[str | None, KeptPowers]]]:
+    """All layers at some of the capacities, then at the next ones: at all together, or at one after the other."""
+    if model.config.granularity == "channel":
+        return [([capacity], _read_thin(model, capacity, p, q)) for capacity in capacities]
+    names = _layer_names(model)
+    if not names:
         raise ValueError(
             f"model must have prunable layers, Conv2d or Linear inside its backbone; this {type(model).__name__} has "
             "none."
         )
-    return found
+    found: dict[str | None, KeptPowers] = {}
+    for name in names:
+        with naming_layer(name):
+            found[name] = _read_layer(model, name, capacities, p, q)
+    return [(capacities, found)]
+
+
+def _num_weights(model: PrunNetPreTrainedModel) -> dict[str | None, int]:
+    """The number of weights of each layer in the dense network."""
+    if model.config.granularity == "channel":
+        weights = unit_weights(dense_twin(model))
+        return {name.removesuffix(".weight"): weight.numel() for name, weight in weights.items()}
+    return {name: model.get_parameter(f"{name}.weight").numel() for name in _layer_names(model)}
 
 
 def _layer_names(model: PrunNetPreTrainedModel) -> list[str]:
@@ -219,6 +241,23 @@ def _read_layer(
     return powers_of_pruned(weights, int(weights.count_nonzero()), p, q)
 
 
+@torch.no_grad()
+def _read_thin(model: PrunNetPreTrainedModel, capacity: float, p: float, q: float) -> dict[str | None, KeptPowers]:
+    """The layers of the thin network of one capacity."""
+    weights = unit_weights(model)
+    if model.config.prunable:
+        check_scores(model)
+        (masks,) = find_masks(model, [capacity])
+        kept = {name: mask.nonzero().flatten() for name, mask in masks.items()}
+        weights = thin_tensors(weights, scored_units(model), kept)
+    found: dict[str | None, KeptPowers] = {}
+    for name, weight in weights.items():
+        layer = name.removesuffix(".weight")
+        with naming_layer(layer):
+            found[layer] = powers_of_pruned(weight, weight.numel(), p, q)
+    return found
+
+
 def _rows(
     layer: str | None, num_weights: int, capacities: Sequence[float], powers: KeptPowers, eta: float
 ) -> Iterator[CompressibilityRow]:
@@ -229,9 +268,9 @@ def _rows(
 
 
 def _whole_line(row: CompressibilityRow) -> str:
-    bound = f"{math.ceil(row.keep_bound):,} | {_bound_as_capacity(row)}"
+    bound = f"{math.ceil(row.keep_bound):,} | {_bound_as_share(row)}"
     return f"| {format_capacity(row.capacity)} | {row.kept:,} | {row.index:.3f} | {bound} |"
 
 
-def _bound_as_capacity(row: CompressibilityRow) -> str:
+def _bound_as_share(row: CompressibilityRow) -> str:
     return f"{row.keep_bound / row.num_weights:.3f}"

@@ -12,7 +12,7 @@ from torch import nn
 from prunnet_hf.compression.report import Compressibility, CompressibilityRow, compressibility
 from prunnet_hf.pruning.layers import find_masks
 from prunnet_hf.pruning.pq_index import pq_index
-from tests.tiny_models import tiny
+from tests.tiny_models import tiny, tiny_of_units
 
 STEM = "prunnet.backbone.conv1"
 
@@ -61,6 +61,26 @@ def test_a_pruned_model_says_what_the_dense_one_says_at_its_capacity(capacity):
     for row, other in zip(pruned.rows, expected.rows, strict=True):
         assert (row.layer, row.kept, row.num_weights) == (other.layer, other.kept, other.num_weights)
         assert row.index == pytest.approx(other.index, abs=1e-12)
+
+
+def test_with_units_the_rows_are_of_the_thin_networks_weights():
+    model = tiny_of_units()
+    found = compressibility(model, [0.2, 0.5, 1.0])
+    # Each group lies in the convolution that computes it and in the one that reads it.
+    assert found.layers == [f"prunnet.backbone.layer{n}.0.conv{i}" for n in (1, 2, 3, 4) for i in (1, 2)]
+    first, last = found.of(found.layers[0]), found.of(found.layers[-1])
+    # 2, 2 and 4 of 4 units, each of 3 x 3 weights for the 8 channels of the stem.
+    assert [row.kept for row in first] == [2 * 8 * 9, 2 * 8 * 9, 4 * 8 * 9]
+    # 16 - round(0.8 * 15) = 4, 16 - round(0.5 * 15) = 8, and 16, for 16 outputs.
+    assert [row.kept for row in last] == [4 * 16 * 9, 8 * 16 * 9, 16 * 16 * 9]
+    assert {row.num_weights for row in last} == {16 * 16 * 9}
+    for place, capacity in enumerate(found.capacities):
+        thin = model.prune(capacity)
+        weights = [thin.get_parameter(f"{name}.weight").flatten() for name in found.layers]
+        for name, kept in [*zip(found.layers, weights, strict=True), (None, torch.cat(weights))]:
+            assert found.of(name)[place].kept == len(kept)
+            assert found.of(name)[place].index == pytest.approx(pq_index(kept).item(), abs=1e-12)
+        assert compressibility(thin).rows == compressibility(model, [capacity]).rows
 
 
 def test_the_base_model_is_measured_too_and_left_as_it_was():
@@ -113,6 +133,14 @@ def test_what_is_not_finite_is_refused_by_its_layer(name):
     with torch.no_grad():
         model.get_parameter(f"{STEM}.{name}").flatten()[0] = math.nan
     with pytest.raises(ValueError, match=rf"layer '{STEM}': {'weights' if name == 'weight' else name}.*finite; 1"):
+        compressibility(model)
+
+
+def test_units_whose_scores_are_not_finite_are_refused_by_their_layer():
+    model = tiny_of_units()
+    with torch.no_grad():
+        model.get_parameter("prunnet.backbone.layer3.0.conv1.units.scores")[0] = math.nan
+    with pytest.raises(ValueError, match=r"prunnet\.backbone\.layer3\.0\.conv1.*scores.*finite; 1"):
         compressibility(model)
 
 
