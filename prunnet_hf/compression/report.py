@@ -26,9 +26,8 @@ from ..pruning.allocation import UNIFORM
 from ..pruning.layers import naming_layer
 from ..pruning.masking import check_capacities, format_capacity, kept_count
 from ..pruning.pq_index import DEFAULT_P, DEFAULT_Q, KeptPowers, check_exponents, join, kept_powers, powers_of_pruned
-from ..pruning.subnetworks import check_scores, find_masks, scored_units
+from ..pruning.subnetworks import check_scores, dense_twin, find_masks, scored_units, unit_weights
 from ..pruning.thinning import thin_tensors
-from ..pruning.unit_weights import dense_twin, unit_weights
 from ..retrieval.markdown import as_code
 from .sap_bound import sap_keep_bound
 
