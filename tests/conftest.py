@@ -113,6 +113,15 @@ def finished_run(client_photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def run_of_units(client_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished_run`, but its capacities are of whole units. To be left as it is."""
+    from tests.finished_runs import train_run
+
+    run = tmp_path_factory.mktemp("runs") / "units"
+    return train_run(client_photos, run, "prunnet", [0.2, 0.5], granularity="channel", width=32)
+
+
+@pytest.fixture(scope="session")
 def independent_run(client_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one network at capacity 0.2, which can't be pruned. To be left as it is."""
     from tests.finished_runs import train_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,27 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def train_run(photos: Path, run: Path, method: str, capacities: list[float]) -> Path:
-    """A run on `photos`; one by PrunNet also evaluates capacity 0.3."""
+def train_run(
+    photos: Path, run: Path, method: str, capacities: list[float], *, granularity: str = "weight", width: int = 8
+) -> Path:
+    """A run on `photos`; one by PrunNet also evaluates capacity 0.3.
+
+    Args:
+        photos: What `make_photos` made.
+        run: The run directory.
+        method: How to train.
+        capacities: Those to train.
+        granularity: What they are a share of.
+        width: How many channels the last two blocks have.
+    """
     data = DataArguments(
         dataset="image_folder", data_dir=str(photos), image_size=32, resize=32, augmentation="crop", num_workers=0
     )
     model = ModelArguments(
-        backbone="resnet10t", backbone_kwargs='{"channels": [4, 4, 8, 8], "stem_width": 4}', embedding_dim=8
+        backbone="resnet10t",
+        backbone_kwargs=json.dumps({"channels": [4, 4, width, width], "stem_width": 4}),
+        embedding_dim=8,
+        granularity=granularity,
     )
     training = TrainArguments(
         output_dir=str(run),

@@ -202,7 +202,7 @@ class _Staging:
         model.config.id2label = None
         model.config.num_labels = 2  # transformers' default, which its files leave out
         model.config.backbone_kwargs = without_local_paths(model.config.backbone_kwargs)
-        model.save_pretrained(folder, bands=band_edges(model.config) if model.config.prunable else None)
+        model.save_pretrained(folder, bands=band_edges(model.config))
         PrunNetImageProcessor.from_pretrained(self._run / "model").save_pretrained(folder)
         refer_to_code(folder, present=self._publication.with_code)
 
@@ -241,9 +241,13 @@ class _Staging:
             write_text(folder.path / README, card)
 
 
-def band_edges(config: PrunNetConfig) -> list[float]:
-    """Where bands of a published model end: at the capacities that the run trained, so that each fetches no more."""
-    return list(config.capacities)
+def band_edges(config: PrunNetConfig) -> list[float] | None:
+    """Where bands of a published model end: at the capacities that the run trained, so that each fetches no more.
+
+    None if it isn't saved in bands.
+    """
+    in_bands = config.prunable and config.granularity == "weight"
+    return list(config.capacities) if in_bands else None
 
 
 def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Sequence[float] | None) -> list[float]:

@@ -109,9 +109,11 @@ def digest(model: PrunNetModel) -> str:
 
 
 @pytest.mark.usefixtures("snippets_run_here")
+@pytest.mark.parametrize("kind", ["finished_run", "run_of_units"])
 def test_where_the_package_is_not_installed_the_same_weights_and_embeddings(
-    hub: HubServer, finished_run: Path, tmp_path: Path
+    hub: HubServer, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    finished_run = request.getfixturevalue(kind)
     publication = Publication("org/name", capacities=[0.2], with_code=True)
     publish_run(finished_run, publication)
     downloaded = Path(snapshot_download("org/name", local_dir=tmp_path / "downloaded"))

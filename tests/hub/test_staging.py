@@ -157,6 +157,30 @@ def test_a_run_of_one_subnetwork_is_published_as_it_is(independent_run: Path, tm
         stage(independent_run, tmp_path / "refused", capacities=[0.2])
 
 
+@pytest.mark.parametrize("layout", ["branches", "subfolders", "repos"])
+def test_ready_subnetworks_of_units_are_plain_thin_files(run_of_units: Path, tmp_path: Path, layout: str) -> None:
+    staged = stage(run_of_units, tmp_path, layout=layout, capacities=[0.2, 0.3])
+    trained = PrunNetModel.from_pretrained(run_of_units / "model")
+    images = torch.rand(2, 3, 32, 32)
+    names = [f"capacity-{capacity}" for capacity in ("0.20", "0.30")]
+    folders = (
+        [staged.main.path / name for name in names]
+        if layout == "subfolders"
+        else [folder.path for folder in staged.subnetworks]
+    )
+    for folder, capacity in zip(folders, (0.2, 0.3), strict=True):
+        assert "model.safetensors" in {file.name for file in folder.iterdir()}
+        ready, cut = (
+            PrunNetModel.from_pretrained(folder),
+            PrunNetModel.from_pretrained(staged.main.path, capacity=capacity),
+        )
+        assert ready.config.kept_units == cut.config.kept_units == trained.prune(capacity).config.kept_units
+        torch.testing.assert_close(ready(images).pooler_output, trained(images, capacity=capacity).pooler_output)
+        torch.testing.assert_close(cut(images).pooler_output, ready(images).pooler_output)
+    assert PrunNetModel.from_pretrained(staged.main.path).config.prunable
+    assert staged.main.files().keys() >= PICTURES
+
+
 def test_description_has_a_line_for_every_file(branches: StagedRun) -> None:
     lines = branches.describe().splitlines()
     assert lines[0] == "org/name, branch capacity-0.20:"

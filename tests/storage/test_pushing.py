@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import AutoModel
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
 from prunnet_hf.storage.pushing import card_facts
 from tests.hub_server import HubServer
+from tests.tiny_models import tiny_of_units
 
 REPO = "org/name"
 BANDS = {f"band-0000{number}-of-00002{kind}.safetensors" for number in (1, 2) for kind in ("", ".ranks")}
@@ -60,6 +62,19 @@ def test_subnetwork_of_a_repository_names_its_base(hub: HubServer, model: PrunNe
     assert hub.repos["org/phone"].private
     card = ModelCard(hub.repos["org/phone"].branches["small"].files["README.md"].content.decode()).data
     assert (card.base_model, card.base_model_relation) == (REPO, "quantized")
+
+
+def test_subnetwork_of_units_is_a_plain_file_that_any_auto_class_loads(hub: HubServer) -> None:
+    model = tiny_of_units().prunnet
+    images = torch.rand(2, 3, 32, 32)
+    model.push_to_hub(REPO)
+    PrunNetModel.from_pretrained(REPO, capacity=0.2).push_to_hub("org/phone")
+    assert set(hub.repos["org/phone"].branches["main"].files) >= {"model.safetensors", "README.md"}
+    card = ModelCard.load("org/phone").data
+    assert (card.base_model, card.base_model_relation) == (REPO, "quantized")
+    phone = AutoModel.from_pretrained("org/phone")
+    assert phone.config.kept_units == model.prune(0.2).config.kept_units
+    torch.testing.assert_close(phone(images).pooler_output, model(images, capacity=0.2).pooler_output)
 
 
 def test_what_was_written_by_hand_stays(hub: HubServer, model: PrunNetModel) -> None:
