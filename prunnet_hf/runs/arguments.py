@@ -199,7 +199,17 @@ class TrainArguments:
         default=0.0375, metadata={"help": "Highest learning rate. The paper has 0.1, without scale_dense_gradients."}
     )
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
-    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of weights and scores."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay."})
+    score_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Highest learning rate of scores; by default learning_rate, 5 times that for granularity channel."
+        },
+    )
+    score_weight_decay: float | None = field(
+        default=None,
+        metadata={"help": "Weight decay of scores; by default weight_decay, and 0 for granularity channel."},
+    )
     lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
     milestones: list[int] = field(
@@ -271,6 +281,8 @@ class TrainArguments:
         _check_at_least(self, 1, "log_every", "capacity_draws")
         _check_at_least(self, 2, "calibration_images")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
+        scores = [name for name in ("score_learning_rate", "score_weight_decay") if getattr(self, name) is not None]
+        _check_at_least(self, 0, *scores)
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")

@@ -8,30 +8,41 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
 from ..pruning.channels import UnitScores
+from ..pruning.layers import scored_modules
 from ..runs.arguments import TrainArguments
 
 MULTISTEP_FACTOR = 0.1
+UNIT_RATE = 5.0
+"""How many times the learning rate the scores of units have by default."""
 
 
 def create_optimizer(model: nn.Module, options: TrainArguments) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters.
-
-    Weight decay applies to scores of weights as to weights (the paper's recipe), and not to scores of units.
-    """
-    parameters = parameter_groups(model)
+    """SGD or AdamW over all parameters; see `parameter_groups`."""
+    groups = parameter_groups(model, options)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=options.momentum)
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """All parameters, those that don't decay in a second group."""
-    undecayed = [module.scores for module in model.modules() if isinstance(module, UnitScores)]
-    rest = [parameter for parameter in model.parameters() if all(parameter is not other for other in undecayed)]
-    groups: list[dict[str, Any]] = [{"params": rest}]
-    return [*groups, {"params": undecayed, "weight_decay": 0.0}] if undecayed else groups
+def parameter_groups(model: nn.Module, options: TrainArguments) -> list[dict[str, Any]]:
+    """All parameters with their highest learning rate and their weight decay; scores are a group if theirs differ.
+
+    By default scores of weights are trained as weights are (the paper's recipe). Scores of units, which are few, have
+    `UNIT_RATE` times the learning rate and no decay.
+    """
+    scored = scored_modules(model)
+    rate, decay = options.learning_rate, options.weight_decay
+    usual = (UNIT_RATE * rate, 0.0) if any(isinstance(module, UnitScores) for module in scored) else (rate, decay)
+    given = (options.score_learning_rate, options.score_weight_decay)
+    own_rate, own_decay = (value if other is None else other for value, other in zip(usual, given, strict=True))
+    if not scored or (own_rate, own_decay) == (rate, decay):
+        return [{"params": list(model.parameters()), "lr": rate, "weight_decay": decay}]
+    scores = {module.scores: None for module in scored}
+    rest = [parameter for parameter in model.parameters() if parameter not in scores]
+    return [
+        {"params": rest, "lr": rate, "weight_decay": decay},
+        {"params": list(scores), "lr": own_rate, "weight_decay": own_decay},
+    ]
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, options: TrainArguments, steps_per_epoch: int) -> LambdaLR:
@@ -53,12 +64,13 @@ def create_schedule(optimizer: torch.optim.Optimizer, options: TrainArguments, s
     return LambdaLR(optimizer, share)
 
 
-def resume_schedule(schedule: LambdaLR, options: TrainArguments, step: int) -> None:
+def resume_schedule(schedule: LambdaLR, model: nn.Module, options: TrainArguments, step: int) -> None:
     """Continue from `step` with the settings in `options`, in place of those that the checkpoint has restored."""
-    for group, is_undecayed in zip(schedule.optimizer.param_groups, (False, True), strict=False):
-        group.update(initial_lr=options.learning_rate, weight_decay=0.0 if is_undecayed else options.weight_decay)
+    groups = parameter_groups(model, options)
+    for group, now in zip(schedule.optimizer.param_groups, groups, strict=True):
+        group.update(initial_lr=now["lr"], weight_decay=now["weight_decay"])
         if "momentum" in group:
             group["momentum"] = options.momentum
-    schedule.base_lrs = [options.learning_rate] * len(schedule.base_lrs)
+    schedule.base_lrs = [now["lr"] for now in groups]
     schedule.last_epoch = step - 1
     schedule.step()

@@ -237,7 +237,7 @@ class Trainer:
         before, position = self.progress, self.schedule.last_epoch
         if before.steps_per_epoch not in (None, self.steps_per_epoch):
             position = before.epoch * self.steps_per_epoch  # epochs now have more or fewer steps
-        resume_schedule(self.schedule, self.options, position)
+        resume_schedule(self.schedule, self.model, self.options, position)
         self.step.capacities.resume(before.step, position)
         self.step.skipped = before.skipped
         self.batches.waiting_seconds = before.waiting_seconds

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from prunnet_hf.pruning.channels import UNITS, UnitScores
+from prunnet_hf.pruning.layers import make_prunable
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.optimizers import create_optimizer, create_schedule, resume_schedule
 
@@ -62,10 +64,11 @@ def test_resumed_schedule_has_the_rates_of_one_never_stopped_and_new_settings(ki
     state, state_of_optimizer = before.state_dict(), before.optimizer.state_dict()
 
     changed = TrainArguments(**{**vars(options), "learning_rate": 0.4, "weight_decay": 0.25, "momentum": 0.5})
-    after = create_schedule(create_optimizer(nn.Linear(2, 2), changed), changed, 3)
+    network = nn.Linear(2, 2)
+    after = create_schedule(create_optimizer(network, changed), changed, 3)
     after.load_state_dict(state)
     after.optimizer.load_state_dict(state_of_optimizer)
-    resume_schedule(after, changed, 5)
+    resume_schedule(after, network, changed, 5)
     (group,) = after.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"]) == (0.25, 0.5)
     found = []
@@ -85,3 +88,45 @@ def test_optimizer_decays_all_parameters_alike(name: str, kind: type[torch.optim
     (group,) = optimizer.param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
+
+
+def units() -> nn.Module:
+    """A network with a weight of 4 numbers and a group of 3 units."""
+    network = nn.Sequential(nn.Linear(2, 2, bias=False))
+    network[0].add_module(UNITS, UnitScores(3))
+    return network
+
+
+def test_scores_of_units_have_five_times_the_rate_and_do_not_decay() -> None:
+    network = units()
+    rest, scores = create_optimizer(network, TrainArguments(learning_rate=0.5, weight_decay=0.25)).param_groups
+    assert [p.shape for p in rest["params"]] == [(2, 2)]
+    assert (rest["lr"], rest["weight_decay"]) == (0.5, 0.25)
+    assert [p.shape for p in scores["params"]] == [(3,)]
+    assert (scores["lr"], scores["weight_decay"]) == (2.5, 0.0)
+
+
+@pytest.mark.parametrize("network", [units(), make_prunable(nn.Sequential(nn.Linear(2, 2)))], ids=["units", "weights"])
+def test_scores_have_the_rate_and_the_decay_that_are_asked_for(network: nn.Module) -> None:
+    options = TrainArguments(
+        learning_rate=0.5, score_learning_rate=0.125, score_weight_decay=0.0625, optimizer="adamw"
+    )
+    rest, scores = create_optimizer(network, options).param_groups
+    assert (rest["lr"], rest["weight_decay"]) == (0.5, 5e-4)
+    assert (scores["lr"], scores["weight_decay"]) == (0.125, 0.0625)
+    assert all(p.shape in ((3,), (2, 2)) for p in scores["params"])
+    assert len(rest["params"]) + len(scores["params"]) == len(list(network.parameters()))
+
+
+def test_a_resumed_schedule_has_the_rates_of_both_groups() -> None:
+    network, options = units(), TrainArguments(epochs=2, learning_rate=0.4, weight_decay=0.25)
+    schedule = create_schedule(create_optimizer(network, options), options, 2)
+    resume_schedule(schedule, network, options, 2)  # half of a cosine: half of the rate
+    assert [group["lr"] for group in schedule.optimizer.param_groups] == pytest.approx([0.2, 1.0])
+    assert [group["weight_decay"] for group in schedule.optimizer.param_groups] == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("name", ["score_learning_rate", "score_weight_decay"])
+def test_a_negative_rate_or_decay_of_scores_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number of at least 0; got -0.1"):
+        TrainArguments(**{name: -0.1})
