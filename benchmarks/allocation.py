@@ -22,13 +22,13 @@ import torch
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.commands import CommandParser
+from prunnet_hf.export.multiply_adds import count_multiply_adds
 from prunnet_hf.pruning.allocation import ALLOCATIONS, UNIFORM
 from prunnet_hf.retrieval.dataset_encoding import encode_share
 from prunnet_hf.retrieval.protocols import leave_one_out
 from prunnet_hf.runs.arguments import RunArguments, parse_arguments
 from prunnet_hf.runs.description import dataset_name
 from prunnet_hf.runs.evaluation import calibration_batches
-from prunnet_hf.runs.multiply_adds import count_multiply_adds
 from prunnet_hf.runs.run_data import load_run_data, set_apart
 from prunnet_hf.runs.run_directory import write_json
 

@@ -38,6 +38,9 @@ OF_THE_PACKAGE = (
     "scriptable",
 )
 """Arguments of `timm.create_model` that PrunNet sets, or that make something other than a network for embeddings."""
+MEASURED = ("space", "dataset", "protocol", "metric", "values")
+"""What `measured` has, if it isn't None."""
+_WRITTEN = "Leave it out: a run writes it, also train_accelerate.py --eval_only."
 PRUNING_ARGUMENTS = ("capacity", "allocation")
 """Arguments of pruning. A checkpoint states them, and no argument changes what it states."""
 LABEL_ARGUMENTS = ("num_labels", "id2label", "label2id")
@@ -70,6 +73,9 @@ class PrunNetConfig(PreTrainedConfig):
             None until training has ended.
         weights_digest: Digests of the weights that have this space, by the type to which they are cast (see
             `storage.weights_digest`). Saving compares them, and renews the id of weights that were changed since.
+        measured: How well queries of each capacity find images in the dense network's gallery: `space`, `dataset`,
+            `protocol`, `metric`, and `values`, in [0, 1] by capacity (`{"0.20": 0.72, "1.00": 0.74}`). A run writes it
+            once it has evaluated the model. It goes when the space is renewed.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -94,6 +100,7 @@ class PrunNetConfig(PreTrainedConfig):
     score_init: str = "kaiming"
     embedding_space: str | None = None
     weights_digest: dict[str, str] | None = None
+    measured: dict[str, Any] | None = None
     # Whether an argument beside the checkpoint asked for a classifier. Not saved.
     asks_for_classifier: ClassVar[bool] = False
 
@@ -151,6 +158,7 @@ class PrunNetConfig(PreTrainedConfig):
         _check_mapping("weights_digest", self.weights_digest)
         for name, digest in (self.weights_digest or {}).items():
             _check_id(f"weights_digest[{name!r}]", digest)
+        _check_measured(self.measured)
 
     def _statistics_grid(self) -> list[float]:
         if not self.prunable:
@@ -291,6 +299,37 @@ def _check_id(name: str, value: Any) -> None:
             f"{name} must be 16 hexadecimal digits (0 to 9, a to f), or None; got {str(value)[:80]!r}. "
             "model.renew_embedding_space() sets it."
         )
+
+
+def _check_measured(measured: Any) -> None:
+    """Refuse what isn't None or of the form that the attribute `measured` has."""
+    _check_mapping("measured", measured)
+    if measured is None:
+        return
+    if {*measured} != {*MEASURED}:
+        raise ValueError(f"measured must have {', '.join(MEASURED)}; got {sorted(map(str, measured))}. {_WRITTEN}")
+    _check_id("measured['space']", measured["space"])
+    for name in ("dataset", "protocol", "metric"):
+        if not isinstance(measured[name], str):
+            raise TypeError(f"measured[{name!r}] must be text; got {measured[name]!r}. {_WRITTEN}")
+    _check_mapping("measured['values']", measured["values"])
+    for capacity, value in (measured["values"] or {}).items():
+        if not _is_share(value) or not _is_capacity(capacity):
+            raise ValueError(
+                "measured['values'] must have numbers in [0, 1] by capacities such as '0.20'; got "
+                f"{capacity!r}: {value!r}. {_WRITTEN}"
+            )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_capacity(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and 0 < float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _check_backbone_kwargs(value: Any) -> dict[str, Any]:

@@ -14,6 +14,14 @@ from prunnet_hf import PrunNetConfig, PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.configuration_prunnet import NOT_ARCHITECTURE, OF_THE_PACKAGE, refuse_copying_code
 from tests.tiny_models import tiny_config
 
+MEASURED: dict[str, Any] = {
+    "space": "0123456789abcdef",
+    "dataset": "photos",
+    "protocol": "leave_one_out",
+    "metric": "mAP",
+    "values": {"0.20": 0.72, "1.00": 0.74},
+}
+
 
 def test_the_defaults_are_the_papers() -> None:
     config = PrunNetConfig()
@@ -48,6 +56,7 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
         statistics_capacities=[0.1],
         score_init="magnitude",
         embedding_space="0123456789abcdef",
+        measured=MEASURED,
         id2label={0: "church", 1: "bridge", 2: "tower"},
     )
     config.save_pretrained(tmp_path)
@@ -186,6 +195,21 @@ class TestCodeBesideAModel:
         ("embedding_space", "`\n# [Free](https://example.org)", ValueError, r"embedding_space.*16 hex"),
         ("weights_digest", "0123456789abcdef", TypeError, r"weights_digest.*mapping"),
         ("weights_digest", {"float32": "# x"}, ValueError, r"weights_digest\['float32'\].*16 hex.*'# x'"),
+        ("measured", "good", TypeError, r"measured.*mapping.*'good'"),
+        (
+            "measured",
+            {"mAP\n": 0.5},
+            ValueError,
+            r"measured must have space, .*values; got \['mAP.*Leave it out",
+        ),
+        ("measured", {**MEASURED, "space": "x"}, ValueError, r"measured\['space'\].*16 hex.*'x'"),
+        ("measured", {**MEASURED, "metric": 1}, TypeError, r"measured\['metric'\] must be text; got 1.*Leave it out"),
+        ("measured", {**MEASURED, "values": [0.5]}, TypeError, r"measured\['values'\].*mapping.*\[0\.5\]"),
+        ("measured", {**MEASURED, "values": {"0.20": 72.0}}, ValueError, r"\[0, 1\].*'0\.20': 72\.0.*Leave it out"),
+        ("measured", {**MEASURED, "values": {"0.20": True}}, ValueError, r"\[0, 1\].*'0\.20': True"),
+        ("measured", {**MEASURED, "values": {"low": 0.5}}, ValueError, r"capacities.*'low': 0\.5"),
+        ("measured", {**MEASURED, "values": {0.2: 0.5}}, ValueError, r"capacities.*0\.2: 0\.5"),
+        ("measured", {**MEASURED, "values": {"nan": 0.5}}, ValueError, r"capacities.*'nan': 0\.5"),
     ],
 )
 def test_wrong_types_and_ids(field: str, value: object, error: type[Exception], message: str) -> None:

@@ -300,6 +300,7 @@ def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **va
         run=run,
         method=METHODS.get(run.method or ""),
         usage=usage,
+        has_units=run.model is not None and run.model.granularity == "channel",
         **values,
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))

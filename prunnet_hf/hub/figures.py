@@ -23,8 +23,11 @@ class CapacityRow:
         prunable_weights: Number of all prunable weights.
         file_bytes: Size of the ready subnetwork's weight file; None if there is none.
         download_bytes: Size of the files that `from_pretrained(..., capacity=...)` fetches; None if not known.
+        parameters: Number of all parameters; None if they weren't counted.
         multiply_adds: Multiply-adds for one image; None if they weren't counted.
+        executed_multiply_adds: Those that dense kernels do; None if they weren't counted.
         latency_ms: Milliseconds for one image.
+        latency_runtime: What ran it; None if not recorded.
         self_test: Headline metric in [0, 1] if this network embeds queries and gallery.
         cross_test: The same if the largest network embeds the gallery.
         self_to_dense: `self_test` minus the largest network's self-test.
@@ -37,8 +40,11 @@ class CapacityRow:
     prunable_weights: int
     file_bytes: int | None
     download_bytes: int | None
+    parameters: int | None
     multiply_adds: int | None
+    executed_multiply_adds: int | None
     latency_ms: float
+    latency_runtime: str | None
     self_test: float
     cross_test: float
     self_to_dense: float
@@ -91,8 +97,11 @@ def capacity_rows(
                 prunable_weights=entry.prunable_weights,
                 file_bytes=entry.file_bytes if files is None else files.get(capacity),
                 download_bytes=(downloads or {}).get(capacity),
+                parameters=entry.parameters,
                 multiply_adds=entry.multiply_adds,
+                executed_multiply_adds=entry.executed_multiply_adds,
                 latency_ms=entry.latency_ms,
+                latency_runtime=entry.latency_runtime,
                 self_test=own,
                 cross_test=across,
                 self_to_dense=own - dense,

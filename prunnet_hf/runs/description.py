@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import platform
 import shlex
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +16,13 @@ from accelerate import Accelerator
 
 from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
+from ..export.latency import describe_cpu, measure_latency
+from ..export.multiply_adds import count_multiply_adds
 from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from ..pruning.masking import kept_count
+from ..pruning.subnetworks import dense_twin, unit_weights
 from ..storage.forms import weights_bytes
 from .arguments import ModelArguments, RunArguments
-from .multiply_adds import count_multiply_adds
 from .record import CapacityRecord, ModelRecord, RunDescription
 from .run_directory import OF_THIS_MACHINE, subnetwork_directory, without_local_paths
 
@@ -54,7 +52,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
         commit=source_commit(),
         versions={"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
         device=describe_device(),
-        latency_device=describe_cpu(),
+        latency_device=describe_cpu(threads=1),
         num_processes=accelerator.num_processes,
         mixed_precision=accelerator.mixed_precision,
     )
@@ -71,6 +69,7 @@ def describe_model(model: PrunNetForImageClassification) -> ModelRecord:
         embedding_space=config.embedding_space,
         capacities=list(config.capacities),
         prunable=config.prunable,
+        granularity=config.granularity,
         parameters=sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
     )
 
@@ -136,15 +135,6 @@ def describe_device() -> str:
     return describe_cpu()
 
 
-def describe_cpu() -> str:
-    """The CPU's name (or, if not on Linux, its architecture) and the number of threads that torch uses."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    return f"CPU ({names[0] if names else platform.machine()}, {threads} thread{'s' if threads != 1 else ''})"
-
-
 def source_commit() -> str | None:
     """The commit of this package's checkout, with `-dirty` if it has changes; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -166,39 +156,66 @@ def describe_subnetworks(
         subnetworks: Its networks by capacity.
         sampling: How training chose capacities; see `is_trained`.
     """
-    latencies = measure_latency(subnetworks, model.config.image_size)
-    pruned = next(iter(subnetworks.values()))
-    sizes = [pruned.get_parameter(name).numel() for name in pruned.packable_weights()]
-    multiply_adds = count_multiply_adds(pruned, model.config.image_size)
+    costs = _costs(subnetworks, model.config.image_size)
+    shares = (_shares_of_units if model.config.granularity == "channel" else _shares_of_weights)(subnetworks)
     rows = []
     for capacity in subnetworks:
         directory = subnetwork_directory(run, capacity) if model.config.prunable and capacity < 1 else run / "model"
+        figures = {"multiply_adds": costs[capacity]["executed_multiply_adds"], **costs[capacity], **shares[capacity]}
         rows.append(
             CapacityRecord(
                 capacity=capacity,
-                kept_weights=sum(kept_count(capacity, size) for size in sizes),
-                prunable_weights=sum(sizes),
                 file_bytes=weights_bytes(directory) or None,
-                multiply_adds=multiply_adds.at(capacity),
-                latency_ms=latencies[capacity],
                 trained=is_trained(capacity, model.config.capacities, sampling),
+                **figures,
             )
         )
     return rows
 
 
-@torch.inference_mode()
-def measure_latency(models: Mapping[float, PrunNetModel], image_size: int, repeats: int = 15) -> dict[float, float]:
-    """Median milliseconds to embed one image on the CPU, as a device that sends queries does. Models take turns."""
-    models = {
-        capacity: model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
-        for capacity, model in models.items()
+def _shares_of_weights(networks: Mapping[float, PrunNetModel]) -> dict[float, dict[str, int]]:
+    """What a capacity keeps of a network's single weights, by the fields of `CapacityRecord`."""
+    network = next(iter(networks.values()))
+    on_paper = count_multiply_adds(network, network.config.image_size)
+    sizes = on_paper.sizes.values()
+    return {
+        capacity: {
+            "kept_weights": sum(kept_count(capacity, size) for size in sizes),
+            "prunable_weights": sum(sizes),
+            "multiply_adds": on_paper.at(capacity),
+        }
+        for capacity in networks
     }
-    image = torch.zeros(1, 3, image_size, image_size)
-    times: dict[float, list[float]] = {capacity: [] for capacity in models}
-    for _ in range(repeats + 1):
-        for capacity, model in models.items():
-            start = time.perf_counter()
-            model(image)
-            times[capacity].append(1e3 * (time.perf_counter() - start))
-    return {capacity: statistics.median(values[1:]) for capacity, values in times.items()}
+
+
+def _shares_of_units(networks: Mapping[float, PrunNetModel]) -> dict[float, dict[str, int]]:
+    """The same of the weights that lie in units."""
+    whole = _weights_in_units(dense_twin(next(iter(networks.values()))))
+    return {
+        capacity: {"kept_weights": _weights_in_units(network), "prunable_weights": whole}
+        for capacity, network in networks.items()
+    }
+
+
+def _weights_in_units(network: PrunNetModel) -> int:
+    return sum(weight.numel() for weight in unit_weights(network).values())
+
+
+def _costs(networks: Mapping[float, PrunNetModel], image_size: int) -> dict[float, dict[str, Any]]:
+    """What running each network costs, by the fields of `CapacityRecord`.
+
+    Networks whose tensors have the same shapes do the same work, and only one of them is measured.
+    """
+    shapes = {key: tuple(tensor.shape for tensor in net.parameters()) for key, net in networks.items()}
+    measured = {shapes[key]: net for key, net in networks.items()}
+    latency = measure_latency(measured)
+    costs = {
+        shape: {
+            "parameters": sum(tensor.numel() for tensor in net.parameters()),
+            "executed_multiply_adds": count_multiply_adds(net, image_size).dense,
+            "latency_ms": latency.milliseconds[shape],
+            "latency_runtime": latency.runtime,
+        }
+        for shape, net in measured.items()
+    }
+    return {key: costs[shape] for key, shape in shapes.items()}

@@ -32,6 +32,7 @@ from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
 from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
 from .gathering import encode_together
+from .measured import note_measured
 from .methods import find_method
 from .ownership import discard_conclusions
 from .record import RECORD, UNEVALUATED, RunRecord, TrainingFacts
@@ -131,7 +132,8 @@ def evaluate_run(
 ) -> RunRecord | None:
     """Evaluate a trained model, print its figures, and write the run directory. All processes must call this.
 
-    A run that is only evaluated again keeps its model, its recipe and what is recorded about its training.
+    A run that is only evaluated again keeps its model, its recipe and what is recorded about its training. In both
+    cases the configurations of its models then have what was `measured`.
 
     Args:
         accelerator: The accelerator of the run, whose processes share the images.
@@ -173,6 +175,7 @@ def evaluate_run(
         chance=chance_level(query.columns["label"]) if splits.protocol == "leave_one_out" else None,
     )
     record.write(run / RECORD)
+    note_measured(run, record)
     (run / UNEVALUATED).unlink(missing_ok=True)
     show_results(record, run)
     return record

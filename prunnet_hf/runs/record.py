@@ -56,7 +56,7 @@ class RunDescription:
         commit: Commit of this package; None outside a checkout.
         versions: Versions of Python and of the packages that matter.
         device: The machine that embedded the images; None if not recorded.
-        latency_device: The CPU that latency was measured on; None if not recorded.
+        latency_device: The CPU that latency was measured on, and its threads; None if not recorded.
         num_processes: Number of processes; None if not recorded.
         mixed_precision: `"no"`, `"fp16"` or `"bf16"`; None if not recorded.
     """
@@ -119,6 +119,7 @@ class ModelRecord:
         embedding_space: Id of the space its embeddings lie in; None if it has none.
         capacities: Those that training optimised, ascending, without 1.0.
         prunable: Whether it has scores to be pruned by.
+        granularity: What they choose: `"weight"`, single weights, or `"channel"`, whole units.
         parameters: Number of parameters that embedding needs, which excludes scores and classifier.
     """
 
@@ -129,6 +130,7 @@ class ModelRecord:
     embedding_space: str | None = None
     capacities: list[float]
     prunable: bool
+    granularity: str = "weight"
     parameters: int
 
 
@@ -141,8 +143,11 @@ class CapacityRecord:
         kept_weights: Prunable weights that it keeps.
         prunable_weights: All prunable weights.
         file_bytes: Size of its saved weights; None if they were not saved.
+        parameters: All parameters that it has, those that are zero too; None if they were not counted.
         multiply_adds: Multiply-adds to embed one image, on paper; None if they were not counted.
+        executed_multiply_adds: Those that dense kernels do, zeros included; None if they were not counted.
         latency_ms: Milliseconds to embed one image.
+        latency_runtime: What ran it, and its version. If not recorded, it was eager torch, by the wall clock.
         trained: Whether training optimised this capacity; None if not recorded.
     """
 
@@ -150,15 +155,18 @@ class CapacityRecord:
     kept_weights: int
     prunable_weights: int
     file_bytes: int | None = None
+    parameters: int | None = None
     multiply_adds: int | None = None
+    executed_multiply_adds: int | None = None
     latency_ms: float
+    latency_runtime: str | None = None
     trained: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible costs."""
         _check_range("capacity", self.capacity, 1.0)
         _check_range("kept_weights", self.kept_weights, self.prunable_weights)
-        for name in ("file_bytes", "multiply_adds", "latency_ms"):
+        for name in ("file_bytes", "parameters", "multiply_adds", "executed_multiply_adds", "latency_ms"):
             _check_range(name, getattr(self, name))
 
 

@@ -50,8 +50,13 @@ def _embedding_parameters(model: Any, state_dict: Mapping[str, Tensor]) -> Itera
 
 
 def set_space(model: Any, space: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
-    """Write into the configuration that these weights have the embedding space of this id."""
+    """Write into the configuration that these weights have the embedding space of this id.
+
+    What was measured in another space goes.
+    """
     model.config.embedding_space = space
+    if (model.config.measured or {}).get("space") != space:
+        model.config.measured = None
     model.config.weights_digest = {
         str(dtype).removeprefix("torch."): digest_weights(model, dtype, state_dict) for dtype in DTYPES
     }
@@ -71,7 +76,7 @@ def settle_space(model: Any, state_dict: Mapping[str, Tensor] | None = None) -> 
     """
     space = model.config.embedding_space
     if space is None:
-        model.config.weights_digest = None
+        model.config.weights_digest = model.config.measured = None
         return
     now, known = digest_weights(model, state_dict=state_dict), model.config.weights_digest
     if known is None:

@@ -42,8 +42,11 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
             "kept_weights": int(12345 * c),
             "prunable_weights": 12345,
             "file_bytes": int(4_560_000 * c) if c != 0.5 else None,
+            "parameters": 23456,
             "multiply_adds": int(98_700_000 * c),
+            "executed_multiply_adds": 98_700_000,
             "latency_ms": 7.0 + c,
+            "latency_runtime": "ONNX Runtime 1.2.3",
             "trained": c != 0.5,
         }
         for c in capacities
@@ -76,6 +79,7 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
             "embedding_space": "3f9a3f9a3f9a3f9a",
             "capacities": [c for c in capacities if c not in (0.5, 1.0)],
             "prunable": len(capacities) > 1,
+            "granularity": "weight",
             "parameters": 23456,
         },
         "results": results,

@@ -86,14 +86,36 @@ def test_quality_of_each_capacity() -> None:
 def test_cost_of_each_capacity() -> None:
     text = body(metrics())
     assert table(text, "capacity | kept") == [
-        ["capacity", "kept weights", "ready file", "multiply-adds", "latency"],
-        ["0.20", "2,469", "0.91 MB", "19.7 M", "7.2 ms"],
-        ["0.50", "6,172", "none", "49.4 M", "7.5 ms"],
-        ["1.00", "12,345", "4.56 MB", "98.7 M", "8.0 ms"],
+        [
+            *("capacity", "kept weights", "parameters", "ready file"),
+            *("multiply-adds executed", "multiply-adds on paper", "latency"),
+        ],
+        ["0.20", "2,469", "23,456", "0.91 MB", "98.7 M", "19.7 M", "7.2 ms"],
+        ["0.50", "6,172", "23,456", "none", "98.7 M", "49.4 M", "7.5 ms"],
+        ["1.00", "12,345", "23,456", "4.56 MB", "98.7 M", "98.7 M", "8.0 ms"],
     ]
     assert "37 × 37 pixels" in line_of(text, "- **Multiply-adds**")
-    assert "measured on CPU (Some CPU, 1 thread)" in line_of(text, "- **Latency**")
+    latency = line_of(text, "- **Latency**")
+    assert "measured in ONNX Runtime 1.2.3 as the thread's CPU time on CPU (Some CPU, 1 thread)" in latency
+    assert "one network was measured for all" in latency
     assert "12,345 in all" in line_of(text, "- **Kept weights**")
+
+
+def test_whole_units_are_said_to_be_fast() -> None:
+    content = metrics()
+    content["model"]["granularity"] = "channel"
+    for row in content["capacities"]:
+        row["parameters"], row["executed_multiply_adds"] = int(23456 * row["capacity"]), row["multiply_adds"]
+    text = body(content)
+    assert table(text, "capacity | kept")[:2] == [
+        ["capacity", "kept weights", "parameters", "ready file", "multiply-adds executed", "latency"],
+        ["0.20", "2,469", "4,691", "0.91 MB", "19.7 M", "7.2 ms"],
+    ]
+    assert "median of the networks taking turns" in line_of(text, "- **Latency**")
+    assert "the kept share of the units in each block" in " ".join(text.split())
+    for claim in ("Don't take it", "unstructured", "single weights", "on paper"):
+        assert claim in body(metrics())
+        assert claim not in text
 
 
 def test_cost_of_what_is_published_is_that_of_its_files() -> None:
@@ -104,7 +126,7 @@ def test_cost_of_what_is_published_is_that_of_its_files() -> None:
         files={0.5: 1_230_000},
         downloads={0.2: 1_000_000, 0.5: 2_000_000, 1.0: 4_000_000},
     )
-    assert [row[:4] for row in table(text, "capacity | kept")] == [
+    assert [[*row[:2], *row[3:5]] for row in table(text, "capacity | kept")] == [
         ["capacity", "kept weights", "ready file", "download"],
         ["0.20", "2,469", "none", "1.00 MB"],
         ["0.50", "6,172", "1.23 MB", "2.00 MB"],
@@ -121,13 +143,15 @@ def test_run_of_an_earlier_version_says_what_it_did_not_measure() -> None:
     for name in ("latency_device", "model", "base_model", "training_device", "chance"):
         del old[name]
     for row in old["capacities"]:
-        del row["multiply_adds"], row["trained"]
+        for name in ("parameters", "multiply_adds", "executed_multiply_adds", "latency_runtime", "trained"):
+            del row[name]
     text = body(old)
     assert {row[3] for row in table(text, "capacity | kept")[1:]} == {"not measured"}
     assert {row[1] for row in table(text, "capacity | trained")[1:]} == {"not recorded"}
     assert "- Multiply-adds." in text
     assert "- The cost of interpolating batch-norm statistics" in text
-    assert "measured on Some GPU" in line_of(text, "- **Latency**")
+    latency = "is the median of the networks taking turns, fp32, measured on Some GPU by"
+    assert latency in line_of(text, "- **Latency**")
     assert "curve.png" not in text
     assert "None" not in text
     assert "- Multiply-adds." not in body(metrics())
@@ -249,7 +273,7 @@ def test_smallest_subnetwork_is_called_trained_only_if_that_is_known() -> None:
 def test_machine_is_named_only_if_recorded() -> None:
     text = body({**metrics(), "device": None, "latency_device": None})
     assert "None" not in text
-    assert "measured by the command above" in line_of(text, "- **Latency**")
+    assert "as the thread's CPU time by the command above" in line_of(text, "- **Latency**")
 
 
 def test_indices_of_the_weights() -> None:
@@ -388,8 +412,11 @@ def test_independent_run_claims_no_compatibility() -> None:
     for claim in ("subnetwork", "Subnetwork", "prune(", "re-index", "compatibility.png", "curve.png"):
         assert claim not in text
     assert table(text, "capacity | kept") == [
-        ["capacity", "kept weights", "file", "multiply-adds", "latency"],
-        ["0.20", "2,469", "0.91 MB", "19.7 M", "7.2 ms"],
+        [
+            *("capacity", "kept weights", "parameters", "file"),
+            *("multiply-adds executed", "multiply-adds on paper", "latency"),
+        ],
+        ["0.20", "2,469", "23,456", "0.91 MB", "98.7 M", "19.7 M", "7.2 ms"],
     ]
     assert table(text, "query")[1] == ["**0.20**", "32.2"]
 

@@ -46,13 +46,23 @@ def test_cells_and_names_of_the_matrix() -> None:
 
 def test_what_an_earlier_version_did_not_record_is_unknown(tmp_path: Path) -> None:
     old = {name: entry for name, entry in metrics().items() if name not in OPTIONAL}
+    unknown = ("parameters", "multiply_adds", "executed_multiply_adds", "latency_runtime", "trained")
     for row in old["capacities"]:
-        del row["multiply_adds"], row["trained"]
+        for name in unknown:
+            del row[name]
     record = RunRecord.read(written(tmp_path / "metrics.json", {**old, "interpolation": [], "note": "by hand"}))
     assert {getattr(record, name) for name in OPTIONAL if name != "recipe"} == {None}
     assert record.recipe == {}
     assert record.chance_of_headline is None
-    assert {(row.multiply_adds, row.trained) for row in record.capacities} == {(None, None)}
+    assert {getattr(row, name) for row in record.capacities for name in unknown} == {None}
+
+
+def test_single_weights_were_left_out_before_there_was_another_way() -> None:
+    content = metrics()
+    del content["model"]["granularity"]
+    record = RunRecord.from_json(content, "example")
+    assert record.model is not None
+    assert record.model.granularity == "weight"
 
 
 def test_latency_was_measured_on_the_machine_of_the_evaluation_before_it_was_recorded_by_itself() -> None:

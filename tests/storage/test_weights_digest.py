@@ -100,6 +100,19 @@ def test_changed_weights_have_a_new_space(dense, make, load: bool, tmp_path: Pat
         assert saved(model, tmp_path)["embedding_space"] == config["embedding_space"]
 
 
+def test_what_was_measured_goes_with_the_space(dense, tmp_path: Path) -> None:
+    measured = {"space": dense.config.embedding_space, "dataset": "photos", "protocol": "p", "metric": "mAP"}
+    dense.config.measured = {**measured, "values": {"0.20": 0.72, "1.00": 0.74}}
+    assert saved(dense, tmp_path)["measured"] == dense.prune(0.2).config.measured == dense.config.measured
+    dense.renew_embedding_space()  # of the same weights: it is the same
+    assert dense.config.measured is not None
+    change(dense)
+    with pytest.warns(UserWarning, match="changed"):
+        assert saved(dense, tmp_path)["embedding_space"] != measured["space"]
+    assert dense.config.measured is None
+    assert PrunNetModel.from_pretrained(tmp_path).config.measured is None
+
+
 def test_what_is_cut_from_changed_weights_has_their_space(dense) -> None:
     space = dense.config.embedding_space
     change(dense)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf.export.multiply_adds import count_multiply_adds
 from prunnet_hf.pruning.masking import kept_count
-from prunnet_hf.runs.multiply_adds import count_multiply_adds
 
 SIZE = 8
 DIM = 5

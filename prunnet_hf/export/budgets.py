@@ -1,0 +1,1 @@
+"""The largest capacity within a budget."""
