@@ -45,7 +45,7 @@ class Objective(ABC):
                 unit_scores(model, group),
                 [(model.get_parameter(axis.tensor), axis) for axis in group.axes if axis.masked],
             )
-            for group in scored_units(model).values()
+            for group in (scored_units(model).values() if model.config.channel_order == "learned" else ())
         ]
         set_here = {layer.weight for layer in self.layers} | {module.scores for module in scored_modules(model)}
         self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in set_here]
@@ -155,7 +155,7 @@ class ConflictAwareObjective(Objective):
         self.dense_parameters = [p for p in self.other_parameters if p in dense_only]
         self.integrated_parameters = [p for p in self.other_parameters if p not in dense_only]
         # What would be prunable convolutions with single weights is projected row by row with units, too.
-        self.by_rows = _convolutions(model) if self.units else set()
+        self.by_rows = _convolutions(model) if model.config.granularity == "channel" else set()
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
