@@ -1,7 +1,8 @@
 """Multiply-adds of embedding one image: torch's count for the dense network, and what a subnetwork saves.
 
 A prunable weight is used once at every output position of its layer, so leaving it out saves as many multiply-adds as
-the layer has positions. This is a count on paper: dense kernels still multiply by the zeros. As is usual, only
+the layer has positions. This is a count on paper: dense kernels still multiply by the zeros. A network without some of
+its units (`granularity="channel"`) is really smaller, and its count is that of the work it does. As is usual, only
 convolutions and matrix products are counted; norms, activations and pooling are not.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,12 +54,14 @@ def count_multiply_adds(model: PrunNetModel, image_size: int) -> MultiplyAdds:
     """Count the multiply-adds of embedding one image of `image_size` by `image_size` pixels.
 
     Args:
-        model: A network or a subnetwork. Its capacity doesn't matter, as dense kernels do the same work for each.
+        model: A network or a subnetwork, on any device, also "meta". With single weights left out its capacity
+            doesn't matter, as dense kernels do the same work for each.
         image_size: Side of the image in pixels.
     """
     weights = {name: model.get_parameter(name) for name in model.packable_weights()}
     image = torch.zeros(1, 3, image_size, image_size, device=model.device, dtype=model.dtype)
-    with FlopCounterMode(display=False) as counter, _Positions(weights) as watch:
+    # The counter doesn't know what attention is on a CPU, and counts the matrix products of its mathematical form.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, _Positions(weights) as watch:
         model(image)
     sizes = {name: weight.numel() for name, weight in weights.items()}
     return MultiplyAdds(counter.get_total_flops() // FLOPS_OF_A_MULTIPLY_ADD, watch.found, sizes)

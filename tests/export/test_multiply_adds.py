@@ -83,6 +83,25 @@ def test_count_is_the_same_for_a_pruned_network() -> None:
     assert found[0].at(0.2) < found[0].at(1.0) == found[0].dense
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_with_all_and_with_half_of_its_units(device: str) -> None:
+    config = PrunNetConfig(
+        backbone="vit_tiny_patch16_224",
+        backbone_kwargs={"depth": 3, "embed_dim": 32, "num_heads": 2},
+        image_size=32,
+        embedding_dim=DIM,
+        granularity="channel",
+    )
+    dense = PrunNetModel(config).eval()
+    for network, head, hidden in ((dense, 16, 128), (dense.prune(0.5), 8, 64)):
+        # Four patches and the class token; queries, keys, values; scores and their sums; then the MLP.
+        patches, inner, tokens = 4 * (16 * 16 * 3) * 32, 2 * head, 5
+        attention = tokens * 32 * 3 * inner + 2 * tokens * tokens * inner + tokens * inner * 32
+        expected = patches + 3 * (attention + 2 * tokens * 32 * hidden) + 32 * DIM
+        found = count_multiply_adds(network.to(device), 32)
+        assert found.dense == found.at(0.2) == expected
+
+
 def test_counting_leaves_no_trace(model: PrunNetModel) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     count_multiply_adds(model, SIZE)
