@@ -3,6 +3,9 @@
     python benchmarks/summarise.py benchmarks/results/*.json
     python benchmarks/summarise.py benchmarks/results/sampling/*.json --capacities 0.05 0.1 0.2 0.3 0.6 1.0
 
+Runs whose capacities are of whole units are named so. If there is one, the table without `--capacities` has what the
+small network costs: methods are to be compared at equal multiply-adds or equal bytes.
+
 With `--capacities` the self-test (queries and gallery by the same subnetwork) and the cross-test (gallery by the dense
 network) at each of them; without, at one small capacity, with the distance to the dense network. Each file is the
 `metrics.json` of a run of train_accelerate.py.
@@ -42,14 +45,17 @@ def main() -> None:
 
 def print_distances(methods: dict[str, list[RunRecord]]) -> None:
     """A row a method: dense, and how far below it a small capacity is."""
+    has_units = any(is_of_units(run) for runs in methods.values() for run in runs)
+    costs = f" {SMALL} multiply-adds executed | {SMALL} MB |" if has_units else ""
     tests = f"{SMALL} self-test | below dense | {SMALL} cross-test | below dense"
-    print(f"| method | seeds | dense | {tests} | minutes |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(f"| method | seeds | dense | {tests} |{costs} minutes |")
+    print(f"|---|---:|---:|---:|---:|---:|---:|{'---:|---:|' if has_units else ''}---:|")
     for method, runs in sorted(methods.items()):
         minutes = statistics.mean((run.training_seconds or math.nan) / 60 for run in runs)
         dense, own, cross = (values(runs, *pair) for pair in ((1.0, 1.0), (SMALL, SMALL), (SMALL, 1.0)))
         columns = (dense, own, difference(dense, own), cross, difference(dense, cross))
-        print(f"| {method} | {len(runs)} | {' | '.join(map(spread, columns))} | {minutes:.1f} |")
+        figures = [*map(spread, columns), *(costs_of(runs[0]) if has_units else ()), f"{minutes:.1f}"]
+        print(f"| {method} | {len(runs)} | {' | '.join(figures)} |")
 
 
 def print_tests(methods: dict[str, list[RunRecord]], capacities: list[float]) -> None:
@@ -63,7 +69,24 @@ def print_tests(methods: dict[str, list[RunRecord]], capacities: list[float]) ->
         print(f"| | | cross | {' | '.join(map(spread, cross))} |")
 
 
+def is_of_units(run: RunRecord) -> bool:
+    """Whether the run's capacities are of whole units."""
+    return run.model is not None and run.model.granularity == "channel"
+
+
+def costs_of(run: RunRecord) -> tuple[str, str]:
+    """Executed multiply-adds in millions and megabytes of the small network; a dash where nothing was recorded."""
+    row = next((row for row in run.capacities if row.capacity == SMALL), None)
+    work, size = (None, None) if row is None else (row.executed_multiply_adds, row.file_bytes)
+    return (f"{work / 1e6:.1f} M" if work else "-", f"{size / 1e6:.2f}" if size else "-")
+
+
 def method_name(run: RunRecord) -> str:
+    """The method, and whether its capacities are of whole units."""
+    return trained_as(run) + (", units" if is_of_units(run) else "")
+
+
+def trained_as(run: RunRecord) -> str:
     """The method; with what capacities it was trained where these aren't the usual ones."""
     recipe = run.recipe
     if recipe.get("capacity_sampling", "fixed") != "fixed":

@@ -21,9 +21,12 @@ class CapacityRow:
         trained: Whether training optimised it; None if not recorded.
         kept_weights: Number of prunable weights that are kept.
         prunable_weights: Number of all prunable weights.
+        kept_units: Number of units that are kept; None with single weights.
+        units: Number of all units; None with single weights.
         file_bytes: Size of the ready subnetwork's weight file; None if there is none.
         download_bytes: Size of the files that `from_pretrained(..., capacity=...)` fetches; None if not known.
         parameters: Number of all parameters; None if they weren't counted.
+        dense_parameters: Those of the dense network; None with single weights.
         multiply_adds: Multiply-adds for one image; None if they weren't counted.
         executed_multiply_adds: Those that dense kernels do; None if they weren't counted.
         latency_ms: Milliseconds for one image.
@@ -38,9 +41,12 @@ class CapacityRow:
     trained: bool | None
     kept_weights: int
     prunable_weights: int
+    kept_units: int | None
+    units: int | None
     file_bytes: int | None
     download_bytes: int | None
     parameters: int | None
+    dense_parameters: int | None
     multiply_adds: int | None
     executed_multiply_adds: int | None
     latency_ms: float
@@ -95,9 +101,12 @@ def capacity_rows(
                 trained=entry.trained,
                 kept_weights=entry.kept_weights,
                 prunable_weights=entry.prunable_weights,
+                kept_units=entry.kept_units,
+                units=entry.units,
                 file_bytes=entry.file_bytes if files is None else files.get(capacity),
                 download_bytes=(downloads or {}).get(capacity),
                 parameters=entry.parameters,
+                dense_parameters=entry.dense_parameters,
                 multiply_adds=entry.multiply_adds,
                 executed_multiply_adds=entry.executed_multiply_adds,
                 latency_ms=entry.latency_ms,

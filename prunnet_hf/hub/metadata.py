@@ -22,6 +22,8 @@ HUB = "https://huggingface.co"
 EVAL_RESULTS_FILE = ".eval_results/prunnet_hf.yaml"
 """Where the Hub looks for entries for leaderboards."""
 TAGS = ("prunnet", "image-retrieval", "pruning", "compatible-embeddings", "timm")
+TAG_OF_UNITS = "structured-pruning"
+"""Also for models whose capacities are of whole units."""
 TASK, TASK_NAME = "image-retrieval", "Image retrieval"
 
 
@@ -45,11 +47,12 @@ def card_data(
         license: License of the weights, as the Hub abbreviates it; left out if not given.
     """
     dataset = hub_dataset(run)
+    of_units = [TAG_OF_UNITS] if _granularity(run) == "channel" else []
     return ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
-        tags=list(TAGS),
+        tags=[*TAGS, *of_units],
         datasets=None if dataset is None else [dataset],
         metrics=run.metric_names,
         model_name=name,
@@ -95,6 +98,10 @@ def eval_results_yaml(run: RunRecord, task_id: str, *, repo_id: str, capacity: f
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
 
+def _granularity(run: RunRecord) -> str:
+    return "weight" if run.model is None else run.model.granularity
+
+
 def _base_model(run: RunRecord, dense_id: str | None) -> dict[str, Any]:
     if dense_id is not None:
         # The Hub knows adapter, merge, quantized and finetune. Nothing was trained; these are the same weights in a
@@ -118,6 +125,7 @@ def _eval_result(
     run: RunRecord, repo_id: str | None, metric: str, query: float, gallery: float, value: float
 ) -> EvalResult:
     source: dict[str, Any] = {}
+    of_units = {"granularity": "channel"} if _granularity(run) == "channel" else {}
     if repo_id is not None:  # a source needs an address
         source = {"source_url": _record_url(repo_id), "source_name": run.command}
     return EvalResult(
@@ -130,7 +138,7 @@ def _eval_result(
         metric_type=metric,
         metric_name=f"{metric}, query capacity {format_capacity(query)}, gallery {format_capacity(gallery)}",
         metric_value=round(value, 4),
-        metric_args={"query_capacity": query, "gallery_capacity": gallery},
+        metric_args={"query_capacity": query, "gallery_capacity": gallery, **of_units},
         **source,
     )
 

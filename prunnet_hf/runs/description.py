@@ -60,7 +60,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
 
 def describe_model(model: PrunNetForImageClassification) -> ModelRecord:
     """Describe the embedding network."""
-    config, names = model.config, dict(model.prunnet.named_parameters())
+    config = model.config
     return ModelRecord(
         backbone=config.backbone,
         backbone_kwargs=config.backbone_kwargs,
@@ -70,7 +70,7 @@ def describe_model(model: PrunNetForImageClassification) -> ModelRecord:
         capacities=list(config.capacities),
         prunable=config.prunable,
         granularity=config.granularity,
-        parameters=sum(tensor.numel() for name, tensor in names.items() if not name.endswith(".scores")),
+        parameters=_num_parameters(model.prunnet),
     )
 
 
@@ -189,16 +189,30 @@ def _shares_of_weights(networks: Mapping[float, PrunNetModel]) -> dict[float, di
 
 
 def _shares_of_units(networks: Mapping[float, PrunNetModel]) -> dict[float, dict[str, int]]:
-    """The same of the weights that lie in units."""
-    whole = _weights_in_units(dense_twin(next(iter(networks.values()))))
+    """The same of units, and of the weights that lie in them."""
+    dense = dense_twin(next(iter(networks.values())))
+    whole = {
+        "prunable_weights": _weights_in_units(dense),
+        "units": sum(dense.prunable_units().values()),
+        "dense_parameters": _num_parameters(dense),
+    }
     return {
-        capacity: {"kept_weights": _weights_in_units(network), "prunable_weights": whole}
+        capacity: {
+            "kept_weights": _weights_in_units(network),
+            "kept_units": sum(network.prunable_units().values()),
+            **whole,
+        }
         for capacity, network in networks.items()
     }
 
 
 def _weights_in_units(network: PrunNetModel) -> int:
     return sum(weight.numel() for weight in unit_weights(network).values())
+
+
+def _num_parameters(network: PrunNetModel) -> int:
+    """The number of parameters that embedding needs."""
+    return sum(tensor.numel() for name, tensor in network.named_parameters() if not name.endswith(".scores"))
 
 
 def _costs(networks: Mapping[float, PrunNetModel], image_size: int) -> dict[float, dict[str, Any]]:
@@ -211,7 +225,7 @@ def _costs(networks: Mapping[float, PrunNetModel], image_size: int) -> dict[floa
     latency = measure_latency(measured)
     costs = {
         shape: {
-            "parameters": sum(tensor.numel() for tensor in net.parameters()),
+            "parameters": _num_parameters(net),
             "executed_multiply_adds": count_multiply_adds(net, image_size).dense,
             "latency_ms": latency.milliseconds[shape],
             "latency_runtime": latency.runtime,

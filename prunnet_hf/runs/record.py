@@ -140,10 +140,14 @@ class CapacityRecord:
 
     Attributes:
         capacity: In (0, 1].
-        kept_weights: Prunable weights that it keeps.
+        kept_weights: Prunable weights that it keeps; of granularity `"channel"` those that lie in units.
         prunable_weights: All prunable weights.
+        kept_units: Units that it keeps, which rounding can make more or fewer than its capacity's share; None with
+            single weights.
+        units: All units; None with single weights.
         file_bytes: Size of its saved weights; None if they were not saved.
         parameters: All parameters that it has, those that are zero too; None if they were not counted.
+        dense_parameters: Those of the dense network; None if they were not counted, and with single weights.
         multiply_adds: Multiply-adds to embed one image, on paper; None if they were not counted.
         executed_multiply_adds: Those that dense kernels do, zeros included; None if they were not counted.
         latency_ms: Milliseconds to embed one image.
@@ -154,8 +158,11 @@ class CapacityRecord:
     capacity: float
     kept_weights: int
     prunable_weights: int
+    kept_units: int | None = None
+    units: int | None = None
     file_bytes: int | None = None
     parameters: int | None = None
+    dense_parameters: int | None = None
     multiply_adds: int | None = None
     executed_multiply_adds: int | None = None
     latency_ms: float
@@ -166,7 +173,10 @@ class CapacityRecord:
         """Refuse impossible costs."""
         _check_range("capacity", self.capacity, 1.0)
         _check_range("kept_weights", self.kept_weights, self.prunable_weights)
-        for name in ("file_bytes", "parameters", "multiply_adds", "executed_multiply_adds", "latency_ms"):
+        _check_range("kept_units", self.kept_units, math.inf if self.units is None else self.units)
+        if self.dense_parameters is not None:
+            _check_range("parameters", self.parameters, self.dense_parameters)
+        for name in ("units", "file_bytes", "parameters", "multiply_adds", "executed_multiply_adds", "latency_ms"):
             _check_range(name, getattr(self, name))
 
 

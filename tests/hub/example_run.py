@@ -41,8 +41,11 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
             "capacity": c,
             "kept_weights": int(12345 * c),
             "prunable_weights": 12345,
+            "kept_units": None,
+            "units": None,
             "file_bytes": int(4_560_000 * c) if c != 0.5 else None,
             "parameters": 23456,
+            "dense_parameters": None,
             "multiply_adds": int(98_700_000 * c),
             "executed_multiply_adds": 98_700_000,
             "latency_ms": 7.0 + c,
@@ -86,6 +89,17 @@ def metrics(method: str = "prunnet", capacities: tuple[float, ...] = CAPACITIES)
         "capacities": rows,
         "chance": {"mAP": 0.026},
     }
+
+
+def metrics_of_units() -> dict[str, Any]:
+    """As `metrics`, of a run whose capacities are of whole units; of 60 of them 0.2 keeps 13."""
+    content = metrics()
+    content["model"]["granularity"] = "channel"
+    for row, kept in zip(content["capacities"], (13, 30, 60), strict=True):
+        work = 1_645_000 * kept
+        row |= {"kept_units": kept, "units": 60, "parameters": 391 * kept, "dense_parameters": 23460}
+        row |= {"multiply_adds": work, "executed_multiply_adds": work, "latency_ms": 2.0 + kept / 10}
+    return content
 
 
 def write_run(run: Path, content: dict[str, Any]) -> Path:

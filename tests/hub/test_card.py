@@ -31,7 +31,7 @@ from prunnet_hf.hub.indices import recorded_indices
 from prunnet_hf.hub.readme import split_front_matter
 from prunnet_hf.hub.usage import Usage
 from prunnet_hf.runs.methods import METHODS
-from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, value, write_run
+from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, metrics_of_units, value, write_run
 
 ROOT = Path(__file__).parents[2]
 USAGE = Usage("print(1)\n", "1\n")
@@ -101,21 +101,48 @@ def test_cost_of_each_capacity() -> None:
     assert "12,345 in all" in line_of(text, "- **Kept weights**")
 
 
-def test_whole_units_are_said_to_be_fast() -> None:
-    content = metrics()
-    content["model"]["granularity"] = "channel"
-    for row in content["capacities"]:
-        row["parameters"], row["executed_multiply_adds"] = int(23456 * row["capacity"]), row["multiply_adds"]
-    text = body(content)
-    assert table(text, "capacity | kept")[:2] == [
-        ["capacity", "kept weights", "parameters", "ready file", "multiply-adds executed", "latency"],
-        ["0.20", "2,469", "4,691", "0.91 MB", "19.7 M", "7.2 ms"],
+def test_cost_of_each_capacity_of_whole_units() -> None:
+    text = body(metrics_of_units(), indices=INDICES)
+    # 13 of 60 units: 5083 of 23460 parameters, 21.385 of 98.7 million multiply-adds, 3.3 of 8 ms
+    assert table(text, "capacity | kept units") == [
+        ["capacity", "kept units", "parameters", "ready file", "multiply-adds executed", "latency"],
+        ["0.20", "13 (22 %)", "5,083 (22 %)", "0.91 MB", "21.4 M (22 %)", "3.3 ms (41 %)"],
+        ["0.50", "30 (50 %)", "11,730 (50 %)", "none", "49.4 M (50 %)", "5.0 ms (62 %)"],
+        ["1.00", "60 (100 %)", "23,460 (100 %)", "4.56 MB", "98.7 M (100 %)", "8.0 ms (100 %)"],
     ]
+    words = " ".join(text.split())
+    assert (
+        "a query takes 22 % of the dense network's multiply-adds, 41 % of its time and 22 % of its parameters" in words
+    )
+    assert "60 in all" in line_of(text, "- **Kept units**")
+    assert "all of which are executed" in line_of(text, "- **Multiply-adds**")
     assert "median of the networks taking turns" in line_of(text, "- **Latency**")
-    assert "the kept share of the units in each block" in " ".join(text.split())
-    for claim in ("Don't take it", "unstructured", "single weights", "on paper"):
-        assert claim in body(metrics())
+    assert "the kept share of the units in each block" in words
+    assert table(text, "capacity | kept weights")[0][-1] == "SAP's bound, as share"
+    assert "leaves out the units of the lowest scores" in text
+    single = body(metrics(), indices=INDICES)
+    for claim in ("make queries faster", "unstructured", "single weights", "on paper"):
+        assert claim in single
         assert claim not in text
+
+
+def test_network_of_some_units_trained_alone_says_with_what_it_compares() -> None:
+    content = metrics_of_units()
+    alone = {**metrics("independent", (0.2,)), "capacities": content["capacities"][:1], "model": content["model"]}
+    text = body(alone)
+    assert "compare at equal multiply-adds, parameters and bytes" in text
+    # What share of the dense network's work it does isn't known.
+    assert table(text, "capacity | kept units")[1] == [
+        *("0.20", "13 (22 %)", "5,083 (22 %)", "0.91 MB", "21.4 M", "3.3 ms")
+    ]
+    assert "compare at equal" not in body(metrics("independent", (0.2,)))
+
+
+def test_latency_of_a_very_small_network_has_digits_that_say_something() -> None:
+    content = metrics()
+    for row, latency in zip(content["capacities"], (0.0321, 0.0999, 0.1), strict=True):
+        row["latency_ms"] = latency
+    assert [row[-1] for row in table(body(content), "capacity | kept")[1:]] == ["0.032 ms", "0.100 ms", "0.1 ms"]
 
 
 def test_cost_of_what_is_published_is_that_of_its_files() -> None:

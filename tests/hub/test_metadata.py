@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 
 from prunnet_hf.hub.metadata import card_data, eval_results_yaml
-from tests.hub.example_run import RECIPE, finished, metrics, value
+from tests.hub.example_run import RECIPE, finished, metrics, metrics_of_units, value
 
 
 def round_trip(data: ModelCardData) -> ModelCardData:
@@ -45,6 +45,14 @@ def test_results_of_every_capacity_with_data_set_split_protocol_and_command() ->
     }
     assert result.metric_args == {"query_capacity": 0.2, "gallery_capacity": 1.0}
     assert result.source_url is None
+
+
+def test_capacities_of_whole_units_are_said_to_be_such() -> None:
+    content = metrics_of_units()
+    data = round_trip(card_data(finished(content), name="example"))
+    assert {result.metric_args["granularity"] for result in data.eval_results} == {"channel"}
+    assert "structured-pruning" in data.tags
+    assert "structured-pruning" not in of_run().tags
 
 
 def test_results_of_a_repository_link_to_their_file() -> None:

@@ -177,6 +177,9 @@ def test_ready_subnetworks_of_units_are_plain_thin_files(run_of_units: Path, tmp
         assert ready.config.kept_units == cut.config.kept_units == trained.prune(capacity).config.kept_units
         torch.testing.assert_close(ready(images).pooler_output, trained(images, capacity=capacity).pooler_output)
         torch.testing.assert_close(cut(images).pooler_output, ready(images).pooler_output)
+    cards = [folder.path / "README.md" for folder in (staged.folders if layout == "repos" else [staged.main])]
+    for card in cards:
+        assert "kept units |" in card.read_text(encoding="utf-8")
     assert PrunNetModel.from_pretrained(staged.main.path).config.prunable
     assert staged.main.files().keys() >= PICTURES
 

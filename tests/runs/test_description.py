@@ -88,15 +88,18 @@ def test_whole_units_save_what_they_say(tmp_path: Path) -> None:
     for row, kept in zip(rows, ([2, 2, 8, 8], [4, 4, 16, 16]), strict=True):
         assert row.kept_weights == sum(n * size for n, size in zip(kept, of_a_unit, strict=True))
         assert row.prunable_weights == rows[1].kept_weights
+        assert (row.kept_units, row.units) == (sum(kept), 40)
     for row, network in zip(rows, networks.values(), strict=True):
         assert row.parameters == sum(tensor.numel() for tensor in network.parameters())
         assert row.multiply_adds == row.executed_multiply_adds
+        assert row.dense_parameters == rows[1].parameters
     assert rows[0].parameters < rows[1].parameters
     assert rows[0].executed_multiply_adds < rows[1].executed_multiply_adds
     assert describe_model(model).granularity == "channel"
     pruned = model.prune(0.5)
     (alone,) = describe_subnetworks(tmp_path, pruned, {0.5: pruned.prunnet}, "fixed")
-    assert (alone.kept_weights, alone.prunable_weights) == (rows[0].kept_weights, rows[0].prunable_weights)
+    for name in ("kept_weights", "prunable_weights", "kept_units", "units", "parameters", "dense_parameters"):
+        assert getattr(alone, name) == getattr(rows[0], name)
 
 
 def test_size_of_a_model_in_several_files_is_that_of_all(model: PrunNetForImageClassification, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from prunnet_hf.runs.record import RunRecord, TrainingFacts, recorded_training
 from prunnet_hf.runs.run_directory import write_json
-from tests.hub.example_run import metrics, value
+from tests.hub.example_run import metrics, metrics_of_units, value
 
 OPTIONAL = (
     *("num_shared_classes", "recipe", "commit", "device", "latency_device", "num_processes", "mixed_precision"),
@@ -54,6 +54,7 @@ def test_what_an_earlier_version_did_not_record_is_unknown(tmp_path: Path) -> No
     assert {getattr(record, name) for name in OPTIONAL if name != "recipe"} == {None}
     assert record.recipe == {}
     assert record.chance_of_headline is None
+    unknown += ("kept_units", "units", "dense_parameters")
     assert {getattr(row, name) for row in record.capacities for name in unknown} == {None}
 
 
@@ -111,6 +112,13 @@ def test_unusable_file_is_named_with_field_and_remedy(tmp_path: Path, content: A
         *(
             ({"capacities": [{**metrics()["capacities"][0], name: value}]}, rf"capacities\[0\].*{name}.*{value}")
             for name, value in (("capacity", 20.0), ("kept_weights", -5), ("file_bytes", -1), ("latency_ms", -1))
+        ),
+        *(
+            ({"capacities": [{**metrics_of_units()["capacities"][0], name: value}]}, rf"capacities\[0\].*{says}")
+            for name, value, says in (
+                *(("kept_units", 61, r"kept_units.*60.*61"), ("units", -1, "kept_units.*-1")),
+                ("dense_parameters", 5082, r"parameters.*5082.*5083"),
+            )
         ),
     ],
 )
