@@ -192,7 +192,8 @@ def sign_bands(index: Path, file: Path) -> None:
             blob = first.read_bytes()
             start = 8 + int.from_bytes(blob[:8], "little")
             header = json.loads(blob[8:start])
-            contents = {name: content[name] for name in ("capacities", "statistics", "tensors")}
+            repeated = ("capacities", "statistics", "tensors", *(["units"] if content["version"] == 2 else []))
+            contents = {name: content[name] for name in repeated}
             header["__metadata__"]["contents"] = json.dumps(contents, sort_keys=True, separators=(",", ":"))
             text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
             first.write_bytes(len(text).to_bytes(8, "little") + text + blob[start:])

@@ -1,6 +1,6 @@
 """Thousands of damaged and forged checkpoints: each must load as it was saved, or give a clear error.
 
-    python benchmarks/mutations.py --files packed bands --mutations 10000
+    python benchmarks/mutations.py --files packed bands units --mutations 10000
 
 A tiny model is saved in each form, and its weight files and index are mutated (`mutants.py`). Each result is loaded in
 a child process that may allocate little beyond what it holds. Allowed are the tensors that were saved, an error that
@@ -33,7 +33,7 @@ from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.storage.form import Source
 from prunnet_hf.storage.forms import read_weights
 
-FORMS = ("packed", "bands", "bands-0.3")
+FORMS = ("packed", "bands", "bands-0.3", "units", "units-0.3")
 ALLOWANCE = 512 * 2**20
 """Bytes of address space that loading a model of some kilobytes may take beyond what the process has."""
 ACCEPTED = ("same tensors", "forged tensors", "clear ")
@@ -111,9 +111,17 @@ def run_child(form: str, numbers: range, seed: int, verbose: bool = False) -> No
 def save(form: str, folder: Path) -> None:
     """Save a tiny model, the same each time, in a form."""
     torch.manual_seed(0)
-    backbone_kwargs = {"channels": [4, 4, 8, 8], "stem_width": 4}
-    config = PrunNetConfig(backbone="resnet10t", backbone_kwargs=backbone_kwargs, image_size=32, embedding_dim=6)
-    model = PrunNetModel(config)
+    has_units = form.startswith("units")
+    backbone_kwargs = {"channels": [4, 4, 4, 16] if has_units else [4, 4, 8, 8], "stem_width": 4}
+    model = PrunNetModel(
+        PrunNetConfig(
+            backbone="resnet10t",
+            backbone_kwargs=backbone_kwargs,
+            image_size=32,
+            embedding_dim=6,
+            granularity="channel" if has_units else "weight",
+        )
+    )
     if form == "packed":
         model.prune(0.2).save_pretrained(folder)
     else:
@@ -122,7 +130,7 @@ def save(form: str, folder: Path) -> None:
 
 def capacity_of(form: str) -> dict[str, float]:
     """What `from_pretrained` is asked for: `bands-0.3` stands for a subnetwork, which needs ranks of one band."""
-    return {"capacity": 0.3} if form == "bands-0.3" else {}
+    return {"capacity": 0.3} if form.endswith("-0.3") else {}
 
 
 def outcome_of(folder: Path, form: str, expected: dict[str, torch.Tensor], is_forged: bool, verbose: bool) -> str:

@@ -308,7 +308,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             save_directory: Created if necessary.
             bands: To save a progressive checkpoint, the edges of its bands, such as `model.config.capacities`, each in
                 (0, 1] and with stored running statistics; 1.0 is added. `from_pretrained(..., capacity=c)` downloads
-                only its bands up to `c`. Masks are exact at edges, and between them up to one 256th of a band.
+                only its bands up to `c`. With `granularity="channel"` it gives exactly what pruning gives; with
+                `"weight"` masks are exact at edges, and between them up to one 256th of a band.
             **kwargs: See `PreTrainedModel.save_pretrained`.
 
         Raises:
@@ -356,8 +357,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: Directory or Hub repository.
             *model_args: Passed to the constructor.
             capacity: Prune to this kept share, in (0, 1], after loading. Of a checkpoint in bands only those up to it
-                are downloaded, and no ranks if it is an edge. If `dtype` isn't the stored one, running statistics of
-                a capacity that has none are then mixed before they are rounded, not after.
+                are downloaded, and no ranks if it is an edge. If `dtype` isn't the stored one, what pruning computes
+                (statistics of a capacity that has none, scaled queries) is then rounded afterwards, not before.
             allocation: With `capacity`; see `prune`. All bands are needed unless it is `"uniform"`.
             **kwargs: See `PreTrainedModel.from_pretrained`.
 

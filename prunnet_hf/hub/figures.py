@@ -128,8 +128,8 @@ def band_downloads(folder: Path, capacities: Sequence[float]) -> dict[float, int
         capacities: Each in (0, 1].
 
     Returns:
-        For each capacity the size of the bands up to the one it lies in, and of that band's ranks unless the capacity
-        is the band's edge; None if the model isn't saved in bands.
+        For each capacity the size of the bands up to the one it lies in, and of that band's ranks, if it has some,
+        unless the capacity is the band's edge; None if the model isn't saved in bands.
     """
     file = folder / INDEX_NAME
     if not file.is_file():

@@ -246,8 +246,7 @@ def band_edges(config: PrunNetConfig) -> list[float] | None:
 
     None if it isn't saved in bands.
     """
-    in_bands = config.prunable and config.granularity == "weight"
-    return list(config.capacities) if in_bands else None
+    return list(config.capacities) if config.prunable else None
 
 
 def _choose_capacities(model: PrunNetModel, record: RunRecord, capacities: Sequence[float] | None) -> list[float]:

@@ -41,14 +41,19 @@ def thin_tensors(
 
 def _without_others(tensor: Tensor, axis: Axis, kept: Tensor, num_units: int) -> Tensor:
     thin = tensor.index_select(axis.dim, axis.places(kept, num_units))
-    if axis.scaled and len(kept) < num_units:
-        # Attention divides by the square root of the dimensions it has; here it must be of those it had.
-        factor = torch.ones(axis.outer, len(kept) * axis.inner, dtype=thin.dtype, device=thin.device)
-        factor[: axis.masked] = math.sqrt(len(kept) / num_units)
-        shape = [1] * thin.ndim
-        shape[axis.dim] = -1
-        thin = thin * factor.reshape(shape)
-    return thin
+    return rescaled(thin, axis, len(kept), num_units)
+
+
+def rescaled(thin: Tensor, axis: Axis, count: int, num_units: int) -> Tensor:
+    """A tensor that has `count` of `num_units` units along `axis`, with the factor that makes up for the others."""
+    if not axis.scaled or count == num_units:
+        return thin
+    # Attention divides by the square root of the dimensions it has; here it must be of those it had.
+    factor = torch.ones(axis.outer, count * axis.inner, dtype=thin.dtype, device=thin.device)
+    factor[: axis.masked] = math.sqrt(count / num_units)
+    shape = [1] * thin.ndim
+    shape[axis.dim] = -1
+    return thin * factor.reshape(shape)
 
 
 @contextmanager

@@ -17,15 +17,17 @@ from torch import Tensor
 
 from ..pruning.calibration import OWN_AND_STORED, interpolation, mix
 from ..pruning.masking import kept_count
+from ..pruning.subnetworks import scored_units
 from .band_index import INDEX_NAME, WEIGHT, BandedTensor, BandIndex, band_file, ranks_file, read_index
-from .bands import KNOTS, MASK, MAX_LEVELS, NUM_KNOTS, RANKS, SCORES, VALUES, save_bands, statistics_in_band
+from .bands import KNOTS, MASK, MAX_LEVELS, NUM_KNOTS, RANKS, ROWS, SCORES, VALUES, save_bands, statistics_in_band
 from .form import Form, Source, Weights
 from .score_levels import Integers, knot_levels, level_scores, segment_sizes
 from .tensor_file import BITS, damaged
+from .unit_band_reader import kept_units, load_unit_bands
+from .unit_bands import save_unit_bands
 
 Tensors = Mapping[str, Tensor]
 Part = tuple[Integers, Tensor]
-_STORED = tuple(f".{rows}" for _, rows in OWN_AND_STORED)
 
 
 def load_bands(
@@ -71,7 +73,7 @@ def load_bands(
 
 def _plain(bands: Sequence[Tensors]) -> dict[str, Tensor]:
     """The tensors that are stored as they are."""
-    special = (MASK, VALUES, *_STORED)
+    special = (MASK, VALUES, *ROWS)
     return {name: tensor for band in bands for name, tensor in band.items() if not name.endswith(special)}
 
 
@@ -151,7 +153,7 @@ def _rows(
         known += [edge] if edge in index.statistics else []
         for file in (of_band, band):
             for name in file:
-                if name.endswith(_STORED):
+                if name.endswith(ROWS):
                     pieces.setdefault(name, []).append(file[name])
     for name, parts in pieces.items():
         alike = {(part.dtype, part.shape[1:]) for part in parts if part.ndim == 2}
@@ -189,7 +191,10 @@ def _read(source: Source, capacity: float | None) -> Weights | None:
         return None
     index = read_index(found)
     files = {name: _find_band(source, name, index) for name in index.needed_files(capacity)}
-    return Weights(load_bands(index, files, capacity), None if capacity is None else index.statistics)
+    tensors = load_bands(index, files, capacity) if index.units is None else load_unit_bands(index, files, capacity)
+    if capacity is None:
+        return Weights(tensors)
+    return Weights(tensors, index.statistics, None if index.units is None else kept_units(index, capacity))
 
 
 def _find_band(source: Source, name: str, index: BandIndex) -> str:
@@ -203,13 +208,17 @@ def _find_band(source: Source, name: str, index: BandIndex) -> str:
 
 
 def _write(directory: Path, model: Any, state_dict: Mapping[str, Tensor], edges: Sequence[float] | None) -> None:
-    save_bands(directory, state_dict, model.prunable_layers(), edges or [], model.config.stored_subnetworks)
+    stored = model.config.stored_subnetworks
+    if model.config.granularity == "channel":
+        save_unit_bands(directory, state_dict, scored_units(model), edges or [], stored)
+    else:
+        save_bands(directory, state_dict, model.prunable_layers(), edges or [], stored)
 
 
 BANDS = Form(
     name="bands",
     files=(INDEX_NAME, "band-*-of-*.safetensors"),
-    suits=lambda config: config.prunable and config.granularity == "weight",
+    suits=lambda config: config.prunable,
     read=_read,
     write=_write,
     on_request=True,

@@ -1,6 +1,7 @@
 """The progressive checkpoint: a dense model in bands of capacity. A device downloads only those that it needs.
 
-The layout, version 1. Integers and floats are little-endian, text is UTF-8, files except the index are safetensors.
+`unit_bands` has the layout for models that leave out whole units. That for single weights is version 1. Integers and
+floats are little-endian, text is UTF-8, files except the index are safetensors.
 With edges ``e_1 < ... < e_N = 1`` and ``e_0 = 0`` the directory has ``config.json`` and:
 
 - ``bands.index.json``: ``format`` (``prunnet-bands``), ``version`` (1), ``capacities`` (the edges), ``statistics``
@@ -48,7 +49,7 @@ from torch import Tensor
 
 from ..pruning.calibration import OWN_AND_STORED
 from ..pruning.masking import check_capacities, format_capacity
-from .band_index import WEIGHT, BandedTensor, band_file, ranks_file, write_files
+from .band_index import WEIGHT, BandedTensor, BandIndex, band_file, ranks_file, write_files
 from .score_levels import Integers, fit_knots, knot_levels, levels_of, rank_order, segment_sizes
 from .tensor_file import BITS, PACKABLE, storable, without_aliases
 
@@ -56,6 +57,8 @@ MASK, VALUES, RANKS, KNOTS = ".band_mask", ".band_values", ".band_ranks", ".band
 MAX_LEVELS = 256
 NUM_KNOTS = 33
 SCORES = ".scores"
+ROWS = tuple(f".{rows}" for _, rows in OWN_AND_STORED)
+"""Tensors with these endings hold a row of statistics for each stored capacity."""
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -81,16 +84,13 @@ def save_bands(
         ValueError: If a score is not finite, an edge has no running statistics, or a name is reserved.
         OSError: If a file can't be written.
     """
-    edges = (*(capacity for capacity in capacities if capacity < 1.0), 1.0)
-    rows = _rows_of(state_dict)
-    stored = tuple(statistics) if rows else ()
-    _check_edges(edges, stored, rows)
+    edges, stored, rows = edges_and_rows(state_dict, capacities, statistics)
     files: Files = {name(k, len(edges)): {} for k in range(1, len(edges) + 1) for name in (band_file, ranks_file)}
     banded = {}
     own = {layer + ending for layer in layers for ending in (WEIGHT, SCORES)}
     for name, tensor in without_aliases(state_dict, own).items():
         if name not in own and name not in rows:
-            late = _belongs_to_last(name, rows)
+            late = belongs_to_last(name, rows)
             files[band_file(len(edges) if late else 1, len(edges))][name] = storable(
                 name, tensor, reserved=(MASK, VALUES, RANKS, KNOTS)
             )
@@ -100,7 +100,7 @@ def save_bands(
         _split_weight(files, layer, weight, state_dict[layer + SCORES], edges)
     for name in rows:
         _split_rows(files, name, storable(name, state_dict[name]), edges, stored)
-    write_files(directory, edges, stored, banded, files)
+    write_files(directory, BandIndex(edges, stored, banded, {}), files)
 
 
 def check_bands(model: Any, bands: Sequence[float] | None, push_to_hub: bool) -> list[float] | None:
@@ -114,16 +114,37 @@ def check_bands(model: Any, bands: Sequence[float] | None, push_to_hub: bool) ->
             f"{format_capacity(model.config.capacity)} and has no scores. Save it without bands, or save the dense "
             "model from which it was pruned."
         )
-    if model.config.granularity != "weight":
-        raise ValueError(
-            f"bands={edges} are for granularity 'weight'; this model has 'channel'. Save it without bands."
-        )
     if push_to_hub:
         raise ValueError(
             f"push_to_hub must be False if bands={edges} are given. Save first; then call "
             f"model.push_to_hub(repo_id, bands={edges})."
         )
     return edges
+
+
+def edges_and_rows(
+    state_dict: Mapping[str, Tensor], capacities: Sequence[float], statistics: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
+    """The edges, the capacities with stored statistics, and the names of the tensors that have a row for each.
+
+    Raises:
+        ValueError: If an edge has no running statistics.
+    """
+    edges = (*(capacity for capacity in capacities if capacity < 1.0), 1.0)
+    rows = [name for name in state_dict if name.endswith(ROWS)]
+    stored = tuple(statistics) if rows else ()
+    lacking = [edge for edge in edges[:-1] if edge not in stored]
+    if rows and lacking:
+        raise ValueError(
+            f"bands must end at capacities with stored running statistics, {list(stored)} and 1.0; got {lacking} too. "
+            "Choose among these, or train or calibrate a model whose config.statistics_capacities has them."
+        )
+    return edges, stored, rows
+
+
+def belongs_to_last(name: str, rows: Collection[str]) -> bool:
+    """Whether a tensor is a running statistic of the dense network, in a norm that also has those of subnetworks."""
+    return any(name.endswith(f".{own}") and name.removesuffix(own) + stored in rows for own, stored in OWN_AND_STORED)
 
 
 def statistics_in_band(edges: Sequence[float], stored: Sequence[float], number: int) -> list[float]:
@@ -175,23 +196,3 @@ def _split_rows(files: Files, name: str, rows: Tensor, edges: Sequence[float], s
         for file, capacities in ((band_file, [edge] if edge < 1.0 else []), (ranks_file, inside)):
             if capacities or (number == len(edges) == 1 and file is band_file):
                 files[file(number, len(edges))][name] = rows[[stored.index(capacity) for capacity in capacities]]
-
-
-def _rows_of(state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a row of statistics for each stored capacity."""
-    endings = tuple(f".{rows}" for _, rows in OWN_AND_STORED)
-    return [name for name in state_dict if name.endswith(endings)]
-
-
-def _belongs_to_last(name: str, rows: Collection[str]) -> bool:
-    """Whether a tensor is a running statistic of the dense network, in a norm that also has those of subnetworks."""
-    return any(name.endswith(f".{own}") and name.removesuffix(own) + stored in rows for own, stored in OWN_AND_STORED)
-
-
-def _check_edges(edges: Sequence[float], stored: Sequence[float], rows: Collection[str]) -> None:
-    lacking = [edge for edge in edges[:-1] if edge not in stored]
-    if rows and lacking:
-        raise ValueError(
-            f"bands must end at capacities with stored running statistics, {list(stored)} and 1.0; got {lacking} too. "
-            "Choose among these, or train or calibrate a model whose config.statistics_capacities has them."
-        )

@@ -72,10 +72,12 @@ class Weights:
         state_dict: The tensors; None if transformers reads the files itself.
         statistics: If the tensors are a subnetwork of a prunable checkpoint: the capacities for which that checkpoint
             stores running statistics. None otherwise.
+        kept_units: If they are those of a subnetwork that lacks whole units: how many are left of each group.
     """
 
     state_dict: dict[str, Tensor] | None
     statistics: tuple[float, ...] | None = None
+    kept_units: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

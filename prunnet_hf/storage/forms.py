@@ -18,12 +18,13 @@ from .band_reader import BANDS
 from .form import Form, Source, Weights
 from .packed import PACKED
 from .plain import PLAIN
+from .tensor_file import damaged
 
 FORMS = (BANDS, PACKED, PLAIN)
 MODEL_FILES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, *(pattern for form in FORMS for pattern in form.files))
 """Patterns of the files of a saved model, which the next save replaces."""
 SUBNETWORK_FIELDS: dict[str, Any] = {"prunable": False, "statistics_capacities": []}
-"""In what, besides its capacity, the configuration of a subnetwork differs from its prunable checkpoint's."""
+"""In what, besides its capacity and its kept units, a subnetwork's configuration differs from its checkpoint's."""
 
 
 def weights_bytes(folder: Path) -> int:
@@ -62,8 +63,19 @@ def read_weights(cls: Any, source: Source, config: Any, capacity: float | None) 
             refuse_variant(
                 source.variant, f"the form {form.name!r} has none", "dtype=torch.bfloat16 converts on loading."
             )
+            _check_granularity(weights, config, source)
             return weights
     return None
+
+
+def _check_granularity(weights: Weights, config: Any, source: Source) -> None:
+    """Refuse a subnetwork from bands of another granularity than the configuration's."""
+    has_units = weights.kept_units is not None
+    if weights.statistics is not None and has_units != (config.granularity == "channel"):
+        raise damaged(
+            f"{source.path} has bands of {'whole units' if has_units else 'single weights'}, but the configuration "
+            f"has granularity={config.granularity!r}"
+        )
 
 
 def refuse_variant(variant: str | None, reason: str, remedy: str) -> None:
@@ -82,11 +94,12 @@ def model_arguments(weights: Weights, config: Any) -> dict[str, Any]:
     if weights.state_dict is None:
         return {"force_download": False}  # it has just been downloaded
     arguments = {"config": config, "state_dict": weights.state_dict}
+    fields = {**SUBNETWORK_FIELDS, "kept_units": weights.kept_units}
     if weights.statistics is None:
         return arguments
     if not isinstance(config, PreTrainedConfig):
-        return arguments | SUBNETWORK_FIELDS  # changes what is read
+        return arguments | fields  # changes what is read
     config = copy.deepcopy(config)
-    for name, value in SUBNETWORK_FIELDS.items():
+    for name, value in fields.items():
         setattr(config, name, value)
     return arguments | {"config": config}

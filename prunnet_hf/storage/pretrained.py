@@ -269,7 +269,7 @@ def _changed_fields(cls: Any, source: Source, asked: Any, weights: Weights | Non
         return {}
     # The fields in which a subnetwork from bands always differs are not the caller's wish.
     joined = weights is not None and weights.statistics is not None
-    fields = [name for name in SHAPING_FIELDS if not (joined and name in SUBNETWORK_FIELDS)]
+    fields = [name for name in SHAPING_FIELDS if not (joined and name in (*SUBNETWORK_FIELDS, "kept_units"))]
     pairs = {name: (getattr(asked, name), getattr(stored, name)) for name in fields}
     return {name: (new, old) for name, (new, old) in pairs.items() if new != old}
 
@@ -282,7 +282,9 @@ def _misfit(path: Any, problems: list[str], changed: dict[str, tuple[Any, Any]])
         )
     asked = ", ".join(f"{name}={new!r}" for name, (new, _) in changed.items())
     stored = ", ".join(f"{name}={old!r}" for name, (_, old) in changed.items())
+    # Only pruning says how many units are left.
+    remedy = "" if "kept_units" in changed else f", or build a new model with PrunNetConfig({asked})"
     return (
         f"The weights in {path} do not fit {asked}, which from_pretrained was given: its config.json says {stored}; "
-        f"{'; '.join(problems)}. Leave the argument out, or build a new model with PrunNetConfig({asked})."
+        f"{'; '.join(problems)}. Leave the argument out{remedy}."
     )

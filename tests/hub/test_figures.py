@@ -68,5 +68,13 @@ def test_download_is_all_bands_up_to_the_capacity_and_ranks_between_edges(tmp_pa
     }
 
 
+def test_download_of_units_has_no_ranks(tmp_path: Path) -> None:
+    files = {f"band-0000{number}-of-00002.safetensors": {"size": 10**number, "sha256": ""} for number in (1, 2)}
+    index = {"format": "prunnet-bands", "version": 2, "capacities": [0.2, 1.0], "files": files}
+    index |= {"statistics": [], "tensors": {}, "units": {}}
+    (tmp_path / "bands.index.json").write_text(json.dumps(index))
+    assert band_downloads(tmp_path, [0.1, 0.2, 0.3, 1.0]) == {0.1: 10, 0.2: 10, 0.3: 110, 1.0: 110}
+
+
 def test_model_that_lies_in_one_file_is_downloaded_whole(tmp_path: Path) -> None:
     assert band_downloads(tmp_path, [0.2, 1.0]) is None

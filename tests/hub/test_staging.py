@@ -17,6 +17,7 @@ import yaml
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.compression.report import compressibility
 from prunnet_hf.hub.staging import Publication, StagedRun, band_edges, stage_run
+from tests.tiny_models import same_state
 
 PACKED = {"config.json", "model.packed.safetensors", "preprocessor_config.json"}
 BANDS = {f"band-0000{number}-of-00003{kind}.safetensors" for number in (1, 2, 3) for kind in ("", ".ranks")}
@@ -180,8 +181,10 @@ def test_ready_subnetworks_of_units_are_plain_thin_files(run_of_units: Path, tmp
     cards = [folder.path / "README.md" for folder in (staged.folders if layout == "repos" else [staged.main])]
     for card in cards:
         assert "kept units |" in card.read_text(encoding="utf-8")
-    assert PrunNetModel.from_pretrained(staged.main.path).config.prunable
-    assert staged.main.files().keys() >= PICTURES
+    whole = PrunNetModel.from_pretrained(staged.main.path)
+    assert same_state(whole, trained)
+    assert staged.main.files().keys() >= PICTURES | {"bands.index.json", "band-00001-of-00003.safetensors"}
+    assert "kept units are exactly those" in (staged.main.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_description_has_a_line_for_every_file(branches: StagedRun) -> None:
@@ -244,7 +247,8 @@ def test_full_disk(finished_run: Path, tmp_path: Path) -> None:
 def test_bands_end_at_the_capacities_that_were_trained() -> None:
     assert band_edges(PrunNetConfig(capacities=[0.1, 0.2, 0.4, 0.6, 0.8])) == [0.1, 0.2, 0.4, 0.6, 0.8]
     assert band_edges(PrunNetConfig(capacities=[0.3])) == [0.3]
-    assert band_edges(PrunNetConfig(capacities=[0.25, 0.5])) == [0.25, 0.5]
+    assert band_edges(PrunNetConfig(capacities=[0.25, 0.5], granularity="channel")) == [0.25, 0.5]
+    assert band_edges(PrunNetConfig(capacity=0.2, prunable=False)) is None
 
 
 def test_a_leaderboard_needs_a_data_set_of_the_hub(finished_run: Path, tmp_path: Path) -> None:

@@ -73,8 +73,9 @@ def test_files_that_changed_places(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"version": 2}, r"version is 2.*up to 1\b.*Upgrade"),
-        ({"version": 0}, "version is 0; allowed is 1"),
+        ({"version": 3}, r"version is 3.*up to 2\b.*Upgrade"),
+        ({"version": 2}, r"must have .*'units'"),
+        ({"version": 0}, "version is 0; allowed are 1 and 2"),
         ({"version": True}, "version is True"),
         ({"format": "other"}, "format 'prunnet-bands'"),
         ({"note": 1}, "must have"),

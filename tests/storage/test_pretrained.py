@@ -30,7 +30,7 @@ from prunnet_hf.pruning.layers import find_masks
 from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME
 from prunnet_hf.storage.replacing import replace_model
 from prunnet_hf.storage.tensor_file import CheckpointFormatError
-from tests.tiny_models import same_state, tiny
+from tests.tiny_models import same_state, tiny, tiny_of_units
 
 DENSE_WEIGHTS_NAME = "model.safetensors"
 
@@ -613,6 +613,17 @@ class TestInterruptedSave:
             assert len(outcomes) < 100
         assert set(outcomes) == {"old", "new"}
         assert outcomes == sorted(outcomes, key=["old", "new"].index)
+
+    def test_killed_while_a_thin_model_replaces_bands_of_units(self, tmp_path: Path) -> None:
+        model, outcomes = tiny_of_units(), []
+        new = model.prune(0.25)
+        for number in (0, 4, 8, 99):
+            directory = tmp_path / str(number)
+            model.save_pretrained(directory, bands=[0.2])
+            die_at_rename(number, lambda directory=directory: new.save_pretrained(directory))
+            outcomes.append(outcome(directory, {"old": model, "new": new}))
+            assert not list(directory.glob(".*"))
+        assert outcomes == ["old", "old", "old", "new"]
 
     def test_killed_before_or_after_all_moves_leaves_a_lock_that_loading_removes(self, dense: Path) -> None:
         (dense / ".saving.lock").write_text("process 1 on another machine")
