@@ -54,12 +54,19 @@ def prepare_units(backbone: nn.Module, config: PrunNetConfig) -> None:
         add_units(backbone, groups)
         return
     kept = config.kept_units or {}
-    wrong = sorted(kept.keys() ^ groups.keys()) or [n for n, group in groups.items() if kept[n] > group.num_units]
+    wrong = sorted(kept.keys() ^ groups.keys())
     if wrong:
         raise ValueError(
-            f"kept_units must say how many units are left of each group of backbone={config.backbone!r}, at most as "
-            f"many as it has; {wrong[0]!r} and {len(wrong) - 1} more don't fit. Save or download the checkpoint again."
+            f"kept_units must have a number for each group of units in backbone={config.backbone!r}, and no others; "
+            f"{wrong[0]!r} {'is not one of its groups' if wrong[0] in kept else 'is missing'}. Save or download the "
+            "checkpoint again."
         )
+    for name, group in groups.items():
+        if kept[name] > group.num_units:
+            raise ValueError(
+                f"kept_units[{name!r}] must be at most {group.num_units}, which backbone={config.backbone!r} has; got "
+                f"{kept[name]!r}. Save or download the checkpoint again."
+            )
     # Which units they are shows only in the weights that are loaded.
     cut_units(backbone, groups, {name: torch.arange(kept[name]) for name in groups})
 

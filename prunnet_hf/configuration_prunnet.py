@@ -139,13 +139,22 @@ class PrunNetConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         _check_mapping("kept_units", self.kept_units)
         is_thin = self.granularity == "channel" and not self.prunable
-        if is_thin != (self.kept_units is not None):
+        if is_thin and self.kept_units is None:
             raise ValueError(
-                "kept_units must say how many units are left if granularity is 'channel' and prunable is false, and "
-                f"only then; got kept_units={self.kept_units!r}, granularity={self.granularity!r}, "
-                f"prunable={self.prunable!r}. Only pruning sets it."
+                "kept_units must say how many units are left of each group if granularity is 'channel' and prunable "
+                "is false; got None. Only pruning sets it: call prune() on the dense model, or download the "
+                "checkpoint again."
+            )
+        if self.kept_units is not None and not is_thin:
+            raise ValueError(
+                "kept_units must be left out unless granularity is 'channel' and prunable is false; got "
+                f"granularity={self.granularity!r} and prunable={self.prunable!r} with kept_units of "
+                f"{len(self.kept_units)} groups. Only pruning sets it: leave such arguments out, or download the "
+                "checkpoint again."
             )
         for group, count in (self.kept_units or {}).items():
+            if not isinstance(group, str):
+                raise TypeError(f"kept_units must have names of groups; got {group!r} ({type(group).__name__}).")
             _check_positive(f"kept_units[{group!r}]", count)
         if self.granularity == "channel" and self.allocation != UNIFORM:
             raise ValueError(
@@ -176,6 +185,7 @@ class PrunNetConfig(PreTrainedConfig):
         """
         refuse_copying_code(self)
         self._check_space()
+        self._check_granularity()
         super().save_pretrained(save_directory, **kwargs)
 
     @property
@@ -245,6 +255,7 @@ class PrunNetConfig(PreTrainedConfig):
         asks = any(name in kwargs for name in LABEL_ARGUMENTS)
         with_unused = kwargs.pop("return_unused_kwargs", False)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        config._check_granularity()  # transformers sets what arguments change without a check
         if asks:
             config.__dict__["asks_for_classifier"] = True
         return (config, {**unused, **to_prune}) if with_unused else config

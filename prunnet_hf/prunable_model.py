@@ -135,7 +135,14 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """
         if self.config.granularity == "weight":
             return {}
+        if self.config.kept_units is not None:
+            # Not found again: without all groups of a convolution but one, it isn't grouped any more.
+            return {self._backbone_prefix + name: count for name, count in self.config.kept_units.items()}
         return {name: group.num_units for name, group in find_units(self).items()}
+
+    @property
+    def _backbone_prefix(self) -> str:
+        return "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
 
     def packable_weights(self) -> list[str]:
         """Names of the weights in which pruning makes zeros: those of exact Conv2d and Linear in the backbone.
@@ -144,9 +151,10 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         """
         if self.config.granularity == "channel":
             return []
-        prefix = "backbone" if self.base_model is self else f"{self.base_model_prefix}.backbone"
-        names = (name for name, module in self.get_submodule(prefix).named_modules() if is_prunable_type(module))
-        return [f"{prefix}.{name}.weight" for name in names]
+        prefix = self._backbone_prefix
+        backbone = self.get_submodule(prefix.removesuffix("."))
+        names = (name for name, module in backbone.named_modules() if is_prunable_type(module))
+        return [f"{prefix}{name}.weight" for name in names]
 
     def subnetwork(self, capacity: float) -> dict[str, Tensor]:
         """The tensors that turn this network into its subnetwork of `capacity`.
@@ -226,8 +234,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         groups = find_units(self)
         kept = {name: masks[name].nonzero().flatten() for name in groups}
         cut_units(self, groups, kept)
-        prefix = "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
-        self.config.kept_units = {name.removeprefix(prefix): len(units) for name, units in kept.items()}
+        self.config.kept_units = {name.removeprefix(self._backbone_prefix): len(kept[name]) for name in groups}
 
     @torch.no_grad()
     def calibrate(

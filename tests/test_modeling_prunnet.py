@@ -1,4 +1,4 @@
-"""The contract of every backbone, then what the models promise beside it."""
+"""The contract of every backbone in every granularity, then what the models promise beside it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,22 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForImageClassification
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetModel
-from prunnet_hf.pruning.layers import PrunableLayer, find_masks
+from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.pruning.masking import kept_count
+from prunnet_hf.pruning.subnetworks import find_masks
 from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME
-from tests.tiny_models import RESNET18, assert_same_state, images, state_of, tiny, tiny_config, trained
+from tests.tiny_models import (
+    RESNET18,
+    UNIT_BACKBONES,
+    assert_close,
+    assert_same_state,
+    config_of_units,
+    images,
+    state_of,
+    tiny,
+    tiny_config,
+    trained,
+)
 
 # The published architectures, shrunk in depth and width only.
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -32,13 +44,18 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"depths": [2, 1], "embed_dim": 8, "num_heads": [1, 2], "window_size": 2},
     "convnext_tiny": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 16]},
 }
+# Whose modules know how many units they have. Compiling and exporting take seconds.
+THIN_INSIDE = ["grouped bottleneck", "squeeze and excite", "attention", "window attention"]
+EXPORTED = ["resnet50", "bottleneck", "convolutional mlp", *THIN_INSIDE]
 UNTRAINED = 0.35  # a capacity between stored ones
 DESCRIPTIONS = {"config.json", "preprocessor_config.json"}
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(scope="module", params=[*BACKBONES, *UNIT_BACKBONES])
 def network(request) -> PrunNetForImageClassification:
-    """One network for each backbone, shared by the tests of the contract. No test may change it."""
+    """One network for each backbone and granularity, shared by the tests of the contract. No test may change it."""
+    if request.param in UNIT_BACKBONES:
+        return trained(config_of_units(request.param))
     return trained(tiny_config(backbone=request.param, backbone_kwargs=BACKBONES[request.param]))
 
 
@@ -54,18 +71,24 @@ def resnet() -> PrunNetForImageClassification:
 
 
 class Embedder(nn.Module):
-    """The embeddings alone, as a server would export them."""
+    """Embeddings of unit length alone, as a server would export them."""
 
     def __init__(self, model: PrunNetModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values).pooler_output
+        return nn.functional.normalize(self.model(pixel_values).pooler_output)
+
+
+def scores_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The scores by the name of their layer or group."""
+    named = {name: parameter for name, parameter in model.named_parameters() if name.endswith(".scores")}
+    return {name.removesuffix(".scores").removesuffix(".units"): scores for name, scores in named.items()}
 
 
 class TestContract:
-    """What holds for every backbone."""
+    """What holds for every backbone, whatever its capacities are shares of."""
 
     @torch.no_grad()
     def test_it_embeds(self, network) -> None:
@@ -78,25 +101,18 @@ class TestContract:
     @torch.no_grad()
     def test_pruned_equals_masked(self, network, subnetwork) -> None:
         masked, dense = network(images(), capacity=UNTRAINED).logits, network(images()).logits
-        torch.testing.assert_close(subnetwork(images()).logits, masked)
+        assert_close(subnetwork(images()).logits, masked)
         assert (masked - dense).abs().max() > 1e-3
 
     @torch.no_grad()
     def test_capacity_1_is_the_dense_network(self, network) -> None:
         dense = network(images()).logits
         assert torch.equal(network(images(), capacity=1.0).logits, dense)
-        torch.testing.assert_close(network.prune(capacity=1.0)(images()).logits, dense)
-
-    def test_kept_counts_are_exact(self, network, subnetwork) -> None:
-        names = subnetwork.packable_weights()
-        assert names == [f"{name}.weight" for name in network.prunable_layers()]
-        for name in names:
-            weight = subnetwork.get_parameter(name)
-            assert int(weight.count_nonzero()) == kept_count(UNTRAINED, weight.numel()), name
+        assert_close(network.prune(capacity=1.0)(images()).logits, dense)
 
     def test_masks_are_nested(self, network) -> None:
         for small, large in pairwise(find_masks(network, [0.05, 0.2, 0.21, 0.8, 1.0])):
-            assert small.keys() == network.prunable_layers().keys()
+            assert small.keys() == scores_of(network).keys()
             assert not any((small[name] & ~large[name]).any() for name in small)
 
     def test_the_original_is_unchanged(self, network) -> None:
@@ -107,11 +123,11 @@ class TestContract:
                 tensor.fill_(0)
         assert_same_state(network, state)
         assert network.config.to_dict() == config
-        assert network.prunable_layers()
+        assert scored_modules(network)
 
     def test_the_result_is_plain(self, subnetwork) -> None:
         assert type(subnetwork) is PrunNetForImageClassification
-        assert not any(isinstance(module, PrunableLayer) for module in subnetwork.modules())
+        assert scored_modules(subnetwork) == []
         assert subnetwork.prunable_layers() == {}
         assert not [name for name in subnetwork.state_dict() if "scores" in name or "statistics" in name]
         assert subnetwork.config.capacity == UNTRAINED
@@ -120,7 +136,8 @@ class TestContract:
 
     @torch.no_grad()
     def test_dense_and_pruned_save_and_load(self, network, subnetwork, tmp_path: Path) -> None:
-        weights = {"dense": "model.safetensors", "pruned": PACKED_WEIGHTS_NAME}
+        small = PACKED_WEIGHTS_NAME if network.config.granularity == "weight" else "model.safetensors"
+        weights = {"dense": "model.safetensors", "pruned": small}
         for kind, model in {"dense": network, "pruned": subnetwork}.items():
             model.save_pretrained(tmp_path / kind)
             assert {file.name for file in (tmp_path / kind).iterdir()} == {*DESCRIPTIONS, weights[kind]}
@@ -128,10 +145,10 @@ class TestContract:
             assert_same_state(loaded, state_of(model))
             assert not loaded.training
             # Close, not equal: kernels may differ in the last bit with where in memory a file lies.
-            torch.testing.assert_close(loaded(images()).logits, model(images()).logits)
+            assert_close(loaded(images()).logits, model(images()).logits)
             embedder = AutoModel.from_pretrained(tmp_path / kind)
             assert type(embedder) is PrunNetModel
-            torch.testing.assert_close(embedder(images()).pooler_output, model.prunnet(images()).pooler_output)
+            assert_close(embedder(images()).pooler_output, model.prunnet(images()).pooler_output)
 
     def test_buffers_outside_the_checkpoint_survive_loading(self, network, tmp_path: Path) -> None:
         saved = network.state_dict().keys()
@@ -156,38 +173,53 @@ class TestContract:
         model = copy.deepcopy(network).train()
         labels = torch.tensor([0, 1, 2, 0])
         model(images(), labels, capacity=capacity).loss.backward()
-        for name, layer in model.prunable_layers().items():
-            assert layer.weight.grad.isfinite().all(), name
+        assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+        for name, scores in scores_of(model).items():
             if capacity is None:
-                assert layer.scores.grad is None, "the dense pass is the plain network's"
+                assert scores.grad is None, "the dense pass is the plain network's"
             else:
-                mask = find_masks(model, [capacity])[0][name]
-                assert layer.scores.grad.isfinite().all(), name
-                assert not layer.weight.grad[~mask].any(), name
-                assert not layer.scores.grad[~mask].any(), name
-        assert any(layer.weight.grad.any() for layer in model.prunable_layers().values())
+                assert not scores.grad[~find_masks(model, [capacity])[0][name]].any(), name
+        assert all(parameter.grad.any() for parameter in model.prunnet.projector.parameters())
         before = model.classifier.weight.detach().clone()
         torch.optim.SGD(model.parameters(), lr=0.1).step()
         assert not torch.equal(model.classifier.weight, before)
 
     @torch.no_grad()
+    @pytest.mark.parametrize("network", [*BACKBONES, *THIN_INSIDE], indirect=True)
     def test_torch_compile(self, subnetwork) -> None:
         # The graph is what can go wrong here; what a compiler makes of it is torch's, and needs a C++ compiler.
         compiled = torch.compile(subnetwork, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(images()).logits, subnetwork(images()).logits)
+        assert_close(compiled(images()).logits, subnetwork(images()).logits)
         torch.compiler.reset()
 
-    # One a family: an export takes 3 to 5 seconds.
     @torch.no_grad()
-    @pytest.mark.parametrize(
-        "network", ["resnet50", "vit_small_patch16_224", "swin_tiny_patch4_window7_224"], indirect=True
-    )
-    def test_onnx_runtime_gives_the_same_embeddings(self, subnetwork, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("network", EXPORTED, indirect=True)
+    def test_onnx_runtime_gives_the_same_embeddings(self, network, subnetwork, tmp_path: Path) -> None:
         embedder, path = Embedder(subnetwork.prunnet).eval(), tmp_path / "model.onnx"
         torch.onnx.export(embedder, (images(2),), path, input_names=["pixel_values"], dynamo=True, verbose=False)
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {"pixel_values": images(2, seed=5).numpy()})
-        np.testing.assert_allclose(found, embedder(images(2, seed=5)).numpy(), rtol=1e-3, atol=1e-4)
+        masked = network.prunnet(images(2, seed=5), capacity=UNTRAINED).pooler_output
+        np.testing.assert_allclose(found, nn.functional.normalize(masked).numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", BACKBONES, indirect=True)
+class TestSingleWeights:
+    """What holds besides if capacities are shares of single weights."""
+
+    def test_kept_counts_are_exact(self, network, subnetwork) -> None:
+        names = subnetwork.packable_weights()
+        assert names == [f"{name}.weight" for name in network.prunable_layers()]
+        for name in names:
+            weight = subnetwork.get_parameter(name)
+            assert int(weight.count_nonzero()) == kept_count(UNTRAINED, weight.numel()), name
+
+    def test_what_is_left_out_gets_no_gradient(self, network) -> None:
+        model = copy.deepcopy(network).train()
+        model(images(), torch.tensor([0, 1, 2, 0]), capacity=0.2).loss.backward()
+        (masks,) = find_masks(model, [0.2])
+        assert not any(layer.weight.grad[~masks[name]].any() for name, layer in model.prunable_layers().items())
+        assert any(layer.weight.grad.any() for layer in model.prunable_layers().values())
 
 
 class TestInitialisation:

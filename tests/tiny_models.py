@@ -21,6 +21,30 @@ UNITS_OF_RESNET18: dict[str, Any] = {
 }
 """backbone_kwargs: groups of 4, 4, 16 and 16 units, which hold more than half of the parameters."""
 
+SHORT_STEM: dict[str, Any] = {"stem_width": 4, "stem_type": "deep"}
+UNIT_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "basic block": ("resnet18", UNITS_OF_RESNET18),
+    "bottleneck": ("resnet50", {"layers": [2, 1, 1, 1], "channels": [8, 8, 8, 8], **SHORT_STEM}),
+    "grouped bottleneck": (
+        "resnext50_32x4d",
+        {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "cardinality": 4, "base_width": 64, **SHORT_STEM},
+    ),
+    "inverted residual": ("mobilenetv2_075", {"depth_multiplier": 0.3}),
+    "squeeze and excite": ("tinynet_e", {}),
+    "linear mlp": ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
+    "convolutional mlp": ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "conv_mlp": True}),
+    "attention": ("vit_small_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+    "attention without bias": (
+        "vit_small_patch16_224",
+        {"depth": 2, "embed_dim": 48, "num_heads": 3, "qkv_bias": False},
+    ),
+    "window attention": (
+        "swin_tiny_patch4_window7_224",
+        {"depths": [2, 1], "embed_dim": 8, "num_heads": [1, 2], "window_size": 2},
+    ),
+}
+"""A small network of each kind of block that has units, by the kind: its name in timm, and its backbone_kwargs."""
+
 
 def tiny_config(**changes: Any) -> PrunNetConfig:
     """The configuration of `tiny()`, except `changes`."""
@@ -49,6 +73,12 @@ def trained(config: PrunNetConfig, seed: int = 0) -> PrunNetForImageClassificati
 def tiny(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
     """A ResNet-18 of four blocks, for what doesn't depend on the backbone."""
     return trained(tiny_config(capacities=list(capacities), statistics_capacities=list(capacities)), seed)
+
+
+def config_of_units(kind: str, **changes: Any) -> PrunNetConfig:
+    """The configuration of a network of `UNIT_BACKBONES`."""
+    backbone, kwargs = UNIT_BACKBONES[kind]
+    return tiny_config(backbone=backbone, backbone_kwargs=kwargs, granularity="channel", **changes)
 
 
 def tiny_of_units(seed: int = 0, capacities: Sequence[float] = (0.2, 0.6)) -> PrunNetForImageClassification:
@@ -87,3 +117,8 @@ def assert_same_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     assert found.keys() == state.keys()
     for name, tensor in state.items():
         assert same_bits(found[name], tensor), name
+
+
+def assert_close(found: Tensor, expected: Tensor, within: float = 5e-5) -> None:
+    """Assert that no value differs by more than `within` of the largest one."""
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=within * expected.detach().abs().max().item())

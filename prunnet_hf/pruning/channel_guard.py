@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +59,19 @@ def check_units(
         )
     if any(parameter.is_meta for parameter in network.parameters()):
         return
-    masked, thin = _both_ways(network, groups, run, size)
+    try:
+        masked, thin = _both_ways(network, groups, run, size)
+    except (RuntimeError, ValueError, IndexError) as error:  # what torch raises for shapes that don't fit
+        raise ValueError(_disagreement(name)) from error
     if masked.shape != thin.shape or not (masked - thin).abs().max() <= TOLERANCE * masked.abs().max():
-        raise ValueError(
-            f"backbone={name!r} can't have granularity='channel': without some of its units it computes something "
-            f"else than the rules for its blocks say. {WORKING}."
-        )
+        raise ValueError(_disagreement(name))
+
+
+def _disagreement(name: str) -> str:
+    return (
+        f"backbone={name!r} can't have granularity='channel': without some of its units it computes something else "
+        f"than the rules for its blocks say. {WORKING}."
+    )
 
 
 @torch.no_grad()
@@ -72,33 +79,43 @@ def _both_ways(network: nn.Module, groups: Mapping[str, UnitGroup], run: Run, si
     """What a copy with random weights gives with masked consumers, and what it gives without the same units."""
     generator = torch.Generator().manual_seed(0)
     network = _redrawn(copy.deepcopy(network).cpu().float().eval(), generator)
-    image = torch.randn(1, 3, size, size, generator=generator)
+    image = _random((1, 3, size, size), generator)
     kept = {
         # An uneven choice, at least one: every second unit, and the first.
-        key: torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, group.num_units, 2)])
+        key: torch.tensor([0, *range(1, group.num_units, 2)], device="cpu")
         for key, group in groups.items()
     }
     tensors = dict(network.named_parameters())
     masked: dict[str, Tensor] = {}
     for key, group in groups.items():
-        mask = torch.zeros(group.num_units, dtype=torch.bool).index_fill(0, kept[key], True)
+        mask = torch.zeros(group.num_units, dtype=torch.bool, device="cpu").index_fill(0, kept[key], True)
         for axis in group.axes:
             if axis.masked:
                 masked[axis.tensor] = tensors[axis.tensor] * axis.factor(mask, tensors[axis.tensor])
-    with_masks = functional_call(_Running(network, run), {f"network.{key}": v for key, v in masked.items()}, (image,))
-    cut_units(network, groups, kept)
-    return with_masks, run(network, image)
+    stand_ins = {f"network.{key}": tensor for key, tensor in masked.items()}
+    with torch.autocast("cpu", enabled=False):
+        with_masks = functional_call(_Running(network, run), stand_ins, (image,))
+        cut_units(network, groups, kept)
+        return with_masks, run(network, image)
 
 
 def _redrawn(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The network with weights that let every part of it matter; some start at zero."""
+    """The network with weights and running statistics that let every part of it matter; some start at zero."""
     for parameter in network.parameters():
-        drawn = torch.rand(parameter.shape, generator=generator)
+        drawn = _random(parameter.shape, generator)
         if parameter.ndim < 2:
-            parameter.copy_(0.5 + drawn)
+            parameter.copy_(1.0 + drawn)
         else:
-            parameter.copy_((drawn - 0.5) * (12 / parameter[0].numel()) ** 0.5)
+            parameter.copy_(drawn * (12 / parameter[0].numel()) ** 0.5)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(_random(buffer.shape, generator) + name.endswith("running_var"))
     return network
+
+
+def _random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Numbers from -0.5 to 0.5, whatever the default device and type are."""
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32) - 0.5
 
 
 class _Running(nn.Module):

@@ -30,13 +30,14 @@ def find_units(network: nn.Module) -> dict[str, UnitGroup]:
 
 def _basic_block(prefix: str, block: Any) -> Iterator[UnitGroup]:
     """ResNet's basic block: conv1 -> bn1 -> conv2."""
-    if _are_batch_norms(block.bn1) and _are_identities(block.aa):
+    if _are_layers(block.conv1, block.conv2) and _are_batch_norms(block.bn1) and _are_identities(block.aa):
         yield _group(prefix, block, block.conv1.out_channels, produced=["conv1"], norms=["bn1"], consumed=["conv2"])
 
 
 def _bottleneck(prefix: str, block: Any) -> Iterator[UnitGroup]:
     """ResNet's bottleneck: conv1 -> bn1 -> conv2 -> bn2 -> conv3. If conv2 is grouped (ResNeXt), a group is a unit."""
-    if not (_are_batch_norms(block.bn1, block.bn2) and _are_identities(block.aa)):
+    are_known = _are_layers(block.conv1, block.conv2, block.conv3) and _are_batch_norms(block.bn1, block.bn2)
+    if not (are_known and _are_identities(block.aa)):
         return
     if block.conv2.groups > 1:
         yield _group(
@@ -55,6 +56,8 @@ def _bottleneck(prefix: str, block: Any) -> Iterator[UnitGroup]:
 
 def _inverted_residual(prefix: str, block: Any) -> Iterator[UnitGroup]:
     """MobileNet's block: conv_pw -> bn1 -> depthwise conv_dw -> bn2 -> (squeeze-excite) -> conv_pwl."""
+    if not _are_layers(block.conv_pw, block.conv_dw, block.conv_pwl):
+        return
     is_depthwise = block.conv_dw.groups == block.conv_dw.in_channels == block.conv_dw.out_channels
     has_se = type(block.se) is efficientnet.SqueezeExcite
     if not (is_depthwise and _are_batch_norms(block.bn1, block.bn2) and _are_identities(block.aa)):
@@ -74,7 +77,7 @@ def _inverted_residual(prefix: str, block: Any) -> Iterator[UnitGroup]:
 def _mlp(prefix: str, block: Any) -> Iterator[UnitGroup]:
     """The MLP of ConvNeXt, ViT and Swin: fc1 -> (batch norm) -> fc2."""
     has_norm = _are_batch_norms(block.norm)
-    if has_norm or _are_identities(block.norm):
+    if _are_layers(block.fc1, block.fc2) and (has_norm or _are_identities(block.norm)):
         yield _group(
             prefix,
             block,
@@ -90,7 +93,8 @@ def _attention(prefix: str, block: Any) -> Iterator[UnitGroup]:
 
     Zero columns of proj leave out a value, and zero rows of the queries leave out the key.
     """
-    if not _are_identities(*(getattr(block, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))):
+    others = [getattr(block, name, None) for name in ("q_norm", "k_norm", "norm", "gate")]
+    if not (_are_layers(block.qkv, block.proj) and _are_identities(*others)):
         return
     heads, name = block.num_heads, prefix.removesuffix(".")
     rows = {"outer": 3 * heads, "masked": heads, "scaled": True}
@@ -111,6 +115,11 @@ RULES: Mapping[type[nn.Module], Callable[[str, Any], Iterator[UnitGroup]]] = {
     swin_transformer.WindowAttention: _attention,
 }
 """The rule of each type of block. A subclass may compute something else, so it has none."""
+
+
+def _are_layers(*modules: nn.Module) -> bool:
+    """Whether all are convolutions or linear layers, or a kind of these; timm also has some with several inside."""
+    return all(isinstance(module, nn.Conv2d | nn.Linear) for module in modules)
 
 
 def _are_batch_norms(*modules: nn.Module | None) -> bool:

@@ -68,7 +68,8 @@ class Axis(NamedTuple):
     def unit_sums(self, values: Tensor, num_units: int) -> Tensor:
         """The sums of `values`, of the tensor's shape, over the masked places of each unit, `(num_units,)`."""
         others = [dim for dim in range(values.ndim) if dim != self.dim]
-        along = values.float().sum(others) if others else values.float()
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        along = values.sum(others) if others else values
         return along.view(self.outer, num_units, self.inner)[: self.masked].sum((0, 2))
 
 
@@ -157,21 +158,6 @@ def find_unit_masks(
         for of_capacity, mask in zip(masks, found, strict=True):
             of_capacity[name] = mask
     return masks
-
-
-def find_kept_units(
-    network: nn.Module, groups: Mapping[str, UnitGroup], capacities: Sequence[float]
-) -> list[dict[str, Tensor]]:
-    """The places `(k,)`, ascending, of the units that several capacities keep, without waiting for a device."""
-    return [
-        {
-            # The sort is stable, so kept units come first, in their order. Their number is known without a look at
-            # the mask, which `nonzero` would need.
-            name: mask.byte().sort(descending=True, stable=True).indices[: groups[name].kept(capacity)]
-            for name, mask in masks.items()
-        }
-        for capacity, masks in zip(capacities, find_unit_masks(network, groups, capacities), strict=True)
-    ]
 
 
 def check_unit_scores(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:

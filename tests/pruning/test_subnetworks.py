@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 
-from prunnet_hf.pruning.subnetworks import dense_twin, find_masks, plain_copy, scored_units, unit_weights
-from tests.tiny_models import tiny, tiny_of_units
+from prunnet_hf.pruning.channel_rules import find_units
+from prunnet_hf.pruning.layers import scored_modules
+from prunnet_hf.pruning.subnetworks import (
+    check_scores,
+    dense_twin,
+    find_masks,
+    masked_weights,
+    plain_copy,
+    scored_units,
+    unit_weights,
+)
+from tests.tiny_models import same_state, state_of, tiny, tiny_of_units
 
+BLOCK = "prunnet.backbone.layer1.0"
 GROUPS = {f"prunnet.backbone.layer{number}.0.conv1": units for number, units in enumerate((4, 4, 16, 16), 1)}
 
 
@@ -42,3 +55,61 @@ def test_weights_in_units_and_those_of_the_dense_network_that_a_thin_one_was_cut
     assert after["prunnet.backbone.layer4.0.conv2.weight"].shape == (16, 4, 3, 3)
     assert all(parameter.is_meta for parameter in dense_twin(thin).parameters())
     assert dense_twin(dense) is dense
+
+
+@pytest.mark.parametrize("make", [tiny, tiny_of_units])
+def test_what_is_masked(make) -> None:
+    model = make()
+    (masks,) = find_masks(model, [0.35])
+    tensors = masked_weights(model, masks)
+    for name, tensor in tensors.items():
+        assert tensor.shape == model.get_parameter(name).shape
+        assert tensor.grad_fn is not None
+    if make is tiny:
+        assert masks.keys() == model.prunable_layers().keys()
+        assert tensors.keys() == {f"{name}.weight" for name in masks}
+        assert scored_units(model) == {}
+    else:
+        assert masks.keys() == model.prunable_units().keys() == scored_units(model).keys()
+        assert tensors.keys() == {name.replace("conv1", "conv2") + ".weight" for name in masks}
+        assert model.prunable_layers() == {}
+
+
+def test_masked_columns_by_hand() -> None:
+    model = tiny_of_units()
+    with torch.no_grad():
+        model.get_submodule(f"{BLOCK}.conv1").units.scores.copy_(torch.tensor([0.6, -0.9, 0.7, 0.5]))
+    (masks,) = find_masks(model, [0.5])  # 4 - round(0.5 * 3) = 2
+    assert masks[f"{BLOCK}.conv1"].tolist() == [False, True, True, False]
+    weight = model.get_parameter(f"{BLOCK}.conv2.weight")
+    masked = masked_weights(model, masks)[f"{BLOCK}.conv2.weight"]
+    assert torch.equal(masked[:, 1:3], weight[:, 1:3])
+    assert not masked[:, [0, 3]].any()
+
+
+@pytest.mark.parametrize("make", [tiny, tiny_of_units])
+def test_a_plain_copy_has_no_scores_and_shares_nothing(make) -> None:
+    model = make()
+    before = state_of(model)
+    copied = plain_copy(model, find_masks(model, [0.35])[0])
+    assert scored_modules(copied) == []
+    own = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    assert not own & {tensor.data_ptr() for tensor in copied.state_dict().values()}
+    assert same_state(model, before)
+    if make is tiny_of_units:  # whose units are all still there
+        assert {name: tuple(t.shape) for name, t in copied.state_dict().items()} == {
+            name: tuple(tensor.shape) for name, tensor in before.items() if not name.endswith(".scores")
+        }
+
+
+def test_pruned_networks_have_neither() -> None:
+    for model in (tiny().prune(0.35), tiny_of_units().prune(0.35)):
+        check_scores(model)
+        assert scored_units(model) == {}
+        assert find_masks(model, [0.5]) == [{}]
+    assert find_units(tiny_of_units().prune(0.35)), "which are there, without scores"
+
+
+def test_units_inside_a_larger_network_have_its_names() -> None:
+    model = nn.Sequential(tiny_of_units(), nn.Identity())
+    assert scored_units(model).keys() == {f"0.{name}" for name in tiny_of_units().prunable_units()}
