@@ -15,6 +15,7 @@ from .modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from .prunable_model import PrunNetPreTrainedModel
 
 if TYPE_CHECKING:
+    from .export.budgets import capacity_for
     from .retrieval.compatibility import check_compatible
     from .retrieval.embedding_table import Embeddings, read_embeddings
     from .retrieval.folder_encoding import encode_folder
@@ -29,6 +30,7 @@ AutoImageProcessor.register(PrunNetConfig, image_processor_classes={"torchvision
 
 _LAZY = {
     "Embeddings": ".retrieval.embedding_table",
+    "capacity_for": ".export.budgets",
     "check_compatible": ".retrieval.compatibility",
     "encode_folder": ".retrieval.folder_encoding",
     "read_embeddings": ".retrieval.embedding_table",
@@ -43,6 +45,7 @@ __all__ = [
     "PrunNetImageProcessor",
     "PrunNetModel",
     "PrunNetPreTrainedModel",
+    "capacity_for",
     "check_compatible",
     "encode_folder",
     "read_embeddings",

@@ -56,6 +56,7 @@ from .tensor_file import (
     parse_json,
     read_tensors,
     refuse_newer,
+    size_of_file,
     storable,
     write_tensors,
 )
@@ -104,10 +105,39 @@ def pack(state_dict: Mapping[str, Tensor], prunable: Collection[str]) -> tuple[d
             tensors[name] = plain.clone()
         else:
             tensors[name + _MASK], tensors[name + _VALUES] = halves
-            packed[name] = {"dtype": CODES[plain.dtype], "shape": list(plain.shape)}
+            packed[name] = _entry(plain)
+    metadata = _metadata(packed)
+    return tensors, {**metadata, "crc32": checksum(tensors, metadata["packed"].encode())}
+
+
+def size_of_packed(state_dict: Mapping[str, Tensor], kept: Mapping[str, int]) -> int:
+    """Bytes of the file that `save_packed` writes, found without its contents.
+
+    Args:
+        state_dict: As for `pack`, also on the meta device.
+        kept: For each tensor to pack, how many elements aren't +0.0.
+    """
+    tensors: dict[str, Tensor] = {}
+    packed: dict[str, dict[str, Any]] = {}
+    for name, tensor in state_dict.items():
+        mask = torch.empty(-(-tensor.numel() // 8), dtype=torch.uint8, device="meta")
+        values = torch.empty(kept.get(name, tensor.numel()), dtype=tensor.dtype, device="meta")
+        if name not in kept or mask.nbytes + values.nbytes >= tensor.nbytes:
+            tensors[name] = tensor
+        else:
+            tensors |= {name + _MASK: mask, name + _VALUES: values}
+            packed[name] = _entry(tensor)
+    return size_of_file(tensors, {**_metadata(packed), "crc32": "0" * 8})
+
+
+def _entry(tensor: Tensor) -> dict[str, Any]:
+    return {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape)}
+
+
+def _metadata(packed: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a file with these entries of packed tensors, without its checksum."""
     manifest = json.dumps(packed, sort_keys=True, separators=(",", ":"))
-    crc32 = checksum(tensors, manifest.encode())
-    return tensors, {"format": _FORMAT, "version": str(FORMAT_VERSION), "packed": manifest, "crc32": crc32}
+    return {"format": _FORMAT, "version": str(FORMAT_VERSION), "packed": manifest}
 
 
 def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> dict[str, Tensor]:

@@ -65,6 +65,12 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             file.write(as_bytes(tensor))
 
 
+def size_of_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that `write_tensors` would write, and transformers too. Tensors may be on the meta device."""
+    header, ordered = _header(tensors, metadata)
+    return len(header) + sum(tensor.nbytes for tensor in ordered)
+
+
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
     """Read a safetensors file.
 
