@@ -1,36 +1,61 @@
-"""Latency of subnetworks against the dense network's: what unstructured pruning does not save.
+"""Latency of subnetworks against the dense network's: one image, one thread, random weights.
 
-    python benchmarks/latency.py
+    python benchmarks/latency.py                               # whole units, in ONNX Runtime
+    python benchmarks/latency.py --runtime torch               # eager torch
+    python benchmarks/latency.py --granularity weight          # single weights, which save no time
 
-Medians of interleaved runs on one image; the weights are random, which does not change the latency.
+For each backbone, in turn: the dense network, the subnetwork of 0.2, and (of whole units) that of the largest capacity
+whose multiply-adds are at most 0.4 of the dense network's. A row has the median CPU time of the thread, and the median
+of its ratios to the dense network's in the same round, so that other work of the machine hardly matters.
 """
 
 import argparse
 import sys
 
-import torch
-
-from prunnet_hf import PrunNetConfig, PrunNetModel
+from prunnet_hf import PrunNetConfig, PrunNetModel, capacity_for
 from prunnet_hf.commands import CommandParser, run_command
-from prunnet_hf.runs.description import measure_latency
+from prunnet_hf.export.latency import measure_latency
+from prunnet_hf.export.multiply_adds import count_multiply_adds
+
+BACKBONES = ("resnet18", "resnet50", "vit_small_patch16_224", "convnext_tiny", "mobilenetv2_100")
+UNITS = 0.2
+MACS = 0.4
 
 
 def main() -> None:
-    """Print, for each capacity, the latency and its ratio to the dense network's."""
+    """Print a Markdown table with a row for each network."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
+    parser.add_argument("--granularity", default="channel", choices=["channel", "weight"])
+    parser.add_argument("--runtime", default="onnxruntime", choices=["onnxruntime", "torch"])
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--capacities", type=float, nargs="+", default=[0.2, 0.5, 1.0])
-    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=31)
     arguments = parser.parse_args()
-    model = PrunNetModel(PrunNetConfig(backbone=arguments.backbone, image_size=arguments.image_size)).eval()
-    models = {capacity: model.prune(capacity) for capacity in sorted({*arguments.capacities, 1.0})}
-    latencies = measure_latency(models, arguments.image_size, arguments.repeats)
-    print(f"{arguments.backbone}, {arguments.image_size} px, 1 image, {torch.get_num_threads()} threads")
-    for capacity in models:
+    print("| backbone | capacity | parameters (M) | multiply-adds (M) | of dense | ms | of dense |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for backbone in arguments.backbones:
+        where = report(backbone, arguments)
+    print(f"\n{arguments.image_size} px, batch 1, {where}, {arguments.rounds} rounds")
+
+
+def report(backbone: str, arguments: argparse.Namespace) -> str:
+    """Print the rows of one backbone; returns the runtime and the machine."""
+    size, granularity = arguments.image_size, arguments.granularity
+    config = PrunNetConfig(backbone=backbone, image_size=size, granularity=granularity, statistics_capacities=[UNITS])
+    model = PrunNetModel(config).eval()
+    dense = count_multiply_adds(model, size).dense
+    capacities = [UNITS, float(capacity_for(model, max_macs=MACS * dense))] if granularity == "channel" else [UNITS]
+    networks = {capacity: model.prune(capacity) for capacity in [*capacities, 1.0]}
+    found = measure_latency(networks, runtime=arguments.runtime, rounds=arguments.rounds)
+    for capacity, network in networks.items():
+        macs = count_multiply_adds(network, size).dense
+        parameters = sum(parameter.numel() for parameter in network.parameters())
         print(
-            f"capacity {capacity:<5g} {latencies[capacity]:7.1f} ms   ratio {latencies[capacity] / latencies[1.0]:.2f}"
+            f"| {backbone} | {capacity:g} | {parameters / 1e6:.2f} | {macs / 1e6:.0f} | {macs / dense:.3f} | "
+            f"{found.milliseconds[capacity]:.1f} | {found.ratios[capacity]:.2f} |",
+            flush=True,
         )
+    return f"{found.runtime}, {found.device}"
 
 
 if __name__ == "__main__":
