@@ -37,7 +37,7 @@ from torch import Tensor
 
 from ..pruning.channels import UNITS, Axis, UnitGroup
 from .band_index import BandedTensor, BandIndex, band_file, write_files
-from .bands import ROWS, SCORES, belongs_to_last, edges_and_rows
+from .bands import ROWS, SCORES, Files, belongs_to_last, edges_and_rows
 from .score_levels import Integers, rank_order
 from .tensor_file import BITS, PACKABLE, storable, without_aliases
 
@@ -68,25 +68,20 @@ def save_unit_bands(
     """
     edges, stored, rows = edges_and_rows(state_dict, capacities, statistics)
     axes = _axes_by_tensor(groups)
-    late = [name for name in state_dict if name in rows or belongs_to_last(name, rows)]
-    own = {*axes, *late}
-    tensors = without_aliases(state_dict, own)
-    banded = {name: storable(name, tensors[name], PACKABLE, (MEMBERS, VALUES)) for name in tensors if name in own}
-    entries = {
-        name: BandedTensor(tensor.dtype, tuple(tensor.shape), axes.get(name, {})) for name, tensor in banded.items()
-    }
+    own = {*axes, *rows, *(name for name in state_dict if belongs_to_last(name, rows))}
+    banded, entries, plain = {}, {}, {}
+    for name, tensor in without_aliases(state_dict, own).items():
+        if name in own:
+            banded[name] = storable(name, tensor, PACKABLE, (MEMBERS, VALUES))
+            entries[name] = BandedTensor(tensor.dtype, tuple(tensor.shape), axes.get(name, {}))
+        else:
+            plain[name] = storable(name, tensor, reserved=(MEMBERS, VALUES))
     index = BandIndex(edges, stored, entries, {}, {name: group.num_units for name, group in groups.items()})
-    files: dict[str, dict[str, Tensor]] = {name: {} for name in index.needed_files()}
-    for name in tensors.keys() - own:
-        files[band_file(1, len(edges))][name] = storable(name, tensors[name], reserved=(MEMBERS, VALUES))
+    files: Files = {name: {} for name in index.needed_files()}
+    files[band_file(1, len(edges))].update(plain)
     band_of = {name: _split_units(files, index, group, state_dict) for name, group in unit_groups(index).items()}
     for name, tensor in banded.items():
-        bands = element_bands(index, name, band_of, len(edges)).reshape(-1)
-        bits = tensor.reshape(-1).view(BITS[tensor.itemsize])
-        for number in range(1, len(edges) + 1):
-            places = torch.from_numpy(np.flatnonzero(bands == number))
-            if len(places):
-                files[band_file(number, len(edges))][name + VALUES] = bits[places].view(tensor.dtype)
+        _split_tensor(files, name, tensor, element_bands(index, name, band_of, len(edges)))
     write_files(directory, index, files)
 
 
@@ -172,9 +167,15 @@ def _axes_by_tensor(groups: Mapping[str, UnitGroup]) -> dict[str, dict[str, Axis
     return axes
 
 
-def _split_units(
-    files: Mapping[str, dict[str, Tensor]], index: BandIndex, group: UnitGroup, state_dict: Mapping[str, Tensor]
-) -> Integers:
+def _split_tensor(files: Files, name: str, tensor: Tensor, bands: Integers) -> None:
+    """Add the elements of a tensor to the files of their bands."""
+    bits = tensor.reshape(-1).view(BITS[tensor.itemsize])
+    for number in np.unique(bands).tolist():
+        places = torch.from_numpy(np.flatnonzero(bands == number))
+        files[band_file(number, len(files))][name + VALUES] = bits[places].view(tensor.dtype)
+
+
+def _split_units(files: Files, index: BandIndex, group: UnitGroup, state_dict: Mapping[str, Tensor]) -> Integers:
     """Add the members of a group to the file of each band, and return the band of each unit."""
     scores = group.name + OWN_SCORES
     order, sizes = rank_order(state_dict[scores], scores), band_sizes(index, group)

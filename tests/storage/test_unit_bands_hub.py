@@ -102,17 +102,25 @@ class TestFolder:
         for name in (*BANDS, "bands.index.json"):
             assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
 
-    @pytest.mark.parametrize("other", ["granularity of the file", "granularity that is asked for"])
-    def test_bands_of_the_other_granularity(self, directory: Path, tmp_path: Path, other: str) -> None:
-        asked: dict[str, Any] = {}
-        if other == "granularity of the file":
-            tiny(capacities=EDGES).prunnet.save_pretrained(tmp_path / "other", bands=EDGES)
-            (directory / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
-        else:
-            asked = {"granularity": "weight"}
-        for capacity in (0.2, None):
-            with pytest.raises(ValueError, match=r"whole units.*granularity='weight'|fit.*units\.scores|fit.*weight'"):
-                PrunNetModel.from_pretrained(directory, capacity=capacity, **asked)
+    def test_a_configuration_of_single_weights(self, directory: Path, tmp_path: Path) -> None:
+        tiny(capacities=EDGES).prunnet.save_pretrained(tmp_path / "other", bands=EDGES)
+        (directory / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
+        with pytest.raises(CheckpointFormatError, match=r"bands of whole units.*granularity='weight'"):
+            PrunNetModel.from_pretrained(directory, capacity=0.2)
+        with pytest.raises(ValueError, match=r"do not fit the model.*units\.scores.*different models"):
+            PrunNetModel.from_pretrained(directory)
+
+    @pytest.mark.parametrize("capacity", [0.2, None])
+    def test_another_granularity_cannot_be_asked_for(self, directory: Path, capacity: float | None) -> None:
+        with pytest.raises(ValueError, match=r"do not fit granularity='weight'.*says granularity='channel'.*Leave"):
+            PrunNetModel.from_pretrained(directory, capacity=capacity, granularity="weight")
+
+    def test_kept_units_cannot_be_asked_for(self, model: PrunNetModel, tmp_path: Path) -> None:
+        thin = model.prune(0.2)
+        thin.save_pretrained(tmp_path)
+        kept = {**thin.config.kept_units, "layer1.0.conv1": 1}
+        with pytest.raises(ValueError, match=r"do not fit kept_units=.*Leave the argument out\.$"):
+            PrunNetModel.from_pretrained(tmp_path, kept_units=kept)
 
     def test_no_variant(self, directory: Path) -> None:
         with pytest.raises(ValueError, match=r"variant.*fp16.*dtype="):
