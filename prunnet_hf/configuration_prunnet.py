@@ -147,10 +147,10 @@ class PrunNetConfig(PreTrainedConfig):
             )
         if self.kept_units is not None and not is_thin:
             raise ValueError(
-                "kept_units must be left out unless granularity is 'channel' and prunable is false; got "
-                f"granularity={self.granularity!r} and prunable={self.prunable!r} with kept_units of "
-                f"{len(self.kept_units)} groups. Only pruning sets it: leave such arguments out, or download the "
-                "checkpoint again."
+                "kept_units must be left out unless a model of whole units is pruned (granularity='channel' and "
+                f"prunable=False); got granularity={self.granularity!r} and prunable={self.prunable!r} with "
+                f"kept_units of {len(self.kept_units)} groups. Only pruning sets it: leave such arguments out, or "
+                "download the checkpoint again."
             )
         for group, count in (self.kept_units or {}).items():
             if not isinstance(group, str):

@@ -122,7 +122,7 @@ class TestEditedConfigurations:
     @pytest.mark.parametrize("fields", [{"granularity": "weight"}, {"granularity": None}, {"prunable": True}])
     def test_beside_what_they_do_not_go_with(self, checkpoints: Path, fields: dict[str, Any], tmp_path: Path) -> None:
         folder = edited(checkpoints, tmp_path / "x", **fields)
-        with pytest.raises(ValueError, match=r"^kept_units must be left out unless.*'channel'.*prunable.*4 groups"):
+        with pytest.raises(ValueError, match=r"^kept_units must be left out unless.*whole units.*'channel'.*4 groups"):
             PrunNetModel.from_pretrained(folder)
 
     @pytest.mark.parametrize("granularity", ["layer", 1, ["channel"]])
