@@ -70,7 +70,7 @@ from .round_files import (
     take_over,
     tidy_round,
 )
-from .sap_arguments import SapArguments, parse_sap_arguments
+from .sap_arguments import SapArguments, check_prunes_weights, parse_sap_arguments
 from .schedules import check_no_layer_is_zero, masks_of_round
 from .scopes import Masks
 from .trajectory import Round, Trajectory, measure_round
@@ -173,6 +173,7 @@ class PruningLoop:
     def _create_model(self) -> PrunNetForImageClassification:
         set_seed(self.arguments.train.seed)
         model = create_model(self.arguments, self.images[0].features[LABEL].names)
+        check_prunes_weights(model.config.granularity)  # that of --model_name_or_path
         model.image_processor = create_processor(self.arguments.data)
         model.keep_statistics([])  # only those of the dense network stay
         return model

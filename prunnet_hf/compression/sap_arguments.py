@@ -147,8 +147,22 @@ def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunA
     model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED)
     if train.eval_only:
         raise ValueError("eval_only must be left out: the pruning loop evaluates each round right after its training.")
+    check_prunes_weights(model.granularity)
     _check_settled(command_line)
     return RunArguments(model, data, train), sap
+
+
+def check_prunes_weights(granularity: str | None) -> None:
+    """Refuse networks whose capacities are shares of whole units.
+
+    Raises:
+        ValueError: If `granularity` is that of such a network.
+    """
+    if granularity not in (None, "weight"):
+        raise ValueError(
+            "granularity must be 'weight', or left out, for the pruning loop, which prunes single weights; got "
+            f"{granularity!r}. train_accelerate.py --granularity channel trains capacities of whole units."
+        )
 
 
 def _check_settled(command_line: Sequence[str] | None) -> None:

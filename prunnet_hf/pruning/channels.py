@@ -160,6 +160,21 @@ def find_unit_masks(
     return masks
 
 
+def find_kept_units(
+    network: nn.Module, groups: Mapping[str, UnitGroup], capacities: Sequence[float]
+) -> list[dict[str, Tensor]]:
+    """The places `(k,)`, ascending, of the units that several capacities keep, without waiting for a device."""
+    return [
+        {
+            # The sort is stable, so kept units come first, in their order. Their number is known without a look at
+            # the mask, which `nonzero` would need.
+            name: mask.byte().sort(descending=True, stable=True).indices[: groups[name].kept(capacity)]
+            for name, mask in masks.items()
+        }
+        for capacity, masks in zip(capacities, find_unit_masks(network, groups, capacities), strict=True)
+    ]
+
+
 def check_unit_scores(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:
     """Raise a ValueError that names the group unless all scores are finite. Not in compiled models."""
     if torch.compiler.is_compiling():  # reading values would break the graph in two

@@ -51,11 +51,12 @@ class ModelArguments:
     )
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
-    granularity: Granularity = field(
-        default="weight",
+    granularity: Granularity | None = field(
+        default=None,
         metadata={
             "help": "What a capacity is a share of. weight: single weights, as in the paper; files get smaller. "
-            "channel: whole units of blocks; files get smaller and the network faster."
+            "channel: whole units of blocks; files get smaller and the network faster. Default: that of "
+            "model_name_or_path, and weight for a new network."
         },
     )
     channel_order: ChannelOrder = field(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..commands import model_directory
-from ..configuration_prunnet import STATISTICS_GRID, PrunNetConfig
+from ..configuration_prunnet import STATISTICS_GRID, Granularity, PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import MEAN, VARIANCE, add_statistics, batch_norms
@@ -40,7 +40,9 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         "image_size": arguments.data.image_size,
     }
     if model.model_name_or_path is not None:
-        return _load_to_train(model_directory(model.model_name_or_path), arguments.train.capacities, labels)
+        source = model_directory(model.model_name_or_path)
+        check_granularity(source, model.granularity)
+        return _load_to_train(source, arguments.train.capacities, labels)
     config = PrunNetConfig(
         backbone=model.backbone,
         backbone_kwargs=json.loads(model.backbone_kwargs),
@@ -48,11 +50,25 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         capacities=arguments.train.capacities,
         stem_pool=model.stem_pool,
         score_init=model.score_init,
-        granularity=model.granularity,
+        granularity=model.granularity or "weight",
         channel_order=model.channel_order,
         **labels,
     )
     return PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)
+
+
+def check_granularity(source: str, asked: Granularity | None) -> None:
+    """Make sure that a checkpoint has the granularity that was asked for, if one was.
+
+    Raises:
+        ValueError: If it doesn't. Training can't change it.
+    """
+    found = PrunNetConfig.from_pretrained(source).granularity
+    if asked not in (None, found):
+        raise ValueError(
+            f"--granularity must be left out or be that of --model_name_or_path, which is {found!r} for {source}; got "
+            f"{asked!r}."
+        )
 
 
 def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -10,11 +12,10 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling_prunnet import PrunNetForImageClassification
-from ..pruning.calibration import scratch_statistics
 from ..pruning.masking import format_capacity
-from ..pruning.subnetworks import find_masks, masked_weights
 from .capacities import PassCapacities
 from .objectives import Gradients, Objective
+from .passes import SubnetworkPasses, subnetwork_passes
 
 MOST_OVERFLOWS = 50
 """How many steps in a row loss scaling may leave out. Each halves the scale, which begins at 2**16."""
@@ -76,8 +77,9 @@ class TrainingStep:
         self.watch = FiniteWatch(capacities, accelerator.device)
         self._losses = torch.zeros(len(capacities), device=accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._prefix = _prefix(model, wrapped)
-        self._masks: dict[float, dict[str, Tensor]] | None = None
+        self._prefix, is_compiled = _unwrapped(model, wrapped)
+        self._make_passes = subnetwork_passes(model, is_compiled=is_compiled)
+        self._passes: SubnetworkPasses | None = None
         self._gradients: list[Gradients] = [{} for _ in range(len(capacities))]
 
     def backward(self, batch: dict[str, Tensor], step: int, weight: float = 1.0) -> Tensor:
@@ -92,16 +94,14 @@ class TrainingStep:
             The loss of each pass, `(num_passes,)`, detached.
         """
         capacities = self.capacities.at(step)
-        if self._masks is None:
-            # Scores don't change within a step, so all passes and accumulated batches have the same masks.
-            below = [capacity for capacity in capacities if capacity < 1.0]
-            self._masks = dict(zip(below, find_masks(self.model, below), strict=True))
+        if self._passes is None:
+            self._passes = self._make_passes([capacity for capacity in capacities if capacity < 1.0])
         inputs = {**batch, "pixel_values": batch["pixel_values"].contiguous(memory_format=self.memory_format)}
         losses = []
         for index, capacity in enumerate(capacities):
             for parameter in self.parameters:
                 parameter.grad = self._gradients[index].get(parameter)
-            loss = functional_call(self.wrapped, self._subnetwork(capacity), kwargs=inputs).loss
+            loss = self._loss(self._passes, capacity, inputs)
             self.accelerator.backward(weight * loss)
             self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
             losses.append(loss.detach())
@@ -115,7 +115,7 @@ class TrainingStep:
         self.objective.merge(self._gradients, generator)
         # Free them now: optimisers need memory for their own copies.
         self._gradients = [{} for _ in range(len(self.capacities))]
-        self._masks = None
+        self._passes = None
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         # With loss scaling, gradients overflow at times. The scaler then leaves the step out and lowers the scale.
         scaler = self.accelerator.scaler
@@ -139,28 +139,27 @@ class TrainingStep:
                 "--mixed_precision bf16; --resume continues from the last checkpoint."
             )
 
-    def _subnetwork(self, capacity: float) -> dict[str, Tensor]:
-        """The tensors of one pass: masked weights, and statistics to update instead of the dense network's."""
-        if capacity == 1.0 or self._masks is None:
-            return {}
-        tensors = {**masked_weights(self.model, self._masks[capacity]), **scratch_statistics(self.model)}
-        return {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
+    def _loss(self, passes: SubnetworkPasses, capacity: float, inputs: dict[str, Tensor]) -> Tensor:
+        with passes.at(capacity) if capacity < 1.0 else nullcontext({}) as tensors:
+            named = {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
+            loss: Tensor = functional_call(self.wrapped, named, kwargs=inputs).loss
+        return loss
 
 
-def _prefix(model: nn.Module, wrapped: nn.Module) -> str:
-    """The prefix of the names of the network's tensors in the wrapped module."""
-    prefix, inner = "", wrapped
+def _unwrapped(model: nn.Module, wrapped: nn.Module) -> tuple[str, bool]:
+    """The prefix of the names of the network's tensors in the wrapped module, and whether that is compiled."""
+    prefix, inner, is_compiled = "", wrapped, False
     while inner is not model:
         if isinstance(inner, DistributedDataParallel):
             prefix, inner = f"{prefix}module.", inner.module
         elif isinstance(inner, OptimizedModule):
-            prefix, inner = f"{prefix}_orig_mod.", inner._orig_mod
+            prefix, inner, is_compiled = f"{prefix}_orig_mod.", inner._orig_mod, True
         else:
             raise ValueError(
                 "A training step needs the network itself, compiled, or in DistributedDataParallel; accelerate "
                 f"wrapped it in {type(inner).__name__}. Launch without FSDP, DeepSpeed and regional compilation."
             )
-    return prefix
+    return prefix, is_compiled
 
 
 def _taken(parameter: Tensor) -> Tensor:

@@ -340,6 +340,11 @@ def test_a_network_with_nothing_to_prune_is_refused(photos: Path, tmp_path: Path
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_checkpoint_of_units_is_refused(photos: Path, run_of_units: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^granularity must be 'weight'.*got 'channel'"):
+        PruningLoop(arguments(photos, tmp_path, source=run_of_units / "model", **SETTLED), SapArguments())
+
+
 def test_a_network_with_a_layer_of_zeros_is_refused(photos: Path, tmp_path: Path) -> None:
     loop = PruningLoop(
         arguments(photos, tmp_path / "run", **SETTLED, epochs=1, learning_rate=0.0), SapArguments(rounds=1)

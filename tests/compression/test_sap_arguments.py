@@ -41,6 +41,13 @@ def test_flags_for_what_the_loop_sets_are_refused(flags):
         parse_sap_arguments(["--config", GROCERY, *flags])
 
 
+def test_networks_of_units_are_refused():
+    with pytest.raises(ValueError, match=r"^granularity must be 'weight'.*got 'channel'.*train_accelerate.py"):
+        parse_sap_arguments(["--config", GROCERY, "--granularity", "channel"])
+    arguments, _ = parse_sap_arguments(["--config", GROCERY, "--granularity", "weight"])
+    assert arguments.model.granularity == "weight"
+
+
 def test_a_recipe_may_hold_the_pruning(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("schedule: one_shot\nkept_shares: [0.5, 0.2]\nafter: continue\nrounds: null\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from prunnet_hf.retrieval.metrics import LEAVE_ONE_OUT
 from prunnet_hf.runs.ownership import claim_run
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import train
+from tests.accelerate_state import reset_accelerate
 from tests.training.tiny_run import (
     TEST_CLASSES,
     TEST_IMAGES,
@@ -168,6 +169,38 @@ def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capa
     kept = sum(int(model.get_parameter(name).count_nonzero()) for name in model.packable_weights())
     # zeroed at initialisation or in training they are not: what is zero was pruned
     assert kept == row["kept_weights"]
+
+
+def test_independent_run_of_units_is_one_thin_network(photos: Path, tmp_path: Path) -> None:
+    options = {"method": "independent", "capacities": [0.5], "granularity": "channel"}
+    train(arguments(photos, tmp_path, epochs=1, **options))
+    assert not (tmp_path / "subnetworks").exists()
+    model = PrunNetForImageClassification.from_pretrained(tmp_path / "model")
+    assert (model.config.prunable, model.config.capacity) == (False, 0.5)
+    # Of 8 and 16 units in a group 8 - round(0.5 * 7) and 16 - round(0.5 * 15) are left.
+    assert set(model.config.kept_units.values()) == {4, 8}
+    assert model.prunnet.backbone.layer1[0].conv1.weight.shape == (4, 8, 3, 3)
+    reset_accelerate()
+    results = metrics(tmp_path)["results"]
+    assert {(r["query_capacity"], r["gallery_capacity"]) for r in results} == {(0.5, 0.5)}
+    train(arguments(photos, tmp_path, eval_only=True, **options))
+    assert metrics(tmp_path)["results"] == results
+
+
+def test_fine_tuning_keeps_the_granularity_of_the_checkpoint(
+    photos: Path, finished: Path, run_of_units: Path, tmp_path: Path
+) -> None:
+    source = run_of_units / "model"
+    run = arguments(photos, tmp_path / "tuned", source=source, capacities=[0.25], method="joint", epochs=1)
+    tuning = trainer(run)
+    scores = "prunnet.backbone.layer4.0.conv1.units.scores"
+    assert torch.equal(tuning.model.get_parameter(scores), weights(source)[scores])
+    model = tuning.run().model
+    assert model.config.granularity == "channel"
+    assert not torch.equal(model.get_parameter(scores), weights(source)[scores])
+    for source, asked, found in ((run_of_units / "model", "weight", "channel"), (finished, "channel", "weight")):
+        with pytest.raises(ValueError, match=rf"^--granularity .*'{found}' for {source}.*; got '{asked}'\.$"):
+            trainer(arguments(photos, tmp_path / "refused", source=source, granularity=asked))
 
 
 def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tmp_path: Path) -> None:

@@ -130,3 +130,28 @@ def test_a_resumed_schedule_has_the_rates_of_both_groups() -> None:
 def test_a_negative_rate_or_decay_of_scores_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a number of at least 0; got -0.1"):
         TrainArguments(**{name: -0.1})
+
+
+def test_scores_of_units_stay_where_no_gradient_moves_them() -> None:
+    for name in ("sgd", "adamw"):
+        network = units()
+        for parameter in network.parameters():
+            nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+        create_optimizer(network, TrainArguments(optimizer=name, weight_decay=0.25, learning_rate=0.5)).step()
+        weight, scores = network.parameters()
+        assert weight.tolist() == [[0.875, 0.875], [0.875, 0.875]]  # 1 - 0.5 * 0.25
+        assert scores.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_resumed_groups_have_new_settings_in_place_of_the_checkpoints() -> None:
+    network, options = units(), TrainArguments(epochs=4, learning_rate=0.2, weight_decay=0.5)
+    before = create_schedule(create_optimizer(network, options), options, 3)
+    changed = TrainArguments(epochs=4, learning_rate=0.4, weight_decay=0.25, momentum=0.5)
+    after = create_schedule(create_optimizer(network, changed), changed, 3)
+    after.load_state_dict(before.state_dict())
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    after.optimizer.step()  # without gradients nothing moves; torch asks for this order
+    resume_schedule(after, network, changed, 6)  # half of 12 steps: half of the rates
+    found = [(group["lr"], group["weight_decay"], group["momentum"]) for group in after.optimizer.param_groups]
+    assert found == [(pytest.approx(0.2), 0.25, 0.5), (pytest.approx(1.0), 0.0, 0.5)]

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,39 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
+from prunnet_hf.configuration_prunnet import Granularity
+from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.objectives import Gradients, create_objective
+from prunnet_hf.training.passes import MaskedPasses
 from prunnet_hf.training.step import MOST_OVERFLOWS, FiniteWatch, TrainingStep
 from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
 WITHOUT_BATCH_STATISTICS = ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 2})
+VIT_OF_UNITS = ("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 24, "num_heads": 2, "patch_size": 8})
+"""As the first, with more than half of its parameters in units."""
 WITH_BATCH_STATISTICS = ("resnet10t", {"channels": [4, 4, 8, 8], "stem_width": 4})
 
 
-def tiny_model(backbone: tuple[str, dict[str, object]] = WITH_BATCH_STATISTICS) -> PrunNetForImageClassification:
+def tiny_model(
+    backbone: tuple[str, dict[str, object]] = WITH_BATCH_STATISTICS, granularity: Granularity = "weight"
+) -> PrunNetForImageClassification:
     torch.manual_seed(0)
     name, backbone_kwargs = backbone
     config = PrunNetConfig(
-        backbone=name, backbone_kwargs=backbone_kwargs, image_size=32, embedding_dim=6, num_labels=4
+        backbone=name,
+        backbone_kwargs=backbone_kwargs,
+        image_size=32,
+        embedding_dim=6,
+        num_labels=4,
+        granularity=granularity,
     )
     model = PrunNetForImageClassification(config).train()
-    for layer in model.prunable_layers().values():
-        layer.scores.requires_grad_(False)
+    for module in scored_modules(model):
+        module.scores.requires_grad_(False)
     return model
 
 
@@ -60,6 +73,10 @@ def batch(size: int = 8, seed: int = 1) -> dict[str, Tensor]:
 def halves(whole: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     middle = len(whole["labels"]) // 2
     return [{key: value[part] for key, value in whole.items()} for part in (slice(middle), slice(middle, None))]
+
+
+def in_double(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**whole, "pixel_values": whole["pixel_values"].double()}
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -106,6 +123,43 @@ def test_subnetworks_leave_the_dense_statistics_as_a_dense_pass_alone_leaves_the
     assert any(name.endswith("running_mean") and value.any() for name, value in buffers[0].items())
     for name, value in buffers[0].items():
         assert torch.equal(value, buffers[1][name]), name
+
+
+@pytest.mark.parametrize("backbone", [WITH_BATCH_STATISTICS, VIT_OF_UNITS])
+def test_steps_of_units_are_those_of_masked_passes(backbone: tuple[str, dict[str, object]]) -> None:
+    ends = []
+    for is_thin in (True, False):
+        model = tiny_model(backbone, "channel").double()
+        step = training_step(model, Accelerator(cpu=True))
+        if not is_thin:
+            step._make_passes = partial(MaskedPasses, model)
+        for number in range(2):
+            for part in halves(in_double(batch(seed=number))):
+                step.backward(part, number, weight=0.5)
+            step.update(number)
+        ends.append(state(model))
+    start = tiny_model(backbone, "channel").state_dict()
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-5, atol=1e-6, msg=name)
+        if name.endswith("units.scores"):
+            assert (value - start[name]).abs().max() > 1e-4, name
+
+
+def test_units_that_are_trained_alone_are_the_thin_network_trained_by_itself() -> None:
+    model = tiny_model(WITH_BATCH_STATISTICS, "channel").double()
+    start, alone = state(model), model.prune(0.5).train()
+    step = training_step(model, Accelerator(cpu=True), "independent", 0.5)
+    mover = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for number in range(3):
+        step.backward(in_double(batch(seed=number)), number)
+        step.update(number)
+        mover.zero_grad()
+        alone(**in_double(batch(seed=number))).loss.backward()
+        nn.utils.clip_grad_norm_(alone.parameters(), step.max_grad_norm)
+        mover.step()
+    assert all(torch.equal(value, start[name]) for name, value in state(model).items() if name.endswith(".scores"))
+    for name, parameter in model.prune(0.5).named_parameters():
+        torch.testing.assert_close(parameter, alone.get_parameter(name), rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_masks_are_those_of_the_scores_when_the_step_began() -> None:
@@ -248,17 +302,23 @@ def without_values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "optimizer"),
-    [(WITH_BATCH_STATISTICS, torch.optim.SGD), (WITHOUT_BATCH_STATISTICS, torch.optim.AdamW)],
+    ("backbone", "granularity", "optimizer"),
+    [
+        (WITH_BATCH_STATISTICS, "weight", torch.optim.SGD),
+        (WITHOUT_BATCH_STATISTICS, "weight", torch.optim.AdamW),
+        (WITH_BATCH_STATISTICS, "channel", torch.optim.SGD),
+        (VIT_OF_UNITS, "channel", torch.optim.AdamW),
+    ],
 )
 def test_nothing_in_a_step_waits_for_a_device(
     backbone: tuple[str, dict[str, object]],
+    granularity: Granularity,
     optimizer: type[torch.optim.Optimizer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which doesn't know such tensors
     # Tensors without values stand for a GPU's: to ask for one, which makes a GPU's host wait, is an error here.
-    model, accelerator = tiny_model(backbone).to("meta"), Accelerator(cpu=True)
+    model, accelerator = tiny_model(backbone, granularity).to("meta"), Accelerator(cpu=True)
     accelerator.state.device = torch.device("meta")
     objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2, 0.5])
     moves = optimizer(model.parameters(), lr=0.1, foreach=True)
@@ -295,14 +355,15 @@ def compiled() -> Iterator[Accelerator]:
     torch._dynamo.reset()
 
 
-def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerator) -> None:
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerator, granularity: Granularity) -> None:
     ends = []
     counters = torch._dynamo.utils.counters
     counters.clear()
     for is_compiled in (True, False):
         if not is_compiled:
             reset_accelerate()
-        model = tiny_model()
+        model = tiny_model(granularity=granularity)
         step = training_step(model, compiled if is_compiled else Accelerator(cpu=True))
         assert isinstance(step.wrapped, OptimizedModule) == is_compiled
         for number in range(2):
@@ -316,10 +377,10 @@ def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerat
         torch.testing.assert_close(ends[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def several_updates() -> dict[str, Tensor]:
+def several_updates(granularity: Granularity = "weight") -> dict[str, Tensor]:
     """The state after three updates of two batches each, which all processes share."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    model = tiny_model(WITHOUT_BATCH_STATISTICS)
+    model = tiny_model(VIT_OF_UNITS if granularity == "channel" else WITHOUT_BATCH_STATISTICS, granularity)
     model.prunnet.projector.eval()
     step = training_step(model, accelerator)
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -332,6 +393,11 @@ def several_updates() -> dict[str, Tensor]:
         if is_update:
             step.update(number // 2)
     return state(model)
+
+
+def updates_of_units() -> dict[str, Tensor]:
+    """As `several_updates`, with capacities of whole units."""
+    return several_updates("channel")
 
 
 def compiled_update() -> dict[str, Tensor]:
@@ -370,7 +436,7 @@ def orders_of_two_steps() -> list[Tensor]:
 def two_processes() -> dict[str, Any]:
     """What each of two processes has to show, from a single start of them."""
     found: dict[str, Any] = {}
-    for function in (several_updates, orders_of_two_steps, compiled_update):
+    for function in (several_updates, updates_of_units, orders_of_two_steps, compiled_update):
         found[function.__name__] = function()
         reset_accelerate()
     return found
@@ -401,6 +467,16 @@ def test_processes_agree_bit_by_bit_and_make_the_steps_of_one(
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
     moved = [name for name, value in alone.items() if (value - start[name]).abs().max() > 1e-3]
     assert len(moved) > len(alone) / 3  # far more than the tolerance: they do agree about moves
+
+
+def test_processes_that_train_units_make_the_steps_of_one(by_two: list[dict[str, Any]]) -> None:
+    first, second = (rank["updates_of_units"] for rank in by_two)
+    start = state(tiny_model(VIT_OF_UNITS, "channel"))
+    for name, value in updates_of_units().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        if name.endswith("units.scores"):
+            assert (value - start[name]).abs().max() > 1e-3, name
 
 
 def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(by_two: list[dict[str, Any]]) -> None:

@@ -161,6 +161,22 @@ def test_run_resumed_within_an_epoch_ends_with_the_same_weights(
     assert metrics(tmp_path)["results"] == metrics(whole)["results"]
 
 
+def test_resumed_run_of_units_ends_with_the_same_bits_and_the_best_model(photos: Path, tmp_path: Path) -> None:
+    # 3 of 5 classes are left to train on: 18 images, three steps an epoch.
+    options = {"granularity": "channel", "batch_size": 6, "eval_every": 1, "checkpoint_steps": 1, "optimizer": "adamw"}
+    data = {"validation_share": 0.4}
+    whole = trained(arguments(photos, tmp_path / "whole", data, learning_rate=0.01, keep_checkpoints=6, **options))
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "step-2", tmp_path / "again" / "checkpoints" / "step-2")
+    reset_accelerate()
+    # The checkpoint's own settings of the optimiser give way to these, of both groups.
+    again = trained(arguments(photos, tmp_path / "again", data, learning_rate=0.01, resume=True, **options))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    scores = [tensor for name, tensor in whole.items() if name.endswith("units.scores")]
+    assert len(scores) == 4
+    assert all(tensor.abs().max() > 0.5 for tensor in scores)
+
+
 def test_run_asked_to_stop_saves_first_and_goes_on_later(photos: Path, finished: Path, tmp_path: Path) -> None:
     set_seed(0)  # as `train` does
     run = trainer(arguments(photos, tmp_path))

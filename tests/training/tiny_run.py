@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
 from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.engine import create_accelerator, train
@@ -40,6 +41,7 @@ def arguments(
     output_dir: Path,
     data: dict[str, object] | None = None,
     source: Path | None = None,
+    granularity: Granularity | None = None,
     **options: object,
 ) -> RunArguments:
     """A run of two epochs of three steps, unless `options` change that."""
@@ -50,6 +52,7 @@ def arguments(
         backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4, "drop_rate": 0.1},
         embedding_dim=8,
         pretrained_backbone=False,
+        granularity=granularity,
     )
     folder = {"dataset": "image_folder", "data_dir": str(photos), "image_size": 32, "resize": 32, "num_workers": 0}
     defaults = {
