@@ -11,7 +11,6 @@ from .pruning.layers import ScoreInit
 from .pruning.masking import check_capacities, check_capacity
 
 Granularity = Literal["weight", "channel"]
-ChannelOrder = Literal["learned", "prefix"]
 TRAINED_CAPACITIES = (0.2, 0.4, 0.6, 0.8)
 STATISTICS_GRID = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ALLOCATIONS_SAID = (*ALLOCATIONS, "adaptive")
@@ -64,7 +63,6 @@ class PrunNetConfig(PreTrainedConfig):
             `"pq_index"`, `"global"` (see `prune`), or `"adaptive"` (found by adaptive pruning), once pruned.
         granularity: What a capacity is a share of. `"weight"`: single weights, as in the paper; files get smaller.
             `"channel"`: whole inner units of blocks; files get smaller and the network faster.
-        channel_order: Of `"channel"`: the order in which units are kept, `"learned"` or `"prefix"` (the first ones).
         kept_units: Of `"channel"`, once pruned: how many units are left of each group, by its name in the backbone.
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
@@ -93,7 +91,6 @@ class PrunNetConfig(PreTrainedConfig):
     capacity: float = 1.0
     allocation: str = UNIFORM
     granularity: str = "weight"
-    channel_order: str = "learned"
     kept_units: dict[str, int] | None = None
     prunable: bool = True
     stem_pool: bool = True
@@ -134,9 +131,9 @@ class PrunNetConfig(PreTrainedConfig):
         self.statistics_capacities = self._statistics_grid()
 
     def _check_granularity(self) -> None:
-        for name, choices in (("granularity", get_args(Granularity)), ("channel_order", get_args(ChannelOrder))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if self.granularity not in get_args(Granularity):
+            allowed = ", ".join(get_args(Granularity))
+            raise ValueError(f"granularity must be one of {allowed}; got {self.granularity!r}.")
         _check_mapping("kept_units", self.kept_units)
         is_thin = self.granularity == "channel" and not self.prunable
         if is_thin and self.kept_units is None:

@@ -69,7 +69,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             init_scores(module, self.config.score_init)
             return
         if isinstance(module, UnitScores):
-            init_unit_scores(module, self.config.channel_order)
+            init_unit_scores(module)
             return
         make_buffers = getattr(module, "init_non_persistent_buffers", None)
         if make_buffers is not None:

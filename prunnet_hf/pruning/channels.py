@@ -128,12 +128,9 @@ def add_units(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:
 
 
 @torch.no_grad()
-def init_unit_scores(units: UnitScores, order: str) -> None:
-    """Fill the scores of a group: `"learned"` (random, to be trained) or `"prefix"` (the first units come first)."""
-    if order == "prefix":
-        units.scores.copy_(torch.linspace(1.0, 0.5, units.scores.numel()))
-    else:
-        nn.init.uniform_(units.scores, *FIRST_SCORES)
+def init_unit_scores(units: UnitScores) -> None:
+    """Fill the scores of a group at random, between `FIRST_SCORES`."""
+    nn.init.uniform_(units.scores, *FIRST_SCORES)
 
 
 def drop_units(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from ..backbone import has_fitting_weights
 from ..commands import CommandParser, did_you_mean
-from ..configuration_prunnet import TRAINED_CAPACITIES, ChannelOrder, Granularity
+from ..configuration_prunnet import TRAINED_CAPACITIES, Granularity
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
@@ -58,9 +58,6 @@ class ModelArguments:
             "channel: whole units of blocks; files get smaller and the network faster. Default: that of "
             "model_name_or_path, and weight for a new network."
         },
-    )
-    channel_order: ChannelOrder = field(
-        default="learned", metadata={"help": "For channel: the order in which units are kept, learned or prefix."}
     )
     score_init: ScoreInit = field(
         default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}

@@ -51,7 +51,6 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         stem_pool=model.stem_pool,
         score_init=model.score_init,
         granularity=model.granularity or "weight",
-        channel_order=model.channel_order,
         **labels,
     )
     return PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)

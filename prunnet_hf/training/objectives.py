@@ -45,7 +45,7 @@ class Objective(ABC):
                 unit_scores(model, group),
                 [(model.get_parameter(axis.tensor), axis) for axis in group.axes if axis.masked],
             )
-            for group in (scored_units(model).values() if model.config.channel_order == "learned" else ())
+            for group in scored_units(model).values()
         ]
         set_here = {layer.weight for layer in self.layers} | {module.scores for module in scored_modules(model)}
         self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in set_here]

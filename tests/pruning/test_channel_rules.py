@@ -15,7 +15,6 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from prunnet_hf.pruning.channel_rules import RULES, find_units
-from prunnet_hf.pruning.channels import init_unit_scores
 from prunnet_hf.pruning.subnetworks import find_masks, scored_units
 from tests.tiny_models import UNIT_BACKBONES, assert_close, config_of_units, images, trained
 
@@ -175,7 +174,6 @@ def test_rules_are_for_blocks_that_timm_has() -> None:
 def test_scores_do_not_hide_units() -> None:
     model = trained(config_of_units("basic block"))
     assert scored_units(model).keys() == find_units(model).keys()
-    init_unit_scores(model.prunnet.backbone.layer1[0].conv1.units, "prefix")
     assert find_units(timm.create_model("resnet18", **UNIT_BACKBONES["basic block"][1])).keys() == {
         name.removeprefix("prunnet.backbone.") for name in scored_units(model)
     }
