@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -591,6 +592,18 @@ def test_cards_to_publish_run_their_snippets_on_the_staged_models(tmp_path: Path
     sources = {result.source_url.removeprefix(ENDPOINT) for result in ModelCard(small).data.eval_results}
     assert sources == {"/org/name/blob/main/metrics.json"}
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("layout", [None, "branches", "subfolders", "repos"])
+@pytest.mark.parametrize("content", [metrics(), metrics_of_units()], ids=["weights", "units"])
+def test_python_on_a_card_is_python(content: dict[str, Any], layout: Layout | None) -> None:
+    downloads = {0.2: 1, 0.5: 2, 1.0: 3} if layout else None
+    text = body(content, layout=layout, downloads=downloads, files={0.2: 1})
+    usage, loading = (
+        ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    )
+    assert len(usage.body) == 1
+    assert len(loading.body) == 2  # at any capacity, and the ready one
 
 
 def test_card_of_a_capacity_never_evaluated(tmp_path: Path) -> None:

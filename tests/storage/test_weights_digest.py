@@ -20,15 +20,15 @@ from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.folder_encoding import encode_folder
 from prunnet_hf.retrieval.spaces import check_compatible
 from prunnet_hf.storage.weights_digest import digest_weights
-from tests.tiny_models import tiny
+from tests.tiny_models import tiny, tiny_of_units
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints_0_1"
 CHANGED = r"weights have changed.*embedding_space.*'{space}'.*renew_embedding_space"
 
 
-@pytest.fixture
-def dense() -> PrunNetForImageClassification:
-    model = tiny()
+@pytest.fixture(params=[tiny, tiny_of_units])
+def dense(request: pytest.FixtureRequest) -> PrunNetForImageClassification:
+    model: PrunNetForImageClassification = request.param()
     model.renew_embedding_space()
     return model
 
