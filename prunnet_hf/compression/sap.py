@@ -34,7 +34,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from ..commands import run_command
+from ..commands import model_directory, run_command
+from ..configuration_prunnet import PrunNetConfig
 from ..data.identity import identify
 from ..data.splits import LABEL, RetrievalSplits
 from ..data.streams import ImageDataset
@@ -119,6 +120,9 @@ class PruningLoop:
         # Checked first and in all processes: if one fails alone, the others wait for it forever.
         check_output_dir_is_shared(self.accelerator, self.directory)
         check_can_begin(self.directory, arguments, sap)
+        source = arguments.model.model_name_or_path
+        if source is not None:
+            check_prunes_weights(PrunNetConfig.from_pretrained(model_directory(source)).granularity)
         self.accelerator.wait_for_everyone()
         is_main_process = self.accelerator.is_main_process
         self.splits: RetrievalSplits = load_run_data(arguments, is_main_process=is_main_process)
@@ -173,7 +177,6 @@ class PruningLoop:
     def _create_model(self) -> PrunNetForImageClassification:
         set_seed(self.arguments.train.seed)
         model = create_model(self.arguments, self.images[0].features[LABEL].names)
-        check_prunes_weights(model.config.granularity)  # that of --model_name_or_path
         model.image_processor = create_processor(self.arguments.data)
         model.keep_statistics([])  # only those of the dense network stay
         return model

@@ -60,13 +60,13 @@ def check_granularity(source: str, asked: Granularity | None) -> None:
     """Make sure that a checkpoint has the granularity that was asked for, if one was.
 
     Raises:
-        ValueError: If it doesn't. Training can't change it.
+        ValueError: If it doesn't.
     """
     found = PrunNetConfig.from_pretrained(source).granularity
     if asked not in (None, found):
         raise ValueError(
-            f"--granularity must be left out or be that of --model_name_or_path, which is {found!r} for {source}; got "
-            f"{asked!r}."
+            f"--granularity must be {found!r}, that of {source}, or left out; got {asked!r}. Only a new network can "
+            "have another."
         )
 
 
@@ -107,6 +107,7 @@ def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification
             f"--eval_only found no model in {own}: give the --output_dir of a finished run, or --model_name_or_path. "
             "A run that was stopped goes on with --resume."
         )
+    check_granularity(source, arguments.model.granularity)
     # Embeddings need no classifier, which a published model doesn't have.
     config = PrunNetConfig.from_pretrained(source)
     labels = {"num_labels": config.num_classes}

@@ -16,6 +16,7 @@ from prunnet_hf.retrieval.metrics import LEAVE_ONE_OUT
 from prunnet_hf.runs.ownership import claim_run
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import train
+from prunnet_hf.training.networks import load_trained
 from tests.accelerate_state import reset_accelerate
 from tests.training.tiny_run import (
     TEST_CLASSES,
@@ -199,8 +200,10 @@ def test_fine_tuning_keeps_the_granularity_of_the_checkpoint(
     assert model.config.granularity == "channel"
     assert not torch.equal(model.get_parameter(scores), weights(source)[scores])
     for source, asked, found in ((run_of_units / "model", "weight", "channel"), (finished, "channel", "weight")):
-        with pytest.raises(ValueError, match=rf"^--granularity .*'{found}' for {source}.*; got '{asked}'\.$"):
-            trainer(arguments(photos, tmp_path / "refused", source=source, granularity=asked))
+        again = arguments(photos, tmp_path / "refused", source=source, granularity=asked)
+        for start in (trainer, load_trained):  # load_trained is that of --eval_only
+            with pytest.raises(ValueError, match=rf"^--granularity must be '{found}'.*{source}.*; got '{asked}'\."):
+                start(again)
 
 
 def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tmp_path: Path) -> None:
