@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, constants
+from transformers import AutoModel
 
 from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.hub.errors import PublishError
@@ -95,6 +96,26 @@ def test_repositories_of_their_own_in_a_private_collection(hub: HubServer, finis
     assert again.collection == published.collection
     assert [folder.uploaded for folder in again.folders] == [(), ()]
     assert len(hub.collections) == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "place"),
+    [
+        ("branches", "org/name", {"revision": "capacity-0.20"}),
+        ("subfolders", "org/name", {"subfolder": "capacity-0.20"}),
+        ("repos", "org/name-capacity-0.20", {}),
+    ],
+)
+def test_networks_of_whole_units_in_every_layout(
+    hub: HubServer, run_of_units: Path, layout: str, path: str, place: dict[str, str]
+) -> None:
+    trained = PrunNetModel.from_pretrained(run_of_units / "model")
+    publish(run_of_units, options={"layout": layout, "capacities": [0.2]})
+    for phone in (AutoModel.from_pretrained(path, **place), AutoModel.from_pretrained("org/name", capacity=0.2)):
+        assert same_weights(phone, trained.prune(0.2))
+        assert phone.config.embedding_space == trained.config.embedding_space
+    assert same_weights(AutoModel.from_pretrained("org/name"), trained)
+    assert "kept units |" in ModelCard.load("org/name").text
 
 
 def test_an_interrupted_publication_goes_on(hub: HubServer, finished_run: Path) -> None:
