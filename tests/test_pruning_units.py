@@ -50,6 +50,14 @@ def test_units_are_those_with_the_largest_scores_in_their_own_order(model) -> No
             assert torch.equal(thin.weight, whole.weight[:, expected])
 
 
+@torch.no_grad()
+def test_the_embedding_model_alone_prunes_alike(model) -> None:
+    whole, alone = model.prune(0.35), model.prunnet.prune(0.35)
+    assert same_state(alone, whole.prunnet)
+    assert alone.config.kept_units == whole.config.kept_units
+    assert {f"prunnet.{name}": count for name, count in alone.prunable_units().items()} == whole.prunable_units()
+
+
 def test_what_has_no_units_stays_as_it_is(model) -> None:
     pruned = model.prune(0.2)
     backbone = "prunnet.backbone"

@@ -19,8 +19,8 @@ SMALLEST_SHARE = 0.5
 TOLERANCE = 1e-4
 """The largest difference, relative to the largest output, between a masked and a thin network."""
 WORKING = (
-    "ResNet (18 to 152), ResNeXt, Wide ResNet, MobileNetV2, EfficientNet, ConvNeXt, ViT, DeiT and Swin work; with "
-    "granularity='weight' any backbone of Conv2d and Linear layers does"
+    "ResNet, ResNeXt, Wide ResNet, MobileNetV2, EfficientNet and its V2, ConvNeXt, ViT, DeiT, DINOv2, Swin and "
+    "MLP-Mixer work; with granularity='weight' any backbone of Conv2d and Linear layers does"
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .channel_rules import find_units
-from .channels import UNITS, UnitGroup, check_unit_scores, drop_units, find_unit_masks, masked_consumers
+from .channels import UNITS, UnitGroup, UnitScores, check_unit_scores, drop_units, find_unit_masks, masked_consumers
 from .layers import check_scores as check_layer_scores
 from .layers import find_masks as find_layer_masks
 from .layers import masked_weights as masked_layers
@@ -20,9 +20,24 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def scored_units(network: nn.Module) -> dict[str, UnitGroup]:
-    """The groups of units that have scores; none in a network of single weights, or once pruned."""
+    """The groups of units that have scores; none in a network of single weights, or once pruned.
+
+    Raises:
+        ValueError: If there are scores of units that can't be found any more, which would silently all be kept.
+    """
+    scored = [name for name, module in network.named_modules() if isinstance(module, UnitScores)]
+    if not scored:
+        return {}
     groups = find_units(network)
-    return {name: group for name, group in groups.items() if hasattr(network.get_submodule(name), UNITS)}
+    names = [name.removesuffix(UNITS).removesuffix(".") for name in scored]
+    lost = [name for name in names if name not in groups]
+    if lost:
+        raise ValueError(
+            f"capacity can't be chosen: modules beside {lost[0]!r} and {len(lost) - 1} more have been replaced since "
+            "this model was made, for example by frozen batch norms or adapters, so that their units aren't found. "
+            "Undo that, or prune first and then change the network that prune() returns."
+        )
+    return {name: groups[name] for name in names}
 
 
 def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str, Tensor]]:

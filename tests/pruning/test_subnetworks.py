@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
+from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.pruning.channel_rules import find_units
 from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.pruning.subnetworks import (
@@ -17,7 +19,7 @@ from prunnet_hf.pruning.subnetworks import (
     scored_units,
     unit_weights,
 )
-from tests.tiny_models import same_state, state_of, tiny, tiny_of_units
+from tests.tiny_models import images, same_state, state_of, tiny, tiny_of_units
 
 BLOCK = "prunnet.backbone.layer1.0"
 GROUPS = {f"prunnet.backbone.layer{number}.0.conv1": units for number, units in enumerate((4, 4, 16, 16), 1)}
@@ -113,3 +115,26 @@ def test_pruned_networks_have_neither() -> None:
 def test_units_inside_a_larger_network_have_its_names() -> None:
     model = nn.Sequential(tiny_of_units(), nn.Identity())
     assert scored_units(model).keys() == {f"0.{name}" for name in tiny_of_units().prunable_units()}
+
+
+def lora(model: PrunNetForImageClassification) -> None:
+    conv = model.get_submodule(f"{BLOCK}.conv1")
+    model.get_submodule(BLOCK).conv1 = nn.Sequential(conv, nn.Identity())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [lambda model: freeze_batch_norm_2d(model.prunnet.backbone.layer1), lora])
+def test_units_that_are_not_found_any_more_are_not_silently_kept(change) -> None:
+    model = tiny_of_units()
+    pruned = model.prune(0.35)
+    change(model)
+    assert model(images()).logits.shape == (4, 3)
+    for use in (
+        lambda: model(images(), capacity=0.35),
+        lambda: model.prune(0.35),
+        lambda: model.calibrate([images()]),
+    ):
+        with pytest.raises(ValueError, match=r"^capacity.*layer1\.0\.conv1.*replaced.*prune first"):
+            use()
+    change(pruned)  # of which nothing is to be chosen any more
+    assert pruned(images()).logits.shape == (4, 3)
