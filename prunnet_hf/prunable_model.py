@@ -137,7 +137,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             return {}
         if self.config.kept_units is not None:
             # Not found again: without all groups of a convolution but one, it isn't grouped any more.
-            return {self._backbone_prefix + name: count for name, count in self.config.kept_units.items()}
+            kept = {self._backbone_prefix + name: count for name, count in self.config.kept_units.items()}
+            return {name: kept[name] for name, _ in self.named_modules() if name in kept}
         return {name: group.num_units for name, group in find_units(self).items()}
 
     @property

@@ -46,7 +46,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 # Whose modules know how many units they have. Compiling and exporting take seconds.
 THIN_INSIDE = ["grouped bottleneck", "squeeze and excite", "attention", "window attention"]
-EXPORTED = ["resnet50", "bottleneck", "convolutional mlp", *THIN_INSIDE]
+EXPORTED = ["bottleneck", "convolutional mlp", *THIN_INSIDE]
 UNTRAINED = 0.35  # a capacity between stored ones
 DESCRIPTIONS = {"config.json", "preprocessor_config.json"}
 

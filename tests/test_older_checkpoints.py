@@ -32,6 +32,7 @@ def test_they_load_with_the_same_bits(case: str) -> None:
     model = PrunNetModel.from_pretrained(CHECKPOINTS / expected["folder"], **options).eval()
     assert digest(model) == expected["state_sha256"]
     assert model.config.embedding_space == expected["embedding_space"]
+    assert (model.config.granularity, model.config.kept_units) == ("weight", None)
     images = (torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).reshape(2, 3, 32, 32) % 97 - 48) / 32
     with torch.inference_mode():
         embeddings = model(images).pooler_output

@@ -103,7 +103,7 @@ class TestEveryKindOfBlock:
         prefix = "prunnet.backbone."
         assert thin.config.kept_units == {name.removeprefix(prefix): len(units) for name, units in counts.items()}
         assert thin.prunable_units() == {name: len(units) for name, units in counts.items()}
-        assert thin.prunable_units().keys() == network.prunable_units().keys()
+        assert [*thin.prunable_units()] == [*network.prunable_units()]
         assert all(parameter.requires_grad and parameter.is_leaf for parameter in thin.parameters())
 
     @torch.no_grad()
@@ -138,6 +138,7 @@ class TestEveryKindOfBlock:
         small = PrunNetForImageClassification.from_pretrained(tmp_path / "thin", dtype=dtype)
         assert {p.dtype for p in small.parameters()} == {dtype}
         assert same_state(small, copy.deepcopy(thin).to(dtype))
+        assert [*small.prunable_units().items()] == [*thin.prunable_units().items()], "in the order of the network"
         found = dense(images().to(dtype), capacity=CAPACITY).logits
         assert found.dtype == dtype
         expected = small(images().to(dtype)).logits
@@ -220,9 +221,8 @@ def test_fused_and_step_by_step_are_the_same_network(unfused) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["basic block", "attention"])
-def test_a_masked_network_compiles_in_one_graph(kind: str) -> None:
-    network = trained(config_of_units(kind))
+def test_a_masked_network_compiles_in_one_graph() -> None:
+    network = trained(config_of_units("attention"))
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     assert_close(compiled(images(), capacity=CAPACITY).logits, network(images(), capacity=CAPACITY).logits)
     torch.compiler.reset()

@@ -59,6 +59,12 @@ def test_a_thin_checkpoint_is_a_plain_file_of_what_is_left(checkpoints: Path) ->
     }
 
 
+def test_a_new_classifier(checkpoints: Path) -> None:
+    model = PrunNetForImageClassification.from_pretrained(checkpoints / "thin", num_labels=5)
+    assert model(images()).logits.shape == (4, 5)
+    assert same_state(model.prunnet, PrunNetModel.from_pretrained(checkpoints / "thin"))
+
+
 def test_a_prunable_checkpoint_is_hardly_larger_than_the_dense_network(checkpoints: Path) -> None:
     stored = load_file(checkpoints / "dense" / "model.safetensors")
     scores = {name: tensor.numel() for name, tensor in stored.items() if name.endswith(".scores")}
