@@ -84,7 +84,7 @@ def save_model(
         "a directory holds one model, which the next save replaces",
         "Convert a copy of the model, for example by model.to(torch.bfloat16), and save it in another directory.",
     )
-    _check_names(model, state_dict)
+    _check_tensors(model, state_dict)
     bands = check_bands(model, bands, push_to_hub)
     if not is_main_process:
         return
@@ -105,14 +105,23 @@ def save_model(
         model.push_to_hub(repo_id or target.resolve().name, **kwargs)
 
 
-def _check_names(model: Any, state_dict: dict[str, torch.Tensor] | None) -> None:
+def _check_tensors(model: Any, state_dict: dict[str, torch.Tensor] | None) -> None:
     """Refuse tensors that couldn't be loaded again, before they replace a model that can."""
-    foreign = sorted(set(state_dict or {}).difference(model.state_dict()))
+    given, own = state_dict or {}, model.state_dict()
+    foreign = sorted(set(given).difference(own))
     if foreign:
         raise ValueError(
             f"state_dict must have the names of this model's own tensors; got {foreign[0]!r} and "
             f"{len(foreign) - 1} more. Of a wrapper like DataParallel, pass the state of the model in it: "
             "wrapper.module.state_dict()."
+        )
+    # Only here is the state of another network of the same names likely: that of before pruning.
+    wrong = [name for name in given if given[name].shape != own[name].shape] if model.config.kept_units else []
+    if wrong:
+        raise ValueError(
+            f"state_dict must have the shapes of this model's own tensors; got {wrong[0]!r} of shape "
+            f"{tuple(given[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}, and {len(wrong) - 1} more. Save "
+            "the model that these tensors are of."
         )
 
 

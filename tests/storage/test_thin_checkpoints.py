@@ -65,6 +65,20 @@ def test_a_new_classifier(checkpoints: Path) -> None:
     assert same_state(model.prunnet, PrunNetModel.from_pretrained(checkpoints / "thin"))
 
 
+def test_tensors_of_before_pruning_do_not_replace_it(checkpoints: Path, tmp_path: Path) -> None:
+    thin = PrunNetModel.from_pretrained(checkpoints / "thin")
+    dense = PrunNetModel.from_pretrained(checkpoints / "dense").state_dict()
+    state = {name: dense[name] for name in thin.state_dict()}
+    thin.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^state_dict.*shapes.*layer1\.0\.conv1\.weight.*\(4, 8, 3, 3\).*\(2, 8, 3, 3\)"
+    ):
+        thin.save_pretrained(tmp_path, state_dict=state)
+    assert same_state(PrunNetModel.from_pretrained(tmp_path), thin)
+    thin.save_pretrained(tmp_path, state_dict=thin.state_dict())
+    assert same_state(PrunNetModel.from_pretrained(tmp_path), thin)
+
+
 def test_a_prunable_checkpoint_is_hardly_larger_than_the_dense_network(checkpoints: Path) -> None:
     stored = load_file(checkpoints / "dense" / "model.safetensors")
     scores = {name: tensor.numel() for name, tensor in stored.items() if name.endswith(".scores")}
