@@ -15,7 +15,7 @@ from .pruning.channels import add_units
 from .pruning.layers import is_prunable_type
 from .pruning.thinning import cut_units
 
-BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError)
+BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError, LookupError)
 """What timm raises for arguments that it can't build a network with."""
 
 
@@ -153,4 +153,8 @@ def _check_image_size(config: PrunNetConfig) -> None:
             raise ValueError(
                 f"backbone={config.backbone!r} can't take image_size={config.image_size} ({error}). "
                 f"Choose a larger one, or a multiple of the backbone's patch and window sizes."
+            ) from error
+        except AttributeError as error:  # such as a stage that was left out
+            raise ValueError(
+                f"backbone={config.backbone!r} can't run with backbone_kwargs={config.backbone_kwargs!r}: {error}"
             ) from error

@@ -73,6 +73,13 @@ def test_arguments_that_timm_refuses(kwargs: dict[str, Any]) -> None:
     assert repr(kwargs) in str(caught.value)
 
 
+@pytest.mark.parametrize("kwargs", [{"channels": []}, {"channels": {}}, {"layers": [1, 1], "channels": [4, 8]}])
+def test_arguments_of_which_timm_builds_no_network(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(timm can't build )?backbone='resnet18'") as caught:
+        create_backbone(config("resnet18", **kwargs))
+    assert repr(kwargs) in str(caught.value)
+
+
 def test_no_prunable_layer() -> None:
     # All convolutions of timm's BiT are StdConv2d, which standardise their weight: a subclass. num_classes=0 leaves no
     # linear layer.
