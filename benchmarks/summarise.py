@@ -70,8 +70,8 @@ def print_tests(methods: dict[str, list[RunRecord]], capacities: list[float]) ->
 
 
 def is_of_units(run: RunRecord) -> bool:
-    """Whether the run's capacities are of whole units."""
-    return run.model is not None and run.model.granularity == "channel"
+    """Whether the run's capacities are of whole units. Records of early runs say so in the recipe only."""
+    return "channel" in (run.recipe.get("granularity"), run.model.granularity if run.model else None)
 
 
 def costs_of(run: RunRecord) -> tuple[str, str]:
@@ -82,21 +82,22 @@ def costs_of(run: RunRecord) -> tuple[str, str]:
 
 
 def method_name(run: RunRecord) -> str:
-    """The method, and whether its capacities are of whole units."""
-    return trained_as(run) + (", units" if is_of_units(run) else "")
+    """The method, and whether its capacities are of whole units, and in which order if it wasn't learned."""
+    order = ", in their order" if run.recipe.get("channel_order") == "prefix" and run.method != "independent" else ""
+    return trained_as(run) + (f", units{order}" if is_of_units(run) else "")
 
 
 def trained_as(run: RunRecord) -> str:
     """The method; with what capacities it was trained where these aren't the usual ones."""
     recipe = run.recipe
+    if run.method == "independent":
+        return f"independent, capacity {run.capacities[0].capacity:g}"
     if recipe.get("capacity_sampling", "fixed") != "fixed":
         shrinking = ", shrinking" if recipe.get("shrink_share") else ""
         passes = f"{recipe['capacity_draws'] + 2} passes"
         return f"{run.method}, sandwich from {recipe['capacities'][0]:g}{shrinking}, {passes}"
-    if run.method != "independent":
-        trained = recipe.get("capacities", USUAL)
-        return str(run.method) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")
-    return f"independent, capacity {run.capacities[0].capacity:g}"
+    trained = recipe.get("capacities", USUAL)
+    return str(run.method) + ("" if trained == USUAL else f", fixed {' '.join(f'{c:g}' for c in trained)}")
 
 
 def values(runs: list[RunRecord], query: float, gallery: float) -> list[float]:
