@@ -52,10 +52,6 @@ def kept_of(model: Any, capacity: float = CAPACITY) -> dict[str, Tensor]:
 
 class TestEveryKindOfBlock:
     @torch.no_grad()
-    def test_thin_is_masked(self, network, thin) -> None:
-        assert_close(thin(images()).logits, network(images(), capacity=CAPACITY).logits)
-
-    @torch.no_grad()
     @pytest.mark.parametrize("capacity", [1e-9, 0.03, 0.35, 0.999])
     @pytest.mark.filterwarnings("ignore:No running statistics")
     def test_thin_is_masked_to_the_last_digits_of_float64(self, network, capacity: float) -> None:
@@ -127,6 +123,9 @@ class TestEveryKindOfBlock:
         assert torch.equal(again(images()).logits, thin(images()).logits)
 
     @torch.no_grad()
+    @pytest.mark.parametrize(
+        "network", ["basic block", "grouped bottleneck", "attention", "window attention"], indirect=True
+    )
     def test_reloaded_in_half_precision(self, network, thin, tmp_path: Path) -> None:
         dtype = torch.float16 if "vit" in network.config.backbone else torch.bfloat16
         network.save_pretrained(tmp_path / "dense")
