@@ -6,7 +6,8 @@
 
 For each backbone, in turn: the dense network, the subnetwork of 0.2, and (of whole units) that of the largest capacity
 whose multiply-adds are at most 0.4 of the dense network's. A row has the median CPU time of the thread, and the median
-of its ratios to the dense network's in the same round, so that other work of the machine hardly matters.
+of its ratios to the dense network's in the same round, so that other work of the machine doesn't count. But it empties
+caches, which costs small networks more: run this with priority (nice -n -15, as root) on a machine that isn't idle.
 """
 
 import argparse

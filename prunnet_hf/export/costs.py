@@ -96,7 +96,7 @@ def without_scores(model: Any) -> Any:
     drop_statistics(plain)
     plain.config.prunable = False
     plain.config.statistics_capacities = []
-    return plain
+    return plain.eval()  # training, a batch norm would refuse a batch of one image
 
 
 def cut(plain: Any, capacity: float) -> Any:

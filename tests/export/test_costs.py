@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_files_are_that_large(make: Any, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:No running statistics")
 def test_multiply_adds_are_those_of_the_network_that_is_cut() -> None:
     model = tiny_of_units()
-    costs = SubnetworkCosts(model)
+    costs = SubnetworkCosts(copy.deepcopy(model).train())
     found = [costs.multiply_adds(capacity) for capacity in (0.0001, 0.2, 0.5, 1.0)]
     networks = [model.prunnet.prune(capacity) for capacity in (0.0001, 0.2, 0.5, 1.0)]
     assert found == [count_multiply_adds(network, 32).dense for network in networks]

@@ -77,6 +77,18 @@ class TestFinishedRun:
         assert len({config["embedding_space"] for config in configs}) == 1
         assert configs[0]["embedding_space"]
 
+    def test_models_have_what_was_measured(self, finished: Path) -> None:
+        configs = [json.loads(path.read_text()) for path in finished.glob("**/config.json")]
+        cross_tests = {
+            f"{result['query_capacity']:.2f}": result["value"]
+            for result in metrics(finished)["results"]
+            if result["metric"] == "mAP" and result["gallery_capacity"] == 1.0
+        }
+        assert cross_tests.keys() == {"0.20", "0.30", "0.50", "1.00"}
+        for config in configs:
+            about = {"dataset": "photos", "protocol": "leave_one_out", "metric": "mAP"}
+            assert config["measured"] == {**about, "space": config["embedding_space"], "values": cross_tests}
+
     def test_recipe_does_the_run_again(self, finished: Path) -> None:
         recipe = yaml.safe_load((finished / "config.yaml").read_text())
         assert recipe["capacities"] == [0.2, 0.5]
@@ -97,7 +109,12 @@ class TestFinishedRun:
         run = tmp_path / "copy"
         shutil.copytree(finished, run)
         recipe, model = (run / "config.yaml").read_text(), (run / "model/model.safetensors").stat().st_mtime_ns
+        configs = {file: file.read_text() for file in run.glob("*/config.json")}
+        without = json.loads(configs[run / "model/config.json"])
+        del without["measured"]  # as before it was recorded
+        (run / "model/config.json").write_text(json.dumps(without))
         train(arguments(photos, run, eval_only=True, epochs=9, seed=4))
+        assert {file: file.read_text() for file in configs} == configs
         assert metrics(finished)["training_command"] == metrics(finished)["command"]
         kept = ("method", "seed", "training_seconds", "num_train_images", "num_shared_classes", "training_command")
         for entry in ("results", *kept):
