@@ -2,6 +2,7 @@
 
     python benchmarks/model_card.py out/omniglot model_cards/omniglot
     python benchmarks/model_card.py out/grocery model_cards/grocery
+    python benchmarks/model_card.py out/grocery-units model_cards/grocery-units
 
 The snippet on the card is run with the run's model. The copy holds neither weights nor paths of this machine. The same
 card can be rendered from it, which a test does.
