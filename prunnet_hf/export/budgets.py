@@ -229,7 +229,8 @@ class _Loss(_Budget):
     def __init__(self, name: str, limit: float, model: PrunNetPreTrainedModel) -> None:
         super().__init__(name, limit, model)
         settle_space(model)  # what was measured doesn't hold for weights that have changed since
-        self.measured = model.config.measured or {}
+        measured = model.config.measured or {}
+        self.measured = measured if measured.get("space") == model.config.embedding_space else {}
         values = {float(capacity): value for capacity, value in sorted((self.measured.get("values") or {}).items())}
         if 1.0 not in values:
             raise ValueError(

@@ -56,6 +56,7 @@ def read_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     try:
         found = {name: _read_one(folder, name, is_old=is_old) for name in states}
         _check_random_states(accelerator, folder, found.get("progress", {}).get("num_processes"))
+        _check_groups(folder, found, states)
         for name, state in states.items():
             state.load_state_dict(found[name])
         if is_old:
@@ -72,6 +73,20 @@ def read_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
             f"The checkpoint {folder} doesn't fit the network of this run ({' '.join(str(error).split())}). Give the "
             "arguments and images from before, or start without --resume in another --output_dir."
         ) from error
+
+
+def _check_groups(folder: Path, found: Mapping[str, dict[str, Any]], states: Mapping[str, Stateful]) -> None:
+    """Refuse a schedule of other groups of parameters, which torch does in words that name nothing, or not at all."""
+    before, now = (
+        len(state.get("schedule", {}).get("base_lrs", ()))
+        for state in (found, {name: state.state_dict() for name, state in states.items()})
+    )
+    if before != now:
+        raise ValueError(
+            f"The checkpoint {folder} has {before} groups of parameters with a learning rate of their own, and this "
+            f"run has {now}. Give the --granularity, --score_learning_rate and --score_weight_decay from before, or "
+            "start without --resume in another --output_dir."
+        )
 
 
 def what_is_wrong(folder: Path) -> str | None:

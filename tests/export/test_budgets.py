@@ -121,6 +121,12 @@ def test_a_smaller_capacity_is_taken_if_it_loses_less(measured: PrunNetForImageC
     assert capacity_for(measured, max_bytes=size, max_loss=2.1) == pytest.approx(0.44, abs=1.01 * STEP)
 
 
+def test_what_was_measured_in_another_space_does_not_count(measured: PrunNetForImageClassification) -> None:
+    measured.config.measured = {**measured.config.measured, "space": "0" * 16}
+    with pytest.raises(ValueError, match=r"config\.measured"):
+        capacity_for(measured, max_loss=1)
+
+
 def test_it_is_the_number_that_it_is(weights: PrunNetForImageClassification) -> None:
     found = capacity_for(weights, max_bytes=30_000)
     assert isinstance(found, float)

@@ -186,6 +186,19 @@ def test_another_network_is_refused_in_one_line(photos: Path, finished: Path, tm
         trainer(options).run()
 
 
+def test_another_granularity_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
+    trainer(arguments(photos, tmp_path, epochs=1, checkpoint_every=1, granularity="channel")).run()
+    reset_accelerate()
+    with pytest.raises(ValueError, match=r"has 2 groups of parameters.*this run has 1\..*--granularity.*--resume"):
+        trainer(arguments(photos, tmp_path, resume=True)).run()
+
+
+def test_a_rate_of_scores_that_is_new_is_refused_in_one_line(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path, 6)
+    with pytest.raises(ValueError, match=r"has 1 groups of parameters.*this run has 2\..*--score_learning_rate"):
+        trainer(arguments(photos, run, resume=True, score_learning_rate=0.01)).run()
+
+
 @pytest.mark.parametrize("content", ["[]", '{"epoch": "2"}', '{"epoch": -1, "step": 0, "skipped": 0}', '{"x": 1}'])
 def test_progress_that_is_none_is_refused(finished: Path, tmp_path: Path, photos: Path, content: str) -> None:
     run = copied(finished, tmp_path, 6)
