@@ -52,15 +52,16 @@ def push_model(
     """
     refuse_copying_code(model)
     hub = hf_api()
-    repo_id = hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-    card = create_and_tag_model_card(repo_id, list(tags), token=token)  # type: ignore[arg-type]
-    for name, value in card_facts(model, repo_id).items():
-        if card.data.get(name) is None:
-            card.data[name] = value
-    if revision is not None and not revision.startswith("refs/pr"):
-        hub.create_branch(repo_id=repo_id, branch=revision, token=token, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        # Before there is a repository, which would stay empty if the model can't be saved.
         model.save_pretrained(folder, max_shard_size=max_shard_size, bands=bands)
+        repo_id = hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        card = create_and_tag_model_card(repo_id, list(tags), token=token)  # type: ignore[arg-type]
+        for name, value in card_facts(model, repo_id).items():
+            if card.data.get(name) is None:
+                card.data[name] = value
+        if revision is not None and not revision.startswith("refs/pr"):
+            hub.create_branch(repo_id=repo_id, branch=revision, token=token, exist_ok=True)
         card.save(Path(folder) / "README.md")
         return hub.upload_folder(
             repo_id=repo_id,

@@ -83,9 +83,9 @@ def _check_groups(folder: Path, found: Mapping[str, dict[str, Any]], states: Map
     )
     if before != now:
         raise ValueError(
-            f"The checkpoint {folder} has {before} groups of parameters with a learning rate of their own, and this "
-            f"run has {now}. Give the --granularity, --score_learning_rate and --score_weight_decay from before, or "
-            "start without --resume in another --output_dir."
+            f"The checkpoint {folder} doesn't fit this run: the groups of parameters with a learning rate of their "
+            f"own were {before} and are {now}. Give the --granularity, --score_learning_rate and --score_weight_decay "
+            "from before, or start without --resume in another --output_dir."
         )
 
 

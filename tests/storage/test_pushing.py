@@ -110,10 +110,10 @@ def test_a_path_that_reads_like_a_repository_is_no_base(
         assert "base_model" not in card_facts(one, REPO)
 
 
-def test_form_that_does_not_suit_the_model_is_refused_before_anything_is_uploaded(
+def test_form_that_does_not_suit_the_model_is_refused_before_a_repository_is_created(
     hub: HubServer, model: PrunNetModel
 ) -> None:
     with pytest.raises(ValueError, match=r"bands.*without bands"):
         model.prune(0.2).push_to_hub(REPO, bands=[0.2])
+    assert not hub.repos
     assert not hub.uploaded()
-    assert not hub.asked("POST", "/commit/")

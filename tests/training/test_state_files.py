@@ -189,13 +189,13 @@ def test_another_network_is_refused_in_one_line(photos: Path, finished: Path, tm
 def test_another_granularity_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
     trainer(arguments(photos, tmp_path, epochs=1, checkpoint_every=1, granularity="channel")).run()
     reset_accelerate()
-    with pytest.raises(ValueError, match=r"has 2 groups of parameters.*this run has 1\..*--granularity.*--resume"):
+    with pytest.raises(ValueError, match=r"groups of parameters .*were 2 and are 1\..*--granularity.*--resume"):
         trainer(arguments(photos, tmp_path, resume=True)).run()
 
 
 def test_a_rate_of_scores_that_is_new_is_refused_in_one_line(photos: Path, finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path, 6)
-    with pytest.raises(ValueError, match=r"has 1 groups of parameters.*this run has 2\..*--score_learning_rate"):
+    with pytest.raises(ValueError, match=r"groups of parameters .*were 1 and are 2\..*--score_learning_rate"):
         trainer(arguments(photos, run, resume=True, score_learning_rate=0.01)).run()
 
 
