@@ -192,7 +192,7 @@ class _Latency(_Budget):
     def largest(self, top: int) -> int:
         self.measure(np.linspace(1, top, MEASURED_CAPACITIES).round().astype(int).tolist())
         if self.known[1] > self.limit:
-            self.refuse(f"the smallest subnetwork takes {self.known[1]:.3g} ms ({self.where})")
+            self.refuse_all()
         aim = self.limit
         for _ in range(ATTEMPTS):
             step = self.interpolated(aim)
@@ -200,7 +200,12 @@ class _Latency(_Budget):
             if self.known[step] <= self.limit:
                 return step
             aim *= self.limit / self.known[step]
-        return max(step for step, milliseconds in self.known.items() if milliseconds <= self.limit)
+        within = [step for step, milliseconds in self.known.items() if milliseconds <= self.limit]
+        # There may be none left: what is measured again can be slower.
+        return max(within, default=0) or self.refuse_all()
+
+    def refuse_all(self) -> NoReturn:
+        self.refuse(f"the smallest subnetwork takes {self.known[1]:.3g} ms ({self.where})")
 
     def interpolated(self, milliseconds: float) -> int:
         """The largest step that is expected to take no longer."""

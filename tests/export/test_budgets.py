@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prunnet_hf import PrunNetForImageClassification, capacity_for
+from prunnet_hf.export import budgets
 from prunnet_hf.export.costs import SubnetworkCosts
+from prunnet_hf.export.latency import Latency
 from prunnet_hf.export.multiply_adds import count_multiply_adds
 from prunnet_hf.storage.forms import weights_bytes
 from tests.tiny_models import tiny, tiny_of_units
@@ -82,6 +84,19 @@ def test_too_fast_for_any(units: PrunNetForImageClassification, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # eager torch needs no export
     with pytest.raises(ValueError, match=r"max_latency_ms=1e-09 .*smallest.* ms \(eager torch.*1 thread\)\)\. Allow"):
         capacity_for(units, max_latency_ms=1e-9)
+
+
+def test_a_smallest_subnetwork_that_turns_out_slower_is_no_answer(
+    units: PrunNetForImageClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = chain([1.0], repeat(1.1))  # the first look at it was a lucky one
+
+    def measure(networks: dict[int, PrunNetForImageClassification]) -> Latency[int]:
+        return Latency({step: next(times) if step == 1 else 2.0 for step in networks}, {}, "a clock", "a CPU")
+
+    monkeypatch.setattr(budgets, "measure_latency", measure)
+    with pytest.raises(ValueError, match=r"max_latency_ms=1\.0 can't be met: the smallest subnetwork takes 1\.1 ms"):
+        capacity_for(units, max_latency_ms=1.0)
 
 
 def test_all_budgets_are_met(units: PrunNetForImageClassification) -> None:
