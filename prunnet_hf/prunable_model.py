@@ -37,7 +37,7 @@ from .pruning.channels import UnitScores, init_unit_scores
 from .pruning.dropped_weights import keep_dropped_at_zero
 from .pruning.layers import PrunableLayer, init_scores, is_prunable_type, prunable_layers
 from .pruning.masking import check_capacities, check_capacity, format_capacity
-from .pruning.subnetworks import check_scores, find_masks, masked_weights, plain_copy
+from .pruning.subnetworks import check_scores, find_masks, masked_weights, plain_copy, refuse_recomputing
 from .pruning.thinning import cut_units
 from .storage.pretrained import load_model, save_model
 from .storage.pushing import push_model
@@ -168,10 +168,12 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             `torch.func.functional_call`.
 
         Raises:
-            ValueError: If this model is pruned already, or `capacity` is outside (0, 1].
+            ValueError: If this model is pruned already, `capacity` is outside (0, 1], or gradients would be wrong, as
+                the backbone's gradient checkpointing is on.
         """
         capacity = check_capacity(capacity)
         self._check_prunable()
+        refuse_recomputing(self)
         statistics = running_statistics(self, self.config.stored_subnetworks, capacity)
         return {**masked_weights(self, allocated_masks(self, capacity)), **statistics}
 

@@ -40,6 +40,23 @@ def scored_units(network: nn.Module) -> dict[str, UnitGroup]:
     return {name: groups[name] for name in names}
 
 
+def refuse_recomputing(network: nn.Module) -> None:
+    """Refuse gradients of a subnetwork whose backbone computes activations a second time in the backward pass.
+
+    A subnetwork's tensors stand in for the network's own in its forward only, so the second time would be the dense
+    network's, and the gradients wrong.
+
+    Raises:
+        ValueError: If the backbone does that, and gradients are computed.
+    """
+    recomputes = any(getattr(module, "grad_checkpointing", False) for module in network.modules())
+    if recomputes and torch.is_grad_enabled():
+        raise ValueError(
+            "grad_checkpointing must be off for gradients of subnetworks, which would be wrong: call "
+            "backbone.set_grad_checkpointing(False), and use smaller batches if memory is short."
+        )
+
+
 def find_masks(network: nn.Module, capacities: Sequence[float]) -> list[dict[str, Tensor]]:
     """The masks at several capacities, each the same share of every layer or group of units, found together.
 

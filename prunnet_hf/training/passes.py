@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..pruning.calibration import scratch_statistics
 from ..pruning.channels import UnitGroup, find_kept_units
-from ..pruning.subnetworks import find_masks, masked_weights, scored_units
+from ..pruning.subnetworks import find_masks, masked_weights, refuse_recomputing, scored_units
 from ..pruning.thinning import thin_modules, thin_tensors
 
 
@@ -35,7 +35,11 @@ def subnetwork_passes(network: nn.Module, *, is_compiled: bool) -> Callable[[Seq
     Args:
         network: Has scores.
         is_compiled: Whether its forward is compiled. Thin passes would be compiled again for each new capacity.
+
+    Raises:
+        ValueError: If gradients would be wrong because the backbone's gradient checkpointing is on.
     """
+    refuse_recomputing(network)
     groups = {} if is_compiled else scored_units(network)
     return partial(ThinPasses, network, groups) if groups else partial(MaskedPasses, network)
 

@@ -19,6 +19,7 @@ from prunnet_hf.pruning.subnetworks import (
     scored_units,
     unit_weights,
 )
+from prunnet_hf.training.passes import subnetwork_passes
 from tests.tiny_models import images, same_state, state_of, tiny, tiny_of_units
 
 BLOCK = "prunnet.backbone.layer1.0"
@@ -138,3 +139,17 @@ def test_units_that_are_not_found_any_more_are_not_silently_kept(change) -> None
             use()
     change(pruned)  # of which nothing is to be chosen any more
     assert pruned(images()).logits.shape == (4, 3)
+
+
+@pytest.mark.parametrize("make", [tiny, tiny_of_units])
+def test_gradients_that_gradient_checkpointing_would_make_wrong_are_refused(make) -> None:
+    model = make()
+    model.prunnet.backbone.set_grad_checkpointing(True)
+    with pytest.raises(ValueError, match="grad_checkpointing must be off for gradients of subnetworks"):
+        model(images(), capacity=0.2)
+    with pytest.raises(ValueError, match="grad_checkpointing must be off"):
+        subnetwork_passes(model, is_compiled=False)
+    with torch.no_grad():
+        checkpointed = model(images(), capacity=0.2).logits
+    model.prunnet.backbone.set_grad_checkpointing(False)
+    assert torch.equal(model(images(), capacity=0.2).logits, checkpointed)
