@@ -88,8 +88,8 @@ def orphaned(is_launched: bool, is_to_stay: bool, told: Connection) -> None:
     """A child that is asked before and after its parent has ended."""
     if is_launched:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    if is_to_stay:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Not as it was inherited: the tests themselves may run under nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if is_to_stay else signal.SIG_DFL)
     agreement = Agreement(Accelerator(cpu=True))
     with suppress(SystemExit), Interruption("go on.") as interruption, interruption.held():
         parent, first = os.getppid(), interruption.is_due(agreement)
