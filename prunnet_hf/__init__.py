@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .retrieval.compatibility import check_compatible
     from .retrieval.embedding_table import Embeddings, read_embeddings
     from .retrieval.folder_encoding import encode_folder
+    from .retrieval.gallery import Gallery
     from .retrieval.search import search
 
 __version__ = "0.1.0.dev0"
@@ -31,6 +32,7 @@ AutoImageProcessor.register(PrunNetConfig, image_processor_classes={"torchvision
 _LAZY = {
     "Embeddings": ".retrieval.embedding_table",
     "capacity_for": ".export.budgets",
+    "Gallery": ".retrieval.gallery",
     "check_compatible": ".retrieval.compatibility",
     "encode_folder": ".retrieval.folder_encoding",
     "read_embeddings": ".retrieval.embedding_table",
@@ -40,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "Embeddings",
+    "Gallery",
     "PrunNetConfig",
     "PrunNetForImageClassification",
     "PrunNetImageProcessor",

@@ -136,7 +136,7 @@ def _encode_claimed(
         for number, span in missing.items():
             own = islice(batches, -(-len(span) // batch_size))
             array, embedded, skipped[number] = _embed_part(model, own, skip_corrupt_images, bar)
-            rows = as_table(parts.schema, array, embedded, [_label(path) for path in embedded])
+            rows = as_table(parts.schema, array, embedded, [label_of(path) for path in embedded])
             parts.write(number, rows, digests[number], skipped[number])
     left_out = [path for number in sorted(skipped) for path in skipped[number]]
     _report(left_out, len(paths))
@@ -278,7 +278,8 @@ def _listed_images(root: Path) -> list[str]:
     return paths
 
 
-def _label(path: str) -> str | None:
+def label_of(path: str) -> str | None:
+    """The label of an image by its path inside a folder: the first part, if it lies in a folder there."""
     folder, slash, _ = path.partition("/")
     return unicodedata.normalize("NFC", folder) if slash else None  # as training writes the names of classes
 

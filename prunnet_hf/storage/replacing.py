@@ -1,6 +1,6 @@
-"""Directories of models that are replaced as a whole, also if the process that does it is killed.
+"""Directories, of models above all, that are replaced as a whole, also if the process that does it is killed.
 
-A save writes into `.saving-*/` inside the directory, then moves the old model's files into `.saving-*/replaced/` and
+A save writes into `.saving-*/` inside the directory, then moves the old files into `.saving-*/replaced/` and
 the new ones to their places. What a killed save has left is put back, or removed, by the next save or load.
 """
 
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils import CONFIG_NAME
@@ -27,34 +28,51 @@ _OF_SAVES = re.compile(re.escape(_STAGING) + "[a-z0-9_]{8}")
 _REPLACED, _NEW = "replaced", ".new-files.json"
 
 
+@dataclass(frozen=True)
+class Replaceable:
+    """What a directory holds that is replaced as a whole.
+
+    Attributes:
+        files: Patterns of the files' names.
+        last: The file without which nothing is loaded. It leaves first and arrives last.
+    """
+
+    files: tuple[str, ...]
+    last: str
+
+
+MODEL = Replaceable(MODEL_FILES, CONFIG_NAME)
+
+
 @contextmanager
-def replaced_whole(target: Path) -> Iterator[Path]:
+def replaced_whole(target: Path, what: Replaceable = MODEL) -> Iterator[Path]:
     """A new directory to write a model into, which replaces the one in `target` when the block ends without an error.
 
     Others who save there at the same time wait.
 
     Args:
         target: An existing directory.
+        what: What is replaced.
     """
     with _locked(target):
-        _tidy(target)
+        _tidy(target, what)
         # Inside the target, so that moving the files is a rename on the same file system.
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
         try:
             yield staging
-            replace_model(staging, target)
+            replace_model(staging, target, what)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def replace_model(staging: Path, target: Path) -> None:
+def replace_model(staging: Path, target: Path, what: Replaceable = MODEL) -> None:
     """Move the model in `staging` over the one in `target`, which is put back if that fails.
 
     config.json leaves first and arrives last. So if the process is killed in between, the directory can't be loaded
     until it is put back.
     """
-    new = [file.name for file in _config_last(staging.iterdir())]
-    old = [file.name for file in _config_last(file for pattern in MODEL_FILES for file in target.glob(pattern))]
+    new = [file.name for file in _in_order(staging.iterdir(), what)]
+    old = [file.name for file in _in_order((f for pattern in what.files for f in target.glob(pattern)), what)]
     write_whole(staging / _NEW, json.dumps(new))
     replaced = staging / _REPLACED
     replaced.mkdir()
@@ -64,11 +82,11 @@ def replace_model(staging: Path, target: Path) -> None:
         for name in new:
             os.replace(staging / name, target / name)
     except BaseException:
-        _put_back(staging, target)
+        _put_back(staging, target, what)
         raise
 
 
-def tidy_directory(target: Path) -> None:
+def tidy_directory(target: Path, what: Replaceable = MODEL) -> None:
     """Put back or remove what killed saves have left in a directory, after the save that is going on, if there is one.
 
     Raises:
@@ -79,11 +97,11 @@ def tidy_directory(target: Path) -> None:
         return
     try:
         with _locked(target):
-            _tidy(target)
+            _tidy(target, what)
     except OSError as error:
-        if leftovers and not (target / CONFIG_NAME).exists():
+        if leftovers and not (target / what.last).exists():
             raise OSError(
-                f"{target} has no {CONFIG_NAME}: a save was killed, and what it replaced is in "
+                f"{target} has no {what.last}: a save was killed, and what it replaced is in "
                 f"{leftovers[0] / _REPLACED}. It can't be put back ({error}). Make the directory writable and load it "
                 "again, or move the files by hand."
             ) from error
@@ -98,25 +116,25 @@ def _leftovers(target: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_dir() and not path.is_symlink())
 
 
-def _tidy(target: Path) -> None:
+def _tidy(target: Path, what: Replaceable) -> None:
     for staging in _leftovers(target):
-        # config.json moves last. If it isn't in `staging` any more, the save was done.
-        if (staging / _REPLACED).is_dir() and (staging / CONFIG_NAME).exists():
-            _put_back(staging, target)
+        # Only if the file that moves last isn't in `staging` any more, the save was done.
+        if (staging / _REPLACED).is_dir() and (staging / what.last).exists():
+            _put_back(staging, target, what)
         shutil.rmtree(staging)
 
 
-def _put_back(staging: Path, target: Path) -> None:
+def _put_back(staging: Path, target: Path, what: Replaceable) -> None:
     """Put the replaced model back. May be killed and done again at any point."""
     names = staging / _NEW
     new = json.loads(names.read_text(encoding="utf-8")) if names.exists() else []
     for name in reversed(new):
         if not (staging / name).exists() and (target / name).exists():
             os.replace(target / name, staging / name)
-    for file in _config_last((staging / _REPLACED).iterdir()):
+    for file in _in_order((staging / _REPLACED).iterdir(), what):
         os.replace(file, target / file.name)
     names.unlink(missing_ok=True)  # first of all: a file that is only half removed must not seem to be moved
 
 
-def _config_last(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda file: (file.name == CONFIG_NAME, file.name))
+def _in_order(files: Iterable[Path], what: Replaceable) -> list[Path]:
+    return sorted(files, key=lambda file: (file.name == what.last, file.name))

@@ -1,0 +1,440 @@
+"""A gallery: images that were embedded once, and an index over them that knows the space of its embeddings.
+
+Any network of that space searches it: the dense one, and every subnetwork. A network of another space is refused,
+because its embeddings would give results that mean nothing, even where dimensions agree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..modeling_prunnet import PrunNetModel
+from ..prunable_model import PrunNetPreTrainedModel
+from ..pruning.masking import format_capacity
+from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
+from .gallery_files import About, read_gallery, read_vectors, write_gallery
+from .gallery_images import DIGEST, Candidates, candidates_of, embedded_dataset, embedded_folder
+from .gallery_index import AUTO, build_index, choose_factory, default_parameters, set_parameters, without_rows
+from .search import normalize
+from .spaces import check_compatible, check_known_space
+
+Vectors = NDArray[np.float32]
+
+
+class Added(NamedTuple):
+    """What `Gallery.add` did with the images that it was given.
+
+    Attributes:
+        new: How many were added.
+        changed: How many were there under the same path with another content, and were embedded again.
+        known: How many were there already.
+    """
+
+    new: int
+    changed: int
+    known: int
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search has found: `k` images for each query, best first.
+
+    Attributes:
+        rows: `(num_queries, k)`, places in the gallery; -1 where an approximate index found fewer.
+        scores: `(num_queries, k)` float32, cosines; of an index that quantises, close to them.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    images: pa.Table
+
+    @cached_property
+    def paths(self) -> list[list[str | None]]:
+        """For each query the paths of its `k` images; None where there are fewer."""
+        return self._column(PATH)
+
+    @cached_property
+    def labels(self) -> list[list[str | None]]:
+        """For each query the labels of its `k` images; None for images without one."""
+        return self._column(LABEL)
+
+    def _column(self, name: str) -> list[list[str | None]]:
+        rows = pa.array(self.rows.reshape(-1), mask=self.rows.reshape(-1) < 0)
+        flat = self.images.column(name).take(rows).to_pylist()
+        k = self.rows.shape[1]
+        return [flat[start : start + k] for start in range(0, len(flat), k)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        best = zip(self.paths[0][:3], self.scores[0], strict=False)
+        first = ", ".join(f"{path} {score:.3f}" for path, score in best)
+        more = f", and {len(self) - 1} more queries" if len(self) > 1 else ""
+        return f"Found({self.rows.shape[1]} images for a query: {first}, ...{more})"
+
+
+class Gallery:
+    """Images and an index over their embeddings.
+
+    Make one by `from_folder`, `from_dataset` or `from_embeddings`, or `load` one that was saved.
+
+    Attributes:
+        about: Its space, and what else there is to say about it.
+        model: The network that embeds images which are added; None after loading.
+    """
+
+    def __init__(self, about: About, index: Any, images: pa.Table, vectors: Callable[[], Vectors | None]) -> None:
+        self.about = about
+        self.model: PrunNetModel | None = None
+        self._index = index
+        self._images = images
+        self._vectors = vectors
+
+    @classmethod
+    def from_folder(
+        cls,
+        model: PrunNetModel,
+        folder: str | os.PathLike[str],
+        factory: str = AUTO,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        skip_corrupt_images: bool = False,
+        progress: bool = True,
+    ) -> Self:
+        """Embed a folder of images, and of folders inside it, and index it.
+
+        Args:
+            model: A trained network, usually the dense one, on the device to use.
+            folder: An image's label is the first part of its path inside it.
+            factory: faiss's factory string, such as `"Flat"` (exact), `"HNSW32"`, `"IVF4096,PQ32"`; `"auto"` chooses
+                by the number of images and the machine's memory.
+            batch_size: Number of images in a forward pass.
+            num_workers: Number of processes that read images.
+            skip_corrupt_images: Leave out images that can't be decoded, with a warning.
+            progress: Whether to show a bar.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ValueError: If it has no images, one can't be decoded, the model has no embedding space, or faiss doesn't
+                know the factory string or needs more images for it.
+        """
+        embeddings = embedded_folder(
+            model,
+            folder,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            skip_corrupt_images=skip_corrupt_images,
+            progress=progress,
+        )
+        gallery = cls.from_embeddings(embeddings, factory)
+        gallery.model = model
+        return gallery
+
+    @classmethod
+    def from_embeddings(cls, embeddings: Embeddings | str | os.PathLike[str], factory: str = AUTO) -> Self:
+        """Index embeddings that exist already.
+
+        Args:
+            embeddings: `Embeddings` with paths, or the Parquet file of such.
+            factory: As in `from_folder`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, two images have the same path, an embedding is zero or not finite, or
+                as in `from_folder`.
+        """
+        if not isinstance(embeddings, Embeddings):
+            embeddings = read_embeddings(embeddings)
+        return cls._made(candidates_of(embeddings, None), embeddings, factory)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        model: PrunNetModel,
+        dataset: Any,
+        factory: str = AUTO,
+        *,
+        image_column: str = "image",
+        label_column: str | None = None,
+        path_column: str | None = None,
+        batch_size: int = 64,
+        progress: bool = True,
+    ) -> Self:
+        """Embed the images of a data set of the `datasets` library, and index them.
+
+        Args:
+            model: As in `from_folder`.
+            dataset: Any split; its images are read one batch at a time.
+            factory: As in `from_folder`.
+            image_column: Name of the column with the images.
+            label_column: Name of the column with labels, if there is one; class labels become their names.
+            path_column: Name of the column with a text that names each image; by default it is `row-<number>`.
+            batch_size: Number of images in a forward pass.
+            progress: Whether to show a bar.
+
+        Raises:
+            ValueError: If a column is missing, or as in `from_folder`.
+        """
+        images = embedded_dataset(
+            model,
+            dataset,
+            image_column=image_column,
+            label_column=label_column,
+            path_column=path_column,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        gallery = cls._made(images, images.embedded(model, batch_size, progress), factory)
+        gallery.model = model
+        return gallery
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, mmap: bool = False) -> Self:
+        """Load a gallery that `save` wrote.
+
+        Args:
+            folder: Its folder.
+            mmap: Leave the index on disk and read what a search needs, where faiss can; for large galleries that many
+                processes share. The index file's contents aren't checked then.
+
+        Raises:
+            FileNotFoundError: If there is no gallery.
+            ValueError: If it is damaged, or of a newer version.
+        """
+        place = Path(folder)
+        stored = read_gallery(place, mmap=mmap)
+        set_parameters(stored.index, stored.about.parameters)
+        about = stored.about
+        return cls(about, stored.index, stored.images, lambda: read_vectors(place, about))
+
+    def save(self, folder: str | os.PathLike[str], *, with_embeddings: bool = True) -> None:
+        """Save into a folder, in place of a gallery that is there; whole or not at all.
+
+        Args:
+            folder: Created if necessary.
+            with_embeddings: Also store the embeddings, from which the index can be made again. Without them images
+                can't be removed from all kinds of index.
+
+        Raises:
+            FileExistsError: If the folder holds something else.
+            OSError: If a file can't be written, for instance because the disk is full.
+        """
+        vectors = self._vectors() if with_embeddings else None
+        write_gallery(Path(folder), self.about, self._index, self._images, vectors)
+        self._vectors = lambda: vectors
+
+    @property
+    def embedding_space(self) -> str:
+        """Id of the space of its embeddings."""
+        return self.about.embedding_space
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all images, in the order of their rows."""
+        paths: list[str] = self._images.column(PATH).to_pylist()
+        return paths
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The labels of all images, in the order of their rows."""
+        labels: list[str | None] = self._images.column(LABEL).to_pylist()
+        return labels
+
+    def __len__(self) -> int:
+        return self.about.num_images
+
+    def __repr__(self) -> str:
+        about = self.about
+        return (
+            f"Gallery({about.num_images:,} images, factory={about.factory!r}, embedding_space="
+            f"{about.embedding_space!r},\n  embedded by {about.model or 'a model without a name'} at capacity "
+            f"{format_capacity(about.capacity)}, {about.embedding_dim} dimensions)"
+        )
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        model: PrunNetPreTrainedModel | None = None,
+        embedding_space: str | None = None,
+    ) -> Found:
+        """Find the most similar images of the gallery for each query.
+
+        Args:
+            queries: Images, as `model.encode` takes them; or `Embeddings`; or an array `(num_queries, dim)` with its
+                `embedding_space`.
+            k: How many images to find for each query.
+            model: The network that embeds images: any of the gallery's space, such as a subnetwork.
+            embedding_space: Id of the space of an array.
+
+        Raises:
+            TypeError: If images have no `model`, or an array has no `embedding_space`.
+            ValueError: If the queries are of another space, have another dimension or aren't finite, `k` is out of
+                range, or the gallery is empty.
+        """
+        array = self._query_array(queries, model, embedding_space)
+        self._check_k(k)
+        scores, rows = self._index.search(array, int(k))
+        return Found(rows, scores, self._images)
+
+    def add(
+        self,
+        images: Any,
+        *,
+        model: PrunNetModel | None = None,
+        labels: Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        progress: bool = True,
+    ) -> Added:
+        """Add images that aren't there yet, by path and content.
+
+        Args:
+            images: A folder, images as `model.encode` takes them, or `Embeddings` with paths.
+            model: The network that embeds them, of the gallery's space; by default the one that made the gallery.
+            labels: One for each image, None for one without; of a folder they are its folders.
+            batch_size: Number of images in a forward pass.
+            progress: Whether to show a bar.
+
+        Returns:
+            How many images were new, changed or known. The gallery is as before if anything goes wrong.
+
+        Raises:
+            TypeError: If there is no model for images.
+            ValueError: If the model or the embeddings are of another space, or as in `from_folder`.
+        """
+        model = model or self.model
+        if not isinstance(images, Embeddings):
+            if model is None:
+                raise TypeError("model must be the network that embeds the images, of the gallery's space; got None.")
+            check_compatible(self, model)
+        candidates = candidates_of(images, labels)
+        known = dict(zip(self.paths, self._images.column(DIGEST).to_pylist(), strict=True))
+        wanted = [n for n, name in enumerate(candidates.paths) if known.get(name) != candidates.digests[n]]
+        changed = [candidates.paths[n] for n in wanted if candidates.paths[n] in known]
+        if wanted:
+            chosen = candidates.only(wanted)
+            vectors = self._unit(chosen.embedded(model, batch_size, progress))
+            if changed:
+                self.remove(changed)
+            self._append(vectors, chosen)
+        return Added(len(wanted) - len(changed), len(changed), len(candidates.paths) - len(wanted))
+
+    def remove(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        """Remove images. An index that can't do that, such as HNSW, is made again from the stored embeddings.
+
+        Args:
+            paths: Of images that are in the gallery.
+
+        Raises:
+            ValueError: If there is no image of such a path, or the index would have to be made again, and the
+                embeddings weren't stored.
+        """
+        names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+        places = {name: row for row, name in enumerate(self.paths)}
+        missing = [name for name in names if name not in places]
+        if missing:
+            others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(f"paths must be of images in the gallery; {missing[0]!r} isn't{others}.")
+        rows = sorted({places[name] for name in names})
+        left = np.delete(np.arange(len(self)), rows)
+        vectors = self._vectors()
+        kept = None if vectors is None else vectors[left]
+        if not without_rows(self._index, rows):
+            self._index = self._made_again(kept, names)
+        self._images = self._images.take(pa.array(left))
+        self._vectors = lambda: kept
+        self.about = replace(self.about, num_images=len(left))
+
+    def _made_again(self, vectors: Vectors | None, names: Sequence[str]) -> Any:
+        if vectors is None:
+            raise ValueError(
+                f"paths={names[:3]} can't be removed: an index {self.about.factory!r} can't remove images, and the "
+                "embeddings to make it again weren't stored. Embed the images again, or save galleries with them."
+            )
+        index = build_index(vectors, self.about.factory)
+        set_parameters(index, self.about.parameters)
+        return index
+
+    def _append(self, vectors: Vectors, images: Candidates) -> None:
+        before = self._vectors()
+        self._index.add(vectors)
+        self._images = pa.concat_tables([self._images, images.table()])
+        together = None if before is None else np.concatenate([before, vectors])
+        self._vectors = lambda: together
+        self.about = replace(self.about, num_images=len(self._images))
+
+    def _unit(self, embeddings: Embeddings) -> Vectors:
+        check_compatible(self, embeddings)
+        return self._of_dimension(embeddings.embeddings, "images")
+
+    def _of_dimension(self, array: NDArray[np.floating], argument: str) -> Vectors:
+        unit = normalize(array, argument=argument)
+        if unit.shape[1] != self.about.embedding_dim:
+            raise ValueError(
+                f"{argument} have dimension {unit.shape[1]}, and the gallery {self.about.embedding_dim}: they must "
+                "agree."
+            )
+        return unit
+
+    def _query_array(self, queries: Any, model: PrunNetPreTrainedModel | None, space: str | None) -> Vectors:
+        if isinstance(queries, Embeddings):
+            check_compatible(self, queries)
+            return self._of_dimension(queries.embeddings, "queries")
+        if model is not None:
+            check_compatible(self, model)
+            return self._of_dimension(model.encode(queries, progress=False), "queries")
+        if not _is_table(queries):
+            raise TypeError(
+                "model must be the network that embeds the query images, any of the gallery's space "
+                f"{self.embedding_space!r}; got None."
+            )
+        if space is None:
+            raise TypeError(
+                "embedding_space must say of which space an array of queries is (model.config.embedding_space), as "
+                "dimensions that agree don't show it; got None. Embeddings carry theirs."
+            )
+        check_compatible(self, space)
+        return self._of_dimension(queries, "queries")
+
+    def _check_k(self, k: int) -> None:
+        if not len(self):
+            raise ValueError("the gallery is empty: add images before searching it.")
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise TypeError(f"k must be an integer; got {k!r}.")
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k must be from 1 to the {len(self)} images of the gallery; got {k}.")
+
+    @classmethod
+    def _made(cls, images: Candidates, embeddings: Embeddings, factory: str) -> Self:
+        """A new gallery of these images, which have these embeddings."""
+        vectors = normalize(embeddings.embeddings)
+        count, dim = vectors.shape
+        chosen = choose_factory(count, dim) if factory == AUTO else factory
+        index = build_index(vectors, chosen)
+        about = About(
+            embedding_space=check_known_space(embeddings.embedding_space),
+            embedding_dim=dim,
+            num_images=count,
+            capacity=embeddings.capacity,
+            model=embeddings.model,
+            factory=chosen,
+            parameters=default_parameters(index),
+        )
+        return cls(about, index, images.table(), lambda: vectors)
+
+
+def _is_table(queries: Any) -> bool:
+    """Whether queries are embeddings, not images: an array `(n, dim)` of floats."""
+    return isinstance(queries, np.ndarray) and queries.ndim == 2 and queries.dtype.kind == "f"

@@ -1,0 +1,252 @@
+"""A gallery on disk: a folder with an index that faiss itself reads, a table of its images, and what they are.
+
+The layout, version 1:
+
+- `index.faiss`: what `faiss.write_index` writes; ids are rows of the table. `datasets.load_faiss_index` reads it, too.
+- `images.parquet`: one row for each image, with the columns `path`, `label` (or null) and `digest` (of the file's
+  content, 16 hexadecimal digits) and, unless they were left out, `embedding` (float32, of unit length).
+- `index.json`: `format` (`prunnet-gallery`), `version` (1), `embedding_space`, `embedding_dim`, `num_images`,
+  `capacity` and `model` (the network that embedded the images), `factory` and `parameters` (of faiss), and `files`
+  (size and SHA-256 of the other two).
+
+A save replaces all three or none, also if its process is killed (`storage.replacing`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub.dataclasses import type_validator
+from numpy.typing import NDArray
+
+from ..storage.json_text import load_json
+from ..storage.replacing import Replaceable, replaced_whole, tidy_directory
+from ..storage.tensor_file import refuse_newer
+from ..storage.whole_file import whole_file, write_whole
+from .embedding_table import EMBEDDING, LABEL, PATH
+from .gallery_images import DIGEST, IMAGES_SCHEMA
+from .spaces import check_known_space
+
+logger = logging.getLogger(__name__)
+
+INDEX, IMAGES, ABOUT = "index.faiss", "images.parquet", "index.json"
+GALLERY_FILES = Replaceable(files=(INDEX, IMAGES, ABOUT), last=ABOUT)
+FORMAT, VERSION = "prunnet-gallery", 1
+_ROWS_A_GROUP = 65_536
+_READ_AT_A_TIME = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a gallery is.
+
+    Attributes:
+        embedding_space: Id of the space of its embeddings.
+        embedding_dim: Length of an embedding.
+        num_images: Number of images.
+        capacity: Capacity of the network that embedded them, in (0, 1].
+        model: Name of that network, for people.
+        factory: faiss's factory string of the index.
+        parameters: faiss's parameters of search.
+    """
+
+    embedding_space: str
+    embedding_dim: int
+    num_images: int
+    capacity: float
+    model: str
+    factory: str
+    parameters: str = ""
+
+
+@dataclass
+class Stored:
+    """What lies in a gallery's folder."""
+
+    about: About
+    index: Any
+    images: pa.Table
+
+
+def write_gallery(
+    folder: Path, about: About, index: Any, images: pa.Table, vectors: NDArray[np.float32] | None
+) -> None:
+    """Write a gallery into a folder, in place of one that is there; whole or not at all.
+
+    Args:
+        folder: Created if necessary.
+        about: What the gallery is.
+        index: Its faiss index.
+        images: The columns `path`, `label` and `digest`.
+        vectors: `(num_images, embedding_dim)`; None to write none.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        OSError: If a file can't be written.
+    """
+    refuse_other_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced_whole(folder, GALLERY_FILES) as staging:
+        _write_index(index, staging / INDEX)
+        with (
+            whole_file(staging / IMAGES) as file,
+            pq.ParquetWriter(file, _schema(about, vectors is not None), write_page_checksum=True) as writer,
+        ):
+            for start in range(0, len(images), _ROWS_A_GROUP):
+                writer.write_table(_rows(images, vectors, start, about))
+        files = {name: _describe(staging / name) for name in (INDEX, IMAGES)}
+        members = {"format": FORMAT, "version": VERSION, **asdict(about), "files": files}
+        write_whole(staging / ABOUT, json.dumps(members, indent=1) + "\n")
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse a path that isn't a gallery's, or free for one.
+
+    Raises:
+        FileExistsError: If it is a file, or a folder that holds something else.
+    """
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; a gallery is a folder. Choose another name.")
+    if folder.is_dir() and not (folder / ABOUT).exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise FileExistsError(f"{folder} holds other files than a gallery's. Choose another name.")
+
+
+def read_gallery(folder: Path, *, mmap: bool) -> Stored:
+    """Read a gallery.
+
+    Args:
+        folder: Its folder.
+        mmap: Leave the index on disk and read parts of it as searches need them, where faiss can. The contents of its
+            file are not checked then.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, of a newer version, or its files don't belong together.
+    """
+    if folder.is_dir():
+        tidy_directory(folder, GALLERY_FILES)
+    about, files = read_about(folder)
+    for name in (INDEX, IMAGES):
+        _check_file(folder / name, files[name], contents=not (mmap and name == INDEX))
+    index = _read_index(folder / INDEX, mmap)
+    with pq.ParquetFile(folder / IMAGES, page_checksum_verification=True) as file:
+        images = file.read([PATH, LABEL, DIGEST]).cast(IMAGES_SCHEMA)
+    counts = {INDEX: index.ntotal, IMAGES: len(images), ABOUT: about.num_images}
+    if len(set(counts.values())) > 1 or index.d != about.embedding_dim:
+        raise _damaged(folder, f"its files have different numbers of images, {counts}, or dimensions")
+    return Stored(about, index, images)
+
+
+def read_about(folder: Path) -> tuple[About, dict[str, Any]]:
+    """What `index.json` says of a gallery, and of the other files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged or of a newer version.
+    """
+    path = folder / ABOUT
+    try:
+        members = load_json(path.read_text(encoding="utf-8"), finite=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{folder} is no gallery: it has no {ABOUT}. `prunnet index MODEL FOLDER --output {folder}` makes one, or "
+            "Gallery.save."
+        ) from error
+    except ValueError as error:
+        raise _damaged(folder, f"{ABOUT} can't be read: {error}") from error
+    if not isinstance(members, dict) or members.get("format") != FORMAT:
+        raise _damaged(folder, f"{ABOUT} must be a JSON object with the format {FORMAT!r}")
+    version = members.get("version")
+    if type(version) is not int:
+        raise _damaged(folder, f"version in {ABOUT} is {version!r}")
+    refuse_newer(version, VERSION)
+    values: dict[str, Any] = {entry.name: members.get(entry.name) for entry in fields(About)}
+    try:
+        for entry in fields(About):
+            type_validator(entry.name, values[entry.name], {"str": str, "int": int, "float": float}[str(entry.type)])
+        about = About(**values)
+        check_known_space(about.embedding_space)
+        files = {name: (int(f["size"]), str(f["sha256"])) for name, f in members["files"].items()}
+        if not 0 < about.capacity <= 1 or sorted(files) != sorted((INDEX, IMAGES)):
+            raise ValueError("capacity or files are impossible")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(folder, f"{ABOUT} can't be understood: {' '.join(str(error).split())}") from error
+    return about, files
+
+
+def read_vectors(folder: Path, about: About) -> NDArray[np.float32] | None:
+    """The embeddings of a stored gallery, `(num_images, embedding_dim)` of unit length; None if it has none."""
+    with pq.ParquetFile(folder / IMAGES, page_checksum_verification=True) as file:
+        if EMBEDDING not in file.schema_arrow.names:
+            return None
+        vectors = np.empty((about.num_images, about.embedding_dim), dtype=np.float32)
+        start = 0
+        for batch in file.iter_batches(columns=[EMBEDDING]):
+            part = batch.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False)
+            vectors[start : start + len(batch)] = part.reshape(len(batch), -1)
+            start += len(batch)
+    return vectors
+
+
+def _schema(about: About, with_vectors: bool) -> pa.Schema:
+    columns = [pa.field(PATH, pa.string(), nullable=False), pa.field(LABEL, pa.string())]
+    columns.append(pa.field(DIGEST, pa.string(), nullable=False))
+    if with_vectors:
+        element = pa.field("element", pa.float32(), nullable=False)
+        columns.append(pa.field(EMBEDDING, pa.list_(element, about.embedding_dim), nullable=False))
+    return pa.schema(columns, metadata={"embedding_space": about.embedding_space})
+
+
+def _rows(images: pa.Table, vectors: NDArray[np.float32] | None, start: int, about: About) -> pa.Table:
+    part = images.slice(start, _ROWS_A_GROUP)
+    columns = [part.column(name).combine_chunks() for name in (PATH, LABEL, DIGEST)]
+    schema = _schema(about, vectors is not None)
+    if vectors is not None:
+        flat = pa.array(np.ascontiguousarray(vectors[start : start + len(part)]).reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(EMBEDDING).type))
+    return pa.table(columns, schema=schema)
+
+
+def _write_index(index: Any, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"The index {path.name} could not be written ({str(error).splitlines()[0][-200:]}).") from error
+
+
+def _read_index(path: Path, mmap: bool) -> Any:
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+    except RuntimeError as error:
+        raise _damaged(path.parent, f"faiss can't read {path.name}: {str(error).splitlines()[0][-200:]}") from error
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, stated: tuple[int, str], *, contents: bool) -> None:
+    size, sha256 = stated
+    found = path.stat().st_size if path.is_file() else None
+    if found != size:
+        raise _damaged(path.parent, f"{path.name} has {found} bytes; by {ABOUT} it must have {size}")
+    if contents and _sha256(path) != sha256:
+        raise _damaged(path.parent, f"the contents of {path.name} don't have the SHA-256 that {ABOUT} states")
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"The gallery {folder} is damaged: {what}. Copy it again, or make it again from its images.")

@@ -1,0 +1,156 @@
+"""The images of a gallery before they are in it: their names, labels and digests, and what embeds them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from ..data.folder_walk import find_images
+from ..image_colours import to_rgb
+from ..modeling_prunnet import PrunNetModel
+from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
+from .folder_encoding import encode_folder, label_of
+
+DIGEST = "digest"
+DIGEST_DIGITS = 16
+IMAGES_SCHEMA = pa.schema([pa.field(PATH, pa.string()), pa.field(LABEL, pa.string()), pa.field(DIGEST, pa.string())])
+"""What a gallery keeps of its images besides their embeddings."""
+
+
+@dataclass
+class Candidates:
+    """Images that may be added to a gallery: their names, digests and labels, and what embeds them.
+
+    Attributes:
+        paths: A name for each image.
+        digests: Of their contents.
+        labels: None for an image without one.
+        images: What `model.encode` takes, or embeddings; None if they are embedded already.
+    """
+
+    paths: list[str]
+    digests: list[str]
+    labels: list[str | None]
+    images: list[Any] | Embeddings | None
+
+    def __post_init__(self) -> None:
+        for name in ("digests", "labels"):
+            if len(getattr(self, name)) != len(self.paths):
+                raise ValueError(
+                    f"{name} must have one entry for each of the {len(self.paths)} images; it has "
+                    f"{len(getattr(self, name))}."
+                )
+        if len(set(self.paths)) != len(self.paths):
+            twice = next(path for path, count in Counter(self.paths).items() if count > 1)
+            raise ValueError(f"paths must name each image once; {twice!r} comes more than once.")
+
+    def only(self, places: Sequence[int]) -> Candidates:
+        """Those at these places."""
+        picked: list[Any] | Embeddings | None
+        if isinstance(self.images, Embeddings):
+            picked = replace(self.images, embeddings=self.images.embeddings[places], paths=[], labels=[])
+        else:
+            picked = None if self.images is None else [self.images[place] for place in places]
+        paths, digests, labels = ([part[n] for n in places] for part in (self.paths, self.digests, self.labels))
+        return Candidates(paths, digests, labels, picked)  # type: ignore[arg-type]  # mypy joins their types
+
+    def embedded(self, model: Any, batch_size: int, progress: bool) -> Embeddings:
+        """Their embeddings."""
+        if isinstance(self.images, Embeddings):
+            return self.images
+        array = model.encode(self.images, batch_size=batch_size, progress=progress)
+        return Embeddings(array, model.config.embedding_space, model.config.capacity)
+
+    def table(self) -> pa.Table:
+        """What a gallery keeps of them."""
+        return pa.table([self.paths, self.labels, self.digests], schema=IMAGES_SCHEMA)
+
+
+def candidates_of(images: Any, labels: Sequence[str | None] | None) -> Candidates:
+    """What `Gallery.add` was given, with names and digests."""
+    if isinstance(images, Embeddings):
+        own = list(labels) if labels is not None else images.labels or [None] * len(images)
+        return Candidates(images.paths, digests_of(images), own, images)
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        inside = find_images(images).images
+        names = [os.path.join(images, path) for path in inside]
+        own = list(labels) if labels is not None else [label_of(path) for path in inside]
+        return Candidates(names, [digest_of(name) for name in names], own, list(names))
+    each = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
+    digests = [digest_of(image) for image in each]
+    names = [
+        os.fspath(i) if isinstance(i, str | os.PathLike) else f"image-{d}" for i, d in zip(each, digests, strict=True)
+    ]
+    return Candidates(names, digests, list(labels) if labels is not None else [None] * len(each), each)
+
+
+def embedded_folder(model: PrunNetModel, folder: str | os.PathLike[str], **options: Any) -> Embeddings:
+    """Embed a folder by `encode_folder`; paths begin with the folder, as they were given."""
+    with tempfile.TemporaryDirectory() as scratch:
+        table = Path(scratch, "images.parquet")
+        encode_folder(model, folder, table, **options)
+        found = read_embeddings(table)
+    return replace(found, paths=[os.path.join(folder, path) for path in found.paths])
+
+
+def embedded_dataset(
+    model: PrunNetModel,
+    dataset: Any,
+    *,
+    image_column: str,
+    label_column: str | None,
+    path_column: str | None,
+    batch_size: int,
+    progress: bool,
+) -> Candidates:
+    """Embed the images of a data set; see `Gallery.from_dataset`."""
+    columns = {"image_column": image_column, "label_column": label_column, "path_column": path_column}
+    for argument, name in columns.items():
+        if name is not None and name not in dataset.column_names:
+            raise ValueError(f"{argument} must be one of {', '.join(dataset.column_names)}; got {name!r}.")
+    digests: list[str] = []
+
+    def images() -> Iterator[Any]:
+        for image in dataset[image_column]:
+            digests.append(digest_of(image))
+            yield image
+
+    array = model.encode(images(), batch_size=batch_size, progress=progress)
+    paths = [str(path) for path in dataset[path_column]] if path_column else [f"row-{n}" for n in range(len(dataset))]
+    config = model.config
+    embeddings = Embeddings(array, str(config.embedding_space), config.capacity, model=str(config.name_or_path))
+    return Candidates(paths, digests, _labels(dataset, label_column), embeddings)
+
+
+def _labels(dataset: Any, column: str | None) -> list[str | None]:
+    if column is None:
+        return [None] * len(dataset)
+    values, names = dataset[column], getattr(dataset.features[column], "names", None)
+    return [None if value is None else names[value] if names else str(value) for value in values]
+
+
+def digest_of(image: Any) -> str:
+    """Digest of a file's content, or of the pixels of an image that isn't a file: 16 hexadecimal digits."""
+    if isinstance(image, str | os.PathLike):
+        with open(image, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+    pixels = to_rgb(image)
+    content = repr(pixels.size).encode() + pixels.tobytes()
+    return hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
+
+
+def digests_of(embeddings: Embeddings) -> list[str]:
+    """Digests of the files that embeddings name, where they are there; else of the embeddings themselves."""
+    return [
+        digest_of(path) if os.path.isfile(path) else hashlib.sha256(row.tobytes()).hexdigest()[:DIGEST_DIGITS]
+        for path, row in zip(embeddings.paths, embeddings.embeddings, strict=True)
+    ]
