@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from PIL import Image
 
+from ..image_colours import to_rgb
+from ..image_files import open_image
 from ..modeling_prunnet import PrunNetModel
 from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.masking import format_capacity
+from .contact_sheet import save_picture
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
+from .found import Found
 from .gallery_files import About, read_gallery, read_vectors, write_gallery
-from .gallery_images import DIGEST, Candidates, candidates_of, embedded_dataset, embedded_folder
+from .gallery_images import DIGEST, Candidates, candidates_of, digest_of, embedded_dataset, embedded_folder
 from .gallery_index import AUTO, build_index, choose_factory, default_parameters, set_parameters, without_rows
+from .gallery_picture import draw_found, network_name
 from .search import normalize
 from .spaces import check_compatible, check_known_space
 
@@ -44,45 +50,6 @@ class Added(NamedTuple):
     known: int
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a search has found: `k` images for each query, best first.
-
-    Attributes:
-        rows: `(num_queries, k)`, places in the gallery; -1 where an approximate index found fewer.
-        scores: `(num_queries, k)` float32, cosines; of an index that quantises, close to them.
-    """
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    images: pa.Table
-
-    @cached_property
-    def paths(self) -> list[list[str | None]]:
-        """For each query the paths of its `k` images; None where there are fewer."""
-        return self._column(PATH)
-
-    @cached_property
-    def labels(self) -> list[list[str | None]]:
-        """For each query the labels of its `k` images; None for images without one."""
-        return self._column(LABEL)
-
-    def _column(self, name: str) -> list[list[str | None]]:
-        rows = pa.array(self.rows.reshape(-1), mask=self.rows.reshape(-1) < 0)
-        flat = self.images.column(name).take(rows).to_pylist()
-        k = self.rows.shape[1]
-        return [flat[start : start + k] for start in range(0, len(flat), k)]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        best = zip(self.paths[0][:3], self.scores[0], strict=False)
-        first = ", ".join(f"{path} {score:.3f}" for path, score in best)
-        more = f", and {len(self) - 1} more queries" if len(self) > 1 else ""
-        return f"Found({self.rows.shape[1]} images for a query: {first}, ...{more})"
-
-
 class Gallery:
     """Images and an index over their embeddings.
 
@@ -91,11 +58,13 @@ class Gallery:
     Attributes:
         about: Its space, and what else there is to say about it.
         model: The network that embeds images which are added; None after loading.
+        open_picture: Opens the picture of an image by its path, for `show`.
     """
 
     def __init__(self, about: About, index: Any, images: pa.Table, vectors: Callable[[], Vectors | None]) -> None:
         self.about = about
         self.model: PrunNetModel | None = None
+        self.open_picture: Callable[[str], Image.Image] = open_image
         self._index = index
         self._images = images
         self._vectors = vectors
@@ -197,6 +166,8 @@ class Gallery:
         )
         gallery = cls._made(images, images.embedded(model, batch_size, progress), factory)
         gallery.model = model
+        places = {path: place for place, path in enumerate(images.paths)}
+        gallery.open_picture = lambda path: to_rgb(dataset[places[path]][image_column])
         return gallery
 
     @classmethod
@@ -288,6 +259,50 @@ class Gallery:
         self._check_k(k)
         scores, rows = self._index.search(array, int(k))
         return Found(rows, scores, self._images)
+
+    def show(
+        self,
+        queries: Any,
+        models: Sequence[PrunNetPreTrainedModel],
+        k: int = 5,
+        *,
+        labels: Sequence[str | None] | None = None,
+        output: str | os.PathLike[str] | None = None,
+    ) -> Image.Image:
+        """Draw what networks find for each query: a contact sheet, with a row for each network.
+
+        Args:
+            queries: Paths or images; a query that lies in the gallery doesn't find itself.
+            models: Networks of the gallery's space, such as the dense one and a subnetwork.
+            k: How many images to show for each query.
+            labels: One for each query, so that what is right is framed; by default those that the gallery has.
+            output: A PNG file to write the picture to as well.
+
+        Returns:
+            The picture.
+
+        Raises:
+            FileNotFoundError: If an image that was found isn't at its path any more.
+            TypeError: As in `search`.
+            ValueError: As in `search`.
+        """
+        each = [queries] if isinstance(queries, str | os.PathLike | Image.Image) else list(queries)
+        if not each or not models:
+            raise ValueError(f"queries and models must each hold at least one; got {len(each)} and {len(models)}.")
+        own = [self._row_of(query) for query in each]
+        if labels is None:
+            labels = [None if row is None else self._images.column(LABEL)[row].as_py() for row in own]
+        wanted = min(k + 1, len(self))  # one may be the query itself
+        found = {network_name(model): self.search(each, wanted, model=model) for model in models}
+        picture = draw_found(each, own, labels, found, k, self.open_picture)
+        if output is not None:
+            save_picture(picture, Path(output))
+        return picture
+
+    def _row_of(self, query: Any) -> int | None:
+        """Where a query image lies in the gallery, by its content; None if it doesn't."""
+        row = pc.index(self._images.column(DIGEST), digest_of(query)).as_py()
+        return None if row < 0 else int(row)
 
     def add(
         self,
