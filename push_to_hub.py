@@ -17,87 +17,9 @@ Publishing again uploads what has changed, and keeps what was written by hand in
 All arguments: python push_to_hub.py --help
 """
 
-import argparse
-import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
-from prunnet_hf.commands import CommandParser, run_command
-from prunnet_hf.hub.publish import check_repo_id, publish_run
-from prunnet_hf.hub.staging import LAYOUTS, Publication, stage_run
-
-
-def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line, or the words given instead of it."""
-    parser = CommandParser("push_to_hub.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path, help="The --output_dir of a finished run of train_accelerate.py.")
-    parser.add_argument("--repo_id", required=True, help="Repository for the dense model and the card: org/name.")
-    parser.add_argument(
-        "--capacities",
-        type=float,
-        nargs="+",
-        help="Capacities of the ready subnetworks, among those that the run evaluated; by default the trained ones.",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        default="branches",
-        help="Where ready subnetworks go: branches capacity-0.20, subfolders capacity-0.20/, or repositories "
-        "org/name-capacity-0.20.",
-    )
-    parser.add_argument("--collection", help="Collection to put it in: a title, created if needed, or a slug.")
-    parser.add_argument("--private", action="store_true", help="Let only you and your organisation see it.")
-    parser.add_argument("--license", help="License of the weights, as the Hub abbreviates it: apache-2.0.")
-    parser.add_argument(
-        "--eval_task",
-        help="Task of the Hub data set that the run is on; its leaderboard then lists the model.",
-    )
-    parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
-    parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
-    return parser.parse_args(words)
-
-
-def push(arguments: argparse.Namespace) -> str:
-    """Publish as the arguments say, or with `--dry_run` only lay the files out; returns what to print."""
-    publication = Publication(
-        arguments.repo_id,
-        arguments.capacities,
-        layout=arguments.layout,
-        with_code=arguments.with_code,
-        license=arguments.license,
-        eval_task=arguments.eval_task,
-    )
-    if not arguments.dry_run:
-        published = publish_run(
-            arguments.run_dir,
-            publication,
-            collection=arguments.collection,
-            private=arguments.private,
-        )
-        return published.describe()
-    check_repo_id(arguments.repo_id)
-    directory = Path(tempfile.mkdtemp(prefix="prunnet-dry-run-"))
-    try:
-        staged = stage_run(arguments.run_dir, publication, directory)
-    except BaseException:  # don't leave a full disk behind
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    return (
-        f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what people wrote in a "
-        "README on the Hub would be kept."
-    )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Print what was published where and return 0; or print in one line why it failed and return 1."""
-    arguments = parse_arguments(words)
-    disable_progress_bar()  # transformers shows one for every model that is saved; the Hub's client has its own
-    return run_command("push_to_hub.py", lambda: print(push(arguments)), words)
-
+from prunnet_hf.cli.push import main
 
 if __name__ == "__main__":
     sys.exit(main())

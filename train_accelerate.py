@@ -21,28 +21,7 @@ All arguments: python train_accelerate.py --help
 
 import sys
 
-from transformers.utils.logging import disable_progress_bar
-
-from prunnet_hf.commands import run_command
-from prunnet_hf.hub.card import write_card
-from prunnet_hf.runs.arguments import parse_arguments
-from prunnet_hf.training.engine import train
-from prunnet_hf.training.processes import Interruption
-
-
-def main() -> int:
-    """Train as the command line says and return 0; or print in one line why it failed and return 1."""
-    return run_command("train_accelerate.py", train_and_describe)
-
-
-def train_and_describe() -> None:
-    """Train as the command line says, then write the model card."""
-    disable_progress_bar()  # transformers shows one for every model saved
-    result = train(parse_arguments())
-    if result.is_main_process:
-        with Interruption("only the model card is missing, which --eval_only writes."):
-            print(write_card(result.directory))
-
+from prunnet_hf.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,15 +20,18 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
 
+NAME = "python -m prunnet_hf.retrieval.encoding"
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, name: str = NAME) -> int:
     """Run the command; an error is printed in one line, with status 1.
 
     Args:
         arguments: Those of the command line if not given.
+        name: How the command was called.
     """
-    chosen = _parser().parse_args(arguments)
-    return run_command("prunnet_hf.retrieval.encoding", lambda: _encode_folder(chosen), arguments)
+    chosen = _parser(name).parse_args(arguments)
+    return run_command(name.removeprefix("python -m "), lambda: _encode_folder(chosen), arguments)
 
 
 def _encode_folder(chosen: argparse.Namespace) -> None:
@@ -52,9 +55,9 @@ def _encode_folder(chosen: argparse.Namespace) -> None:
         print(f"left out: {path}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str) -> argparse.ArgumentParser:
     parser = CommandParser(
-        "python -m prunnet_hf.retrieval.encoding",
+        name,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

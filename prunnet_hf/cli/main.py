@@ -1,0 +1,94 @@
+"""The `prunnet` command. Its verbs do what the scripts and the Python names do, with the same flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from ..commands import DEBUG, print_error, run_command
+from ..retrieval.encoding import main as embed_main
+from . import push as push_verb
+from . import train as train_verb
+from .galleries import index, search
+from .info import info
+from .prune import prune
+
+NAME = "prunnet"
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    name=NAME,
+    help="Train one image retrieval network, cut a subnetwork for every device, search one gallery with all.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""The flags of these verbs are declared where the scripts declare them, and only there."""
+
+
+@app.command(context_settings=HANDED_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train on one device; flags as for train_accelerate.py."""
+    train_verb.say_how_to_use_more()
+    _leave(train_verb.main(context.args, f"{NAME} train"))
+
+
+@app.command(context_settings=HANDED_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Evaluate a trained model again; flags as for train_accelerate.py."""
+    _leave(train_verb.main(["--eval_only", *context.args], f"{NAME} evaluate"))
+
+
+@app.command(context_settings=HANDED_ON, add_help_option=False)
+def embed(context: typer.Context) -> None:
+    """Embed a folder into a Parquet file, resumable."""
+    _leave(embed_main(context.args, f"{NAME} embed"))
+
+
+@app.command(context_settings=HANDED_ON, add_help_option=False)
+def push(context: typer.Context) -> None:
+    """Publish a finished run on the Hub; flags as for push_to_hub.py."""
+    _leave(push_verb.main(context.args, f"{NAME} push"))
+
+
+for verb in (prune, index, search, info):
+    app.command()(verb)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command and return its status; an error is printed in one line.
+
+    Args:
+        words: Those of the command line if not given.
+    """
+    given = list(sys.argv[1:] if words is None else words)
+    handed = [word for word in given if word != DEBUG] if given[:1] not in _HANDED else given
+    status: list[int] = []
+
+    def work() -> None:
+        status.append(int(app(handed, prog_name=NAME, standalone_mode=False) or 0))
+
+    try:
+        failed = run_command(" ".join([NAME, *given[:1]]), work, given)
+    except TyperException as error:
+        print_error(" ".join([NAME, *given[:1]]), error.format_message())
+        return USAGE_ERROR
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    return failed or status[0]
+
+
+_HANDED = [["train"], ["evaluate"], ["embed"], ["push"]]
+
+
+def _leave(status: int) -> None:
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
