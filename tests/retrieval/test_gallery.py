@@ -1,0 +1,266 @@
+"""A gallery: made, searched by every capacity of its space, grown, cut down, saved whole, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from prunnet_hf import Embeddings, Gallery, PrunNetModel
+from prunnet_hf.retrieval.embedding_table import read_embeddings
+from prunnet_hf.retrieval.gallery import Added
+from tests.retrieval.conftest import SIZE
+
+NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png", "top.png"]
+LABELS = ["a", "a", "b", "b", None]
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed, name in enumerate(NAMES):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise(seed).save(file)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def gallery(model: PrunNetModel, photos: Path) -> Gallery:
+    return Gallery.from_folder(model, photos, progress=False)
+
+
+def paths_in(photos: Path) -> list[str]:
+    return [str(photos / name) for name in NAMES]
+
+
+def test_a_folder_becomes_paths_and_labels_and_every_image_finds_itself_first(
+    gallery: Gallery, photos: Path, model: PrunNetModel
+) -> None:
+    assert len(gallery) == 5
+    assert (gallery.paths, gallery.labels) == (paths_in(photos), LABELS)
+    assert gallery.about.factory == "Flat"
+    found = gallery.search(paths_in(photos), 2, model=model)
+    assert [paths[0] for paths in found.paths] == paths_in(photos)
+    assert [labels[0] for labels in found.labels] == LABELS
+    np.testing.assert_allclose(found.scores[:, 0], 1.0, atol=1e-5)
+    assert found.scores.shape == found.rows.shape == (5, 2)
+
+
+def test_every_capacity_of_the_space_searches_it(gallery: Gallery, photos: Path, model: PrunNetModel) -> None:
+    phone = model.prune(0.2)
+    query = phone.encode([photos / "b/3.png"])
+    expected = np.argsort(-(query @ model.encode(paths_in(photos)).T)[0], kind="stable")
+    found = gallery.search(photos / "b/3.png", 5, model=phone)
+    assert found.rows.tolist() == [expected.tolist()]
+    with_space = gallery.search(query, 5, embedding_space=model.config.embedding_space)
+    assert with_space.rows.tolist() == found.rows.tolist()
+    embeddings = Embeddings(query, gallery.embedding_space, 0.2)
+    assert gallery.search(embeddings, 5).rows.tolist() == found.rows.tolist()
+
+
+def test_what_is_of_another_space_or_says_none_is_refused(gallery: Gallery, photos: Path, model: PrunNetModel) -> None:
+    image, array = photos / "top.png", np.ones((1, gallery.about.embedding_dim), np.float32)
+    with pytest.raises(TypeError, match="model must be the network that embeds the query images"):
+        gallery.search(image)
+    with pytest.raises(TypeError, match="embedding_space must say of which space an array of queries is"):
+        gallery.search(array, 1)
+    other = "0123456789abcdef"
+    with pytest.raises(ValueError, match=f"'{gallery.embedding_space}' and of space '{other}' can't be compared"):
+        gallery.search(array, 1, embedding_space=other)
+    with pytest.raises(ValueError, match="can't be compared"):
+        gallery.search(Embeddings(array, other, 1.0), 1)
+    model.config.embedding_space, before = other, model.config.embedding_space
+    try:
+        with pytest.raises(ValueError, match="can't be compared"):
+            gallery.search(image, 1, model=model)
+    finally:
+        model.config.embedding_space = before
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "error", "message"),
+    [
+        (np.ones((1, 3), np.float32), 1, ValueError, "queries have dimension 3, and the gallery"),
+        (np.full((1, 6), np.nan, np.float32), 1, ValueError, "queries row 0 has length nan"),
+        (np.ones((1, 6), np.float32), 6, ValueError, "k must be from 1 to the 5 images of the gallery; got 6"),
+        (np.ones((1, 6), np.float32), 0, ValueError, "k must be from 1 to the 5 images"),
+        (np.ones((1, 6), np.float32), 1.0, TypeError, "k must be an integer; got 1.0"),
+    ],
+)
+def test_impossible_queries_are_refused(
+    gallery: Gallery, queries: np.ndarray, k: int, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        gallery.search(queries, k, embedding_space=gallery.embedding_space)
+
+
+def test_only_what_is_new_is_added_by_path_and_content(gallery: Gallery, photos: Path, model: PrunNetModel) -> None:
+    assert gallery.add(photos, progress=False) == Added(0, 0, 5)
+    noise(7).save(photos / "a/1.png")
+    noise(8).save(photos / "b/9.png")
+    assert gallery.add(photos, progress=False) == Added(1, 1, 4)
+    assert len(gallery) == 6
+    for name in ("a/1.png", "b/9.png", "b/4.png"):
+        found = gallery.search(photos / name, 1, model=model)
+        assert found.paths == [[str(photos / name)]]
+        assert found.labels == [[name[0]]]
+    picture = noise(9)
+    assert gallery.add([picture], labels=["c"], progress=False) == Added(1, 0, 0)
+    assert gallery.add([picture], progress=False) == Added(0, 0, 1)
+    assert gallery.search(picture, 1, model=model).labels == [["c"]]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF2,Flat"])
+def test_removed_images_are_found_no_more(photos: Path, model: PrunNetModel, factory: str) -> None:
+    gallery = Gallery.from_folder(model, photos, factory, progress=False)
+    gallery.remove([photos / "a/2.png", photos / "top.png"])
+    assert gallery.paths == [str(photos / name) for name in ("a/1.png", "b/3.png", "b/4.png")]
+    found = gallery.search([photos / "b/3.png", photos / "b/4.png"], 1, model=model)
+    assert found.paths == [[str(photos / "b/3.png")], [str(photos / "b/4.png")]]
+    with pytest.raises(ValueError, match=r"paths must be of images in the gallery; '.*top\.png' isn't"):
+        gallery.remove([photos / "top.png"])
+
+
+def test_an_index_that_cannot_remove_needs_stored_embeddings(
+    photos: Path, model: PrunNetModel, tmp_path: Path
+) -> None:
+    Gallery.from_folder(model, photos, "HNSW8", progress=False).save(tmp_path / "g", with_embeddings=False)
+    gallery = Gallery.load(tmp_path / "g")
+    with pytest.raises(ValueError, match="an index 'HNSW8' can't remove images, and the embeddings"):
+        gallery.remove([photos / "top.png"])
+    assert len(gallery) == 5
+    assert gallery.search(photos / "top.png", 1, model=model).paths == [[str(photos / "top.png")]]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_saved_gallery_is_the_same_and_faiss_reads_its_index(
+    gallery: Gallery, photos: Path, model: PrunNetModel, tmp_path: Path, mmap: bool
+) -> None:
+    gallery.save(tmp_path / "g")
+    assert sorted(file.name for file in (tmp_path / "g").iterdir()) == ["images.parquet", "index.faiss", "index.json"]
+    loaded = Gallery.load(tmp_path / "g", mmap=mmap)
+    assert loaded.about == gallery.about
+    assert (loaded.paths, loaded.labels) == (gallery.paths, gallery.labels)
+    before, after = (each.search(photos / "a/2.png", 5, model=model) for each in (gallery, loaded))
+    assert before.rows.tolist() == after.rows.tolist()
+    assert faiss.read_index(str(tmp_path / "g" / "index.faiss")).ntotal == 5
+    table = Dataset.from_dict({"path": gallery.paths})
+    table.load_faiss_index("index", str(tmp_path / "g" / "index.faiss"))
+    _, examples = table.get_nearest_examples("index", model.encode([photos / "a/2.png"])[0], k=1)
+    assert examples["path"] == [str(photos / "a/2.png")]
+
+
+def test_a_gallery_grows_on_disk_and_another_folder_is_left_alone(
+    gallery: Gallery, photos: Path, model: PrunNetModel, tmp_path: Path
+) -> None:
+    gallery.save(tmp_path / "g")
+    noise(8).save(photos / "new.png")
+    loaded = Gallery.load(tmp_path / "g")
+    with pytest.raises(TypeError, match="model must be the network that embeds the images"):
+        loaded.add(photos)
+    loaded.add(photos, model=model, progress=False)
+    loaded.save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 6
+    with pytest.raises(FileExistsError, match="holds other files than a gallery's"):
+        loaded.save(photos)
+    assert sorted(p.name for p in photos.iterdir()) == ["a", "b", "new.png", "top.png"]
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "images.parquet", "index.json"])
+def test_damaged_files_are_refused_by_name(gallery: Gallery, tmp_path: Path, name: str) -> None:
+    gallery.save(tmp_path / "g")
+    file = tmp_path / "g" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"The gallery .* is damaged: .*{name}"):
+        Gallery.load(tmp_path / "g")
+    file.write_bytes(content[:10])
+    with pytest.raises(ValueError, match=f"The gallery .* is damaged: .*{name}"):
+        Gallery.load(tmp_path / "g")
+
+
+def test_a_newer_version_and_files_of_two_galleries_are_refused(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.save(tmp_path / "g")
+    about = tmp_path / "g" / "index.json"
+    members = json.loads(about.read_text())
+    about.write_text(json.dumps(members | {"version": 2}))
+    with pytest.raises(ValueError, match="version is 2; this prunnet_hf reads up to 1"):
+        Gallery.load(tmp_path / "g")
+    about.write_text(json.dumps(members | {"num_images": 4}))
+    with pytest.raises(ValueError, match="its files have different numbers of images"):
+        Gallery.load(tmp_path / "g")
+    with pytest.raises(FileNotFoundError, match=r"is no gallery: it has no index\.json"):
+        Gallery.load(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_gallery(
+    gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery.save(tmp_path / "g")
+    gallery.remove([photos / "top.png"])
+
+    def full(*_: object) -> None:
+        raise RuntimeError("write error in faiss: No space left on device")
+
+    monkeypatch.setattr("faiss.write_index", full)
+    with pytest.raises(OSError, match=r"index.faiss could not be written .*No space left"):
+        gallery.save(tmp_path / "g")
+    monkeypatch.undo()
+    assert len(Gallery.load(tmp_path / "g")) == 5
+
+
+def test_embeddings_and_their_table_become_a_gallery(gallery: Gallery, model: PrunNetModel, tmp_path: Path) -> None:
+    from prunnet_hf import encode_folder
+
+    folder = Path(gallery.paths[-1]).parent
+    encode_folder(model, folder, tmp_path / "e.parquet", progress=False)
+    from_table = Gallery.from_embeddings(tmp_path / "e.parquet")
+    assert from_table.paths == NAMES
+    query = read_embeddings(tmp_path / "e.parquet")
+    assert from_table.search(query, 1).rows.tolist() == [[0], [1], [2], [3], [4]]
+    twice = Embeddings(query.embeddings[:2], query.embedding_space, 1.0, ["x", "x"])
+    with pytest.raises(ValueError, match="paths must name each image once; 'x' comes more than once"):
+        Gallery.from_embeddings(twice)
+
+
+def test_a_data_set_becomes_a_gallery(model: PrunNetModel) -> None:
+    features = Features({"image": ImageFeature(), "kind": ClassLabel(names=["cat", "dog"])})
+    images = Dataset.from_dict({"image": [noise(1), noise(2)], "kind": [1, 0]}, features=features)
+    gallery = Gallery.from_dataset(model, images, label_column="kind", progress=False)
+    assert (gallery.paths, gallery.labels) == (["row-0", "row-1"], ["dog", "cat"])
+    assert gallery.search(noise(2), 1, model=model).paths == [["row-1"]]
+    assert gallery.show([noise(2)], [model], k=1).size[1] > 100
+    with pytest.raises(ValueError, match="label_column must be one of image, kind; got 'label'"):
+        Gallery.from_dataset(model, images, label_column="label")
+
+
+def test_a_picture_of_what_was_found(gallery: Gallery, photos: Path, model: PrunNetModel, tmp_path: Path) -> None:
+    file = tmp_path / "found.png"
+    picture = gallery.show([photos / "a/1.png"], [model, model.prune(0.2)], k=4, output=file)
+    with Image.open(file) as saved:
+        assert saved.size == picture.size
+    # All others are shown: one of the query's class, two of another, one without a label. They begin at the height 12.
+    green, red, grey = (26, 127, 55), (207, 34, 46), (175, 184, 193)
+    frames = [picture.getpixel((x, 12)) for x in range(picture.width)]
+    assert {colour: frames.count(colour) for colour in (green, red, grey)} == {green: 100, red: 200, grey: 100}
+    (photos / "b/3.png").unlink()
+    with pytest.raises((OSError, ValueError), match=r"b/3.png"):
+        gallery.show([photos / "a/1.png"], [model], k=4)
+
+
+def test_it_says_in_three_lines_what_it_is(gallery: Gallery, photos: Path, model: PrunNetModel) -> None:
+    assert repr(gallery).count("\n") <= 2
+    assert "5 images" in repr(gallery)
+    assert gallery.embedding_space in repr(gallery)
+    assert "and 4 more queries" in repr(gallery.search(paths_in(photos), 2, model=model))
