@@ -1,0 +1,150 @@
+"""The `prunnet` command, from a folder of photos to a picture of what was found; errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prunnet_hf.cli.main import main
+from tests.tiny_models import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with an embedding space. No test may change it."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    network = tiny()
+    network.renew_embedding_space()
+    network.save_pretrained(folder)
+    network.image_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    generator = np.random.default_rng(0)
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("galleries") / "gallery"
+    assert main(["index", str(model), str(photos), "--output", str(folder)]) == 0
+    return folder
+
+
+def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "info"]
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
+
+
+def test_a_query_finds_itself_at_every_capacity_and_a_picture_is_drawn(
+    model: Path, photos: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = str(photos / "b/3.png")
+    words = ["search", str(gallery), query, "--model", str(model), "--k", "2", "--output", str(tmp_path / "found.png")]
+    assert main([*words, "--capacity", "0.2", "--capacity", "1.0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{query}, capacity 0.20:"
+    assert lines[3] == f"{query}, capacity 1.00:"
+    assert lines[4] == f"  1.000  {query}"
+    assert lines[6] == f"picture: {tmp_path / 'found.png'}"
+    with Image.open(tmp_path / "found.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_json_is_a_line_for_each_query_and_capacity(
+    model: Path, photos: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries = [str(photos / "a/1.png"), str(photos / "a/2.png")]
+    assert main(["search", str(gallery), *queries, "--model", str(model), "--k", "1", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["query"], each["found"][0]["path"], each["found"][0]["label"]) for each in found] == [
+        (query, query, "a") for query in queries
+    ]
+
+
+def test_an_index_grows(model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["index", str(model), str(photos / "a"), "--output", str(tmp_path / "g"), "--factory", "Flat"]
+    assert main(words) == 0
+    assert "Gallery(2 images, factory='Flat'" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "0 images are new, 0 changed, 2 were there." in capsys.readouterr().out
+
+
+def test_info_of_a_gallery_a_model_and_a_run(
+    model: Path, gallery: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = []
+    for place in (gallery, model, finished_run):
+        assert main(["info", str(place), "--json"]) == 0
+        facts.append(json.loads(capsys.readouterr().out))
+    assert [each["kind"] for each in facts] == ["gallery", "model", "run"]
+    assert (facts[0]["num_images"], facts[0]["factory"]) == (3, "Flat")
+    assert (facts[1]["backbone"], facts[1]["granularity"], facts[1]["capacities"]) == (
+        "resnet18",
+        "weight",
+        [0.2, 0.6],
+    )
+    assert facts[1]["bytes"] > 0
+    assert main(["info", str(gallery)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["kind", "gallery"]
+
+
+def test_prune_saves_a_subnetwork_and_overwrites_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", str(model), "--capacity", "0.2", "--output", str(tmp_path / "phone")]
+    assert main(words) == 0
+    assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'phone'}: capacity 0.20, ")
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f"prunnet prune: error: output={str(tmp_path / 'phone')!r} exists. Remove it, or choose another name.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (["serch"], 2, "prunnet serch: error: No such command 'serch'. Did you mean 'search'?"),
+        (["index"], 2, "prunnet index: error: Missing argument 'model'."),
+        (["search", "g", "q.png", "--model", "m", "--kapacity", "1"], 2, "prunnet search: error: No such option"),
+        (["search", "nowhere", "q.png", "--model", "m"], 1, "prunnet search: error: nowhere is no gallery"),
+        (["info", "nowhere"], 1, "prunnet info: error: "),
+        (["train", "--epoch", "3"], 1, "prunnet train: error: Unknown arguments: --epoch 3. Did you mean --epochs?"),
+        (["push", "nowhere", "--repo_id", "org/name", "--dry_run"], 1, "prunnet push: error: "),
+    ],
+)
+def test_errors_are_one_line(
+    words: list[str],
+    status: int,
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(error)
+
+
+def test_flags_are_those_of_the_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["push", "--help"])
+    shown = capsys.readouterr().out
+    assert "usage: prunnet push" in shown
+    assert "prunnet push out/photos --repo_id org/photos" in shown
