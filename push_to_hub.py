@@ -19,7 +19,9 @@ All arguments: python push_to_hub.py --help
 
 import sys
 
-from prunnet_hf.cli.push import main
+from prunnet_hf.cli.push import main, parse_arguments, push
+
+__all__ = ["main", "parse_arguments", "push"]
 
 if __name__ == "__main__":
     sys.exit(main())

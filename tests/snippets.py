@@ -32,7 +32,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-COMMANDS = ("accelerate ", "python ", "make ", "torchrun ", "train_accelerate.py ", "push_to_hub.py ", "pip ")
+COMMANDS = (
+    *("accelerate ", "python ", "make ", "torchrun ", "train_accelerate.py ", "push_to_hub.py ", "pip ", "prunnet "),
+)
 PLACEHOLDERS = {"K": "2", "S": "0.1"}
 
 
@@ -227,6 +229,9 @@ def check_script(words: list[str]) -> None:
     if script == "train_accelerate.py":
         _parse_training(arguments)
         return
+    if script == "push_to_hub.py":
+        _parse_publishing(arguments)
+        return
     if script == "prunnet_hf.compression.sap":
         from prunnet_hf.compression.sap_arguments import parse_sap_arguments
 
@@ -245,6 +250,27 @@ def _parse_training(arguments: list[str]) -> None:
 
     if "--help" not in arguments:
         parse_arguments(_with_present_config(arguments))
+
+
+def _parse_publishing(arguments: list[str]) -> None:
+    from prunnet_hf.cli.push import parse_arguments
+
+    if "--help" not in arguments:
+        parse_arguments(arguments)
+
+
+def _check_prunnet(words: list[str]) -> None:
+    import typer
+
+    from prunnet_hf.cli.main import app
+
+    handed_on = {"train": _parse_training, "evaluate": _parse_training, "push": _parse_publishing}
+    if words[0] in handed_on:
+        handed_on[words[0]](words[1:])
+    elif words[0] == "embed":
+        check_script(["-m", "prunnet_hf.retrieval.encoding", *words[1:]])
+    else:
+        typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
 
 
 def _with_present_config(arguments: list[str]) -> list[str]:
@@ -315,6 +341,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "accelerate": _check_accelerate,
     "make": _check_make,
     "pip": _check_pip,
+    "prunnet": _check_prunnet,
     "python": check_script,
     "torchrun": _check_torchrun,
 }
