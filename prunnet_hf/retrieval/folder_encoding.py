@@ -111,6 +111,34 @@ def encode_folder(
         )
 
 
+def encode_files(
+    model: PrunNetModel,
+    paths: Sequence[str],
+    *,
+    batch_size: int,
+    num_workers: int,
+    skip_corrupt_images: bool,
+    progress: bool,
+) -> tuple[NDArray[np.float32], set[int]]:
+    """Embed image files as `encode_folder` does, into memory.
+
+    Returns:
+        `(num_embedded, embedding_dim)` float32, in the order of the paths; and the places in `paths` of those that
+        were left out.
+
+    Raises:
+        ValueError: If an image can't be decoded or embedded, or a number is out of range.
+    """
+    _check_at_least(1, batch_size=batch_size)
+    _check_at_least(0, num_workers=num_workers)
+    batches = _read_batches(Path.cwd(), [paths], _Reading(model.image_processor), batch_size, num_workers)
+    with tqdm(desc="encode", total=len(paths), unit="image", disable=not progress) as bar:
+        array, _, left_out = _embed_part(model, batches, skip_corrupt_images, bar)
+    _warn_of(left_out, len(paths))
+    without = set(left_out)
+    return array, {place for place, path in enumerate(paths) if path in without}
+
+
 def _encode_claimed(
     model: PrunNetModel,
     root: Path,
@@ -314,6 +342,10 @@ def _plan(model: PrunNetModel, image_processor: BaseImageProcessor, images_per_p
 def _report(left_out: list[str], total: int) -> None:
     if len(left_out) == total:
         raise ValueError(f"none of the {total} images can be decoded: {listed(left_out)}. There is nothing to write.")
+    _warn_of(left_out, total)
+
+
+def _warn_of(left_out: list[str], total: int) -> None:
     if left_out:
         logger.warning(
             "%d of %d images can't be decoded: %s. They are left out.", len(left_out), total, listed(left_out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,9 +28,19 @@ from .contact_sheet import save_picture
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
 from .found import Found
 from .gallery_files import About, read_gallery, read_vectors, write_gallery
-from .gallery_images import DIGEST, Candidates, candidates_of, digest_of, embedded_dataset, embedded_folder
-from .gallery_index import AUTO, build_index, choose_factory, default_parameters, set_parameters, without_rows
+from .gallery_images import (
+    DIGEST,
+    IMAGES_SCHEMA,
+    Candidates,
+    Embedding,
+    candidates_of,
+    digest_of,
+    embedded_dataset,
+    embedded_folder,
+)
+from .gallery_index import AUTO, build_index, check_factory, choose_factory, default_parameters, set_parameters
 from .gallery_picture import draw_found, network_name
+from .gallery_rows import Rows
 from .search import normalize
 from .spaces import check_compatible, check_known_space
 
@@ -61,13 +72,13 @@ class Gallery:
         open_picture: Opens the picture of an image by its path, for `show`.
     """
 
-    def __init__(self, about: About, index: Any, images: pa.Table, vectors: Callable[[], Vectors | None]) -> None:
+    def __init__(self, about: About, rows: Rows) -> None:
         self.about = about
         self.model: PrunNetModel | None = None
         self.open_picture: Callable[[str], Image.Image] = open_image
-        self._index = index
-        self._images = images
-        self._vectors = vectors
+        self._rows = rows
+        self._place: tuple[Path, str] | None = None
+        """Where it is saved, and the state in which it is there."""
 
     @classmethod
     def from_folder(
@@ -98,6 +109,7 @@ class Gallery:
             ValueError: If it has no images, one can't be decoded, the model has no embedding space, or faiss doesn't
                 know the factory string or needs more images for it.
         """
+        check_factory(factory, model.config.embedding_dim)
         embeddings = embedded_folder(
             model,
             folder,
@@ -155,6 +167,7 @@ class Gallery:
         Raises:
             ValueError: If a column is missing, or as in `from_folder`.
         """
+        check_factory(factory, model.config.embedding_dim)
         images = embedded_dataset(
             model,
             dataset,
@@ -164,7 +177,7 @@ class Gallery:
             batch_size=batch_size,
             progress=progress,
         )
-        gallery = cls._made(images, images.embedded(model, batch_size, progress), factory)
+        gallery = cls._made(images, images.embeddings(), factory)
         gallery.model = model
         places = {path: place for place, path in enumerate(images.paths)}
         gallery.open_picture = lambda path: to_rgb(dataset[places[path]][image_column])
@@ -177,17 +190,20 @@ class Gallery:
         Args:
             folder: Its folder.
             mmap: Leave the index on disk and read what a search needs, where faiss can; for large galleries that many
-                processes share. The index file's contents aren't checked then.
+                processes share. The index file's contents aren't checked then, and the gallery can't change.
 
         Raises:
             FileNotFoundError: If there is no gallery.
             ValueError: If it is damaged, or of a newer version.
         """
-        place = Path(folder)
+        place = Path(folder).absolute()
         stored = read_gallery(place, mmap=mmap)
-        set_parameters(stored.index, stored.about.parameters)
         about = stored.about
-        return cls(about, stored.index, stored.images, lambda: read_vectors(place, about))
+        set_parameters(stored.index, about.parameters)
+        vectors = partial(read_vectors, place, about, stored.state)
+        gallery = cls(about, Rows(stored.index, stored.images, vectors, mapped=mmap))
+        gallery._place = place, stored.state
+        return gallery
 
     def save(self, folder: str | os.PathLike[str], *, with_embeddings: bool = True) -> None:
         """Save into a folder, in place of a gallery that is there; whole or not at all.
@@ -198,12 +214,18 @@ class Gallery:
                 can't be removed from all kinds of index.
 
         Raises:
-            FileExistsError: If the folder holds something else.
+            FileExistsError: If the folder holds something else, or this gallery was loaded from there, and another
+                process has saved there since.
             OSError: If a file can't be written, for instance because the disk is full.
         """
-        vectors = self._vectors() if with_embeddings else None
-        write_gallery(Path(folder), self.about, self._index, self._images, vectors)
-        self._vectors = lambda: vectors
+        place = Path(folder).absolute()
+        replaces = self._place[1] if self._place is not None and self._place[0] == place else None
+        vectors = self._rows.vectors()
+        written = vectors if with_embeddings else None
+        state = write_gallery(place, self.about, self._rows.index, self._rows.images, written, replaces)
+        if replaces is not None:  # the file that they may be read from has been replaced
+            self._rows.hold(partial(read_vectors, place, self.about, state) if with_embeddings else lambda: vectors)
+        self._place = place, state
 
     @property
     def embedding_space(self) -> str:
@@ -213,13 +235,13 @@ class Gallery:
     @property
     def paths(self) -> list[str]:
         """The paths of all images, in the order of their rows."""
-        paths: list[str] = self._images.column(PATH).to_pylist()
+        paths: list[str] = self._rows.images.column(PATH).to_pylist()
         return paths
 
     @property
     def labels(self) -> list[str | None]:
         """The labels of all images, in the order of their rows."""
-        labels: list[str | None] = self._images.column(LABEL).to_pylist()
+        labels: list[str | None] = self._rows.images.column(LABEL).to_pylist()
         return labels
 
     def __len__(self) -> int:
@@ -257,8 +279,8 @@ class Gallery:
         """
         array = self._query_array(queries, model, embedding_space)
         self._check_k(k)
-        scores, rows = self._index.search(array, int(k))
-        return Found(rows, scores, self._images)
+        scores, rows = self._rows.index.search(array, int(k))
+        return Found(rows, scores, self._rows.images)
 
     def show(
         self,
@@ -291,7 +313,7 @@ class Gallery:
             raise ValueError(f"queries and models must each hold at least one; got {len(each)} and {len(models)}.")
         own = [self._row_of(query) for query in each]
         if labels is None:
-            labels = [None if row is None else self._images.column(LABEL)[row].as_py() for row in own]
+            labels = [None if row is None else self._rows.images.column(LABEL)[row].as_py() for row in own]
         wanted = min(k + 1, len(self))  # one may be the query itself
         found = {network_name(model): self.search(each, wanted, model=model) for model in models}
         picture = draw_found(each, own, labels, found, k, self.open_picture)
@@ -301,7 +323,7 @@ class Gallery:
 
     def _row_of(self, query: Any) -> int | None:
         """Where a query image lies in the gallery, by its content; None if it doesn't."""
-        row = pc.index(self._images.column(DIGEST), digest_of(query)).as_py()
+        row = pc.index(self._rows.images.column(DIGEST), digest_of(query)).as_py()
         return None if row < 0 else int(row)
 
     def add(
@@ -311,6 +333,8 @@ class Gallery:
         model: PrunNetModel | None = None,
         labels: Sequence[str | None] | None = None,
         batch_size: int = 64,
+        num_workers: int = 0,
+        skip_corrupt_images: bool = False,
         progress: bool = True,
     ) -> Added:
         """Add images that aren't there yet, by path and content.
@@ -320,6 +344,8 @@ class Gallery:
             model: The network that embeds them, of the gallery's space; by default the one that made the gallery.
             labels: One for each image, None for one without; of a folder they are its folders.
             batch_size: Number of images in a forward pass.
+            num_workers: Number of processes that read images, if these are a folder or paths.
+            skip_corrupt_images: Leave out files that can't be decoded, with a warning.
             progress: Whether to show a bar.
 
         Returns:
@@ -334,17 +360,20 @@ class Gallery:
             if model is None:
                 raise TypeError("model must be the network that embeds the images, of the gallery's space; got None.")
             check_compatible(self, model)
+        options = Embedding(batch_size, num_workers, skip_corrupt_images, progress)
         candidates = candidates_of(images, labels)
-        known = dict(zip(self.paths, self._images.column(DIGEST).to_pylist(), strict=True))
-        wanted = [n for n, name in enumerate(candidates.paths) if known.get(name) != candidates.digests[n]]
-        changed = [candidates.paths[n] for n in wanted if candidates.paths[n] in known]
-        if wanted:
-            chosen = candidates.only(wanted)
-            vectors = self._unit(chosen.embedded(model, batch_size, progress))
-            if changed:
-                self.remove(changed)
-            self._append(vectors, chosen)
-        return Added(len(wanted) - len(changed), len(changed), len(candidates.paths) - len(wanted))
+        known = {name: row for row, name in enumerate(self.paths)}
+        digests = self._rows.images.column(DIGEST).to_pylist()
+        wanted = [
+            n
+            for n, name in enumerate(candidates.paths)
+            if name not in known or digests[known[name]] != candidates.digests[n]
+        ]
+        chosen, embeddings = candidates.only(wanted).embedded(model, options)
+        changed = [name for name in chosen.paths if name in known]
+        if len(embeddings):
+            self._change([known[name] for name in changed], self._unit(embeddings), chosen.table())
+        return Added(len(chosen.paths) - len(changed), len(changed), len(candidates.paths) - len(wanted))
 
     def remove(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         """Remove images. An index that can't do that, such as HNSW, is made again from the stored embeddings.
@@ -363,32 +392,16 @@ class Gallery:
             others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(f"paths must be of images in the gallery; {missing[0]!r} isn't{others}.")
         rows = sorted({places[name] for name in names})
-        left = np.delete(np.arange(len(self)), rows)
-        vectors = self._vectors()
-        kept = None if vectors is None else vectors[left]
-        if not without_rows(self._index, rows):
-            self._index = self._made_again(kept, names)
-        self._images = self._images.take(pa.array(left))
-        self._vectors = lambda: kept
-        self.about = replace(self.about, num_images=len(left))
+        self._change(rows, np.empty((0, self.about.embedding_dim), dtype=np.float32), IMAGES_SCHEMA.empty_table())
 
-    def _made_again(self, vectors: Vectors | None, names: Sequence[str]) -> Any:
-        if vectors is None:
+    def _change(self, removed: Sequence[int], added: Vectors, images: pa.Table) -> None:
+        if not self._rows.change(removed, added, images):
+            paths = [self.paths[row] for row in removed[:3]]
             raise ValueError(
-                f"paths={names[:3]} can't be removed: an index {self.about.factory!r} can't remove images, and the "
-                "embeddings to make it again weren't stored. Embed the images again, or save galleries with them."
+                f"paths={paths} can't be removed: an index {self.about.factory!r} can't change so, and the embeddings "
+                "to make it again weren't stored. Embed the images again, or save galleries with them."
             )
-        index = build_index(vectors, self.about.factory)
-        set_parameters(index, self.about.parameters)
-        return index
-
-    def _append(self, vectors: Vectors, images: Candidates) -> None:
-        before = self._vectors()
-        self._index.add(vectors)
-        self._images = pa.concat_tables([self._images, images.table()])
-        together = None if before is None else np.concatenate([before, vectors])
-        self._vectors = lambda: together
-        self.about = replace(self.about, num_images=len(self._images))
+        self.about = replace(self.about, num_images=len(self._rows))
 
     def _unit(self, embeddings: Embeddings) -> Vectors:
         check_compatible(self, embeddings)
@@ -447,7 +460,7 @@ class Gallery:
             factory=chosen,
             parameters=default_parameters(index),
         )
-        return cls(about, index, images.table(), lambda: vectors)
+        return cls(about, Rows(index, images.table(), lambda: vectors))
 
 
 def _is_table(queries: Any) -> bool:

@@ -6,8 +6,8 @@ The layout, version 1:
 - `images.parquet`: one row for each image, with the columns `path`, `label` (or null) and `digest` (of the file's
   content, 16 hexadecimal digits) and, unless they were left out, `embedding` (float32, of unit length).
 - `index.json`: `format` (`prunnet-gallery`), `version` (1), `embedding_space`, `embedding_dim`, `num_images`,
-  `capacity` and `model` (the network that embedded the images), `factory` and `parameters` (of faiss), and `files`
-  (size and SHA-256 of the other two).
+  `capacity` and `model` (the network that embedded the images), `factory` and `parameters` (of faiss), `files` (size
+  and SHA-256 of the other two), and `digest` (16 hexadecimal digits, of all other members).
 
 A save replaces all three or none, also if its process is killed (`storage.replacing`).
 """
@@ -33,7 +33,7 @@ from ..storage.replacing import Replaceable, replaced_whole, tidy_directory
 from ..storage.tensor_file import refuse_newer
 from ..storage.whole_file import whole_file, write_whole
 from .embedding_table import EMBEDDING, LABEL, PATH
-from .gallery_images import DIGEST, IMAGES_SCHEMA
+from .gallery_images import DIGEST, DIGEST_DIGITS, IMAGES_SCHEMA
 from .spaces import check_known_space
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,17 @@ class Stored:
     about: About
     index: Any
     images: pa.Table
+    state: str
 
 
 def write_gallery(
-    folder: Path, about: About, index: Any, images: pa.Table, vectors: NDArray[np.float32] | None
-) -> None:
+    folder: Path,
+    about: About,
+    index: Any,
+    images: pa.Table,
+    vectors: NDArray[np.float32] | None,
+    replaces: str | None = None,
+) -> str:
     """Write a gallery into a folder, in place of one that is there; whole or not at all.
 
     Args:
@@ -88,14 +94,23 @@ def write_gallery(
         index: Its faiss index.
         images: The columns `path`, `label` and `digest`.
         vectors: `(num_images, embedding_dim)`; None to write none.
+        replaces: The state of the gallery that may be replaced; None for any.
+
+    Returns:
+        The state of the new gallery.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        FileExistsError: If the folder holds something else, or a gallery of another state.
         OSError: If a file can't be written.
     """
     refuse_other_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_whole(folder, GALLERY_FILES) as staging:
+        if replaces not in (None, _state(folder)):
+            raise FileExistsError(
+                f"{folder} was saved by another process since it was loaded, and what that has added would be lost. "
+                "Load it again, and change it then; or choose another name."
+            )
         _write_index(index, staging / INDEX)
         with (
             whole_file(staging / IMAGES) as file,
@@ -105,7 +120,9 @@ def write_gallery(
                 writer.write_table(_rows(images, vectors, start, about))
         files = {name: _describe(staging / name) for name in (INDEX, IMAGES)}
         members = {"format": FORMAT, "version": VERSION, **asdict(about), "files": files}
+        members["digest"] = _digest(members)
         write_whole(staging / ABOUT, json.dumps(members, indent=1) + "\n")
+        return str(members["digest"])
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -132,9 +149,20 @@ def read_gallery(folder: Path, *, mmap: bool) -> Stored:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged, of a newer version, or its files don't belong together.
     """
-    if folder.is_dir():
-        tidy_directory(folder, GALLERY_FILES)
+    while True:
+        if folder.is_dir():
+            tidy_directory(folder, GALLERY_FILES)
+        state = _state(folder)
+        try:
+            return _read(folder, mmap)
+        except (OSError, ValueError):
+            if _state(folder) == state:  # else another process has just replaced it
+                raise
+
+
+def _read(folder: Path, mmap: bool) -> Stored:
     about, files = read_about(folder)
+    state = _state(folder)
     for name in (INDEX, IMAGES):
         _check_file(folder / name, files[name], contents=not (mmap and name == INDEX))
     index = _read_index(folder / INDEX, mmap)
@@ -143,7 +171,18 @@ def read_gallery(folder: Path, *, mmap: bool) -> Stored:
     counts = {INDEX: index.ntotal, IMAGES: len(images), ABOUT: about.num_images}
     if len(set(counts.values())) > 1 or index.d != about.embedding_dim:
         raise _damaged(folder, f"its files have different numbers of images, {counts}, or dimensions")
-    return Stored(about, index, images)
+    if _state(folder) != state:
+        raise _damaged(folder, "it was replaced while it was read")
+    return Stored(about, index, images, str(state))
+
+
+def _state(folder: Path) -> str | None:
+    """What tells a gallery from those that were or will be in its place: its digest; None if it can't be read."""
+    try:
+        members = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(members.get("digest")) if isinstance(members, dict) else None
 
 
 def read_about(folder: Path) -> tuple[About, dict[str, Any]]:
@@ -169,22 +208,34 @@ def read_about(folder: Path) -> tuple[About, dict[str, Any]]:
     if type(version) is not int:
         raise _damaged(folder, f"version in {ABOUT} is {version!r}")
     refuse_newer(version, VERSION)
-    values: dict[str, Any] = {entry.name: members.get(entry.name) for entry in fields(About)}
     try:
-        for entry in fields(About):
-            type_validator(entry.name, values[entry.name], {"str": str, "int": int, "float": float}[str(entry.type)])
-        about = About(**values)
-        check_known_space(about.embedding_space)
-        files = {name: (int(f["size"]), str(f["sha256"])) for name, f in members["files"].items()}
-        if not 0 < about.capacity <= 1 or sorted(files) != sorted((INDEX, IMAGES)):
-            raise ValueError("capacity or files are impossible")
+        return _understood(members)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise _damaged(folder, f"{ABOUT} can't be understood: {' '.join(str(error).split())}") from error
+
+
+def _understood(members: dict[str, Any]) -> tuple[About, dict[str, Any]]:
+    if members.pop("digest", None) != _digest(members):
+        raise ValueError("its digest is of other contents, so it was changed since it was written")
+    values: dict[str, Any] = {entry.name: members.get(entry.name) for entry in fields(About)}
+    for entry in fields(About):
+        type_validator(entry.name, values[entry.name], {"str": str, "int": int, "float": float}[str(entry.type)])
+    about = About(**values)
+    check_known_space(about.embedding_space)
+    files = {name: (int(f["size"]), str(f["sha256"])) for name, f in members["files"].items()}
+    if not 0 < about.capacity <= 1 or sorted(files) != sorted((INDEX, IMAGES)):
+        raise ValueError("capacity or files are impossible")
     return about, files
 
 
-def read_vectors(folder: Path, about: About) -> NDArray[np.float32] | None:
-    """The embeddings of a stored gallery, `(num_images, embedding_dim)` of unit length; None if it has none."""
+def read_vectors(folder: Path, about: About, state: str) -> NDArray[np.float32] | None:
+    """The embeddings of a stored gallery, `(num_images, embedding_dim)` of unit length; None if it has none.
+
+    Raises:
+        ValueError: If the gallery has another state by now.
+    """
+    if _state(folder) != state:
+        raise ValueError(f"{folder} was saved by another process since it was loaded. Load it again.")
     with pq.ParquetFile(folder / IMAGES, page_checksum_verification=True) as file:
         if EMBEDDING not in file.schema_arrow.names:
             return None
@@ -228,6 +279,11 @@ def _read_index(path: Path, mmap: bool) -> Any:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         raise _damaged(path.parent, f"faiss can't read {path.name}: {str(error).splitlines()[0][-200:]}") from error
+
+
+def _digest(members: dict[str, Any]) -> str:
+    """Digest of what `index.json` says, without which a changed letter of a space or a factory would go unseen."""
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,22 @@ from ..data.folder_walk import find_images
 from ..image_colours import to_rgb
 from ..modeling_prunnet import PrunNetModel
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
-from .folder_encoding import encode_folder, label_of
+from .folder_encoding import encode_files, encode_folder, label_of
 
 DIGEST = "digest"
 DIGEST_DIGITS = 16
 IMAGES_SCHEMA = pa.schema([pa.field(PATH, pa.string()), pa.field(LABEL, pa.string()), pa.field(DIGEST, pa.string())])
 """What a gallery keeps of its images besides their embeddings."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How images are embedded; see `Gallery.add`."""
+
+    batch_size: int
+    num_workers: int
+    skip_corrupt_images: bool
+    progress: bool
 
 
 @dataclass
@@ -63,12 +73,23 @@ class Candidates:
         paths, digests, labels = ([part[n] for n in places] for part in (self.paths, self.digests, self.labels))
         return Candidates(paths, digests, labels, picked)  # type: ignore[arg-type]  # mypy joins their types
 
-    def embedded(self, model: Any, batch_size: int, progress: bool) -> Embeddings:
-        """Their embeddings."""
+    def embedded(self, model: Any, how: Embedding) -> tuple[Candidates, Embeddings]:
+        """Those that could be embedded, which are all unless corrupt ones are skipped, and their embeddings."""
         if isinstance(self.images, Embeddings):
-            return self.images
-        array = model.encode(self.images, batch_size=batch_size, progress=progress)
-        return Embeddings(array, model.config.embedding_space, model.config.capacity)
+            return self, self.images
+        images, config = self.images or [], model.config
+        if not all(isinstance(image, str | os.PathLike) for image in images):
+            array = model.encode(images, batch_size=how.batch_size, progress=how.progress)
+            return self, Embeddings(array, config.embedding_space, config.capacity)
+        array, skipped = encode_files(model, [os.fspath(image) for image in images], **asdict(how))
+        left = self.only(sorted(set(range(len(images))) - skipped))
+        return left, Embeddings(array, config.embedding_space, config.capacity)
+
+    def embeddings(self) -> Embeddings:
+        """The embeddings that were given as images."""
+        if not isinstance(self.images, Embeddings):
+            raise TypeError(f"images must be Embeddings; got {type(self.images).__name__}.")
+        return self.images
 
     def table(self) -> pa.Table:
         """What a gallery keeps of them."""
@@ -78,6 +99,8 @@ class Candidates:
 def candidates_of(images: Any, labels: Sequence[str | None] | None) -> Candidates:
     """What `Gallery.add` was given, with names and digests."""
     if isinstance(images, Embeddings):
+        if len(images.paths) != len(images):
+            raise ValueError(f"embeddings must have paths, which name the {len(images)} images; they have none.")
         own = list(labels) if labels is not None else images.labels or [None] * len(images)
         return Candidates(images.paths, digests_of(images), own, images)
     if isinstance(images, str | os.PathLike) and os.path.isdir(images):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 LARGEST_FLAT = 200_000
@@ -22,6 +25,8 @@ BYTES_OF_LINKS = 300
 DIMENSIONS_A_BYTE = 4
 """How many dimensions `"auto"` quantises to one byte when memory is short."""
 MOST_PROBED = 64
+POINTS_A_CLUSTER = 39
+"""So many vectors for each cluster faiss recommends for training."""
 
 Vectors = NDArray[np.float32]
 
@@ -58,6 +63,16 @@ def build_index(vectors: Vectors, factory: str) -> Any:
     return index
 
 
+def check_factory(factory: str, dim: int) -> None:
+    """Refuse a string that faiss doesn't know, before images are embedded for it.
+
+    Raises:
+        ValueError: If faiss doesn't know the factory string.
+    """
+    if factory != AUTO:
+        empty_index(dim, factory)
+
+
 def empty_index(dim: int, factory: str) -> Any:
     """An index that isn't trained yet.
 
@@ -77,13 +92,19 @@ def empty_index(dim: int, factory: str) -> Any:
 
 
 def train_index(index: Any, vectors: Vectors, factory: str) -> None:
-    """Train an index on a sample, if it has to be trained.
+    """Train an index on a sample, if it has to be trained; a sample that is small for it is said once, in the log.
 
     Raises:
         ValueError: If the sample is too small.
     """
     if index.is_trained:
         return
+    clusters = _quieten(index)
+    rotation = _part(index, faiss.OPQMatrix)
+    if rotation is not None:
+        quantizer = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)  # what it would make itself, but quiet
+        quantizer.cp.min_points_per_centroid = 1
+        rotation.pq = quantizer
     try:
         index.train(vectors)
     except RuntimeError as error:
@@ -94,6 +115,32 @@ def train_index(index: Any, vectors: Vectors, factory: str) -> None:
             f"factory={factory!r} needs at least {needed[1]} images to be trained; there are {len(vectors)}. Add "
             "images, or choose a smaller one; 'Flat' needs no training."
         ) from error
+    finally:
+        if rotation is not None:
+            rotation.pq = None  # it doesn't own it
+    if len(vectors) < POINTS_A_CLUSTER * clusters:
+        logger.warning(
+            "The index %r is trained on %d images; from %d on, it finds more of what an exact search does. 'Flat' "
+            "needs no training.",
+            factory,
+            len(vectors),
+            POINTS_A_CLUSTER * clusters,
+        )
+
+
+def _quieten(index: Any) -> int:
+    """Keep faiss from warning once for each clustering; returns how many clusters its largest one has."""
+    clusters = 0
+    for part in _parts(index):
+        settings = [part.cp] if isinstance(part, faiss.IndexIVF) else []
+        clusters = max(clusters, part.nlist if settings else 0)
+        quantizer = getattr(part, "pq", None)
+        if isinstance(quantizer, faiss.ProductQuantizer):
+            settings.append(quantizer.cp)
+            clusters = max(clusters, quantizer.ksub)
+        for setting in settings:
+            setting.min_points_per_centroid = 1
+    return clusters
 
 
 def default_parameters(index: Any) -> str:
@@ -126,20 +173,55 @@ def set_parameters(index: Any, parameters: str) -> None:
         ) from error
 
 
-def without_rows(index: Any, removed: Sequence[int]) -> bool:
-    """Remove rows from an index in place, and number the others again; returns False if it can't, unchanged."""
+def changed_index(index: Any, removed: Sequence[int], added: Vectors, all_then: Callable[[], Vectors | None]) -> Any:
+    """An index that lacks some rows and has others at its end; unchanged if anything goes wrong.
+
+    Args:
+        index: Changed in place if it can do that. Otherwise one that is trained in the same way is filled again.
+        removed: The rows to remove; the others are numbered again.
+        added: Vectors to add after them.
+        all_then: Gives all vectors that the index is to have; None if they aren't known.
+
+    Returns:
+        The index, or None if it can't be changed without the vectors.
+    """
+    if not len(removed) or _removes(index):
+        try:
+            index.add(added)
+        except RuntimeError:  # of some kinds, such as NSG, which are built once
+            pass
+        else:
+            if len(removed):
+                _remove(index, removed)
+            return index
+    vectors = all_then()
+    if vectors is None:
+        return None
+    again = faiss.clone_index(index)
+    again.reset()
+    again.add(vectors)
+    return again
+
+
+def _removes(index: Any) -> bool:
+    """Whether rows can be removed in place."""
     if _part(index, faiss.IndexRefine) is not None:
         return False
-    inverted, total = _part(index, faiss.IndexIVF), index.ntotal
     try:
-        index.remove_ids(faiss.IDSelectorBatch(np.asarray(removed, dtype=np.int64)))
+        index.remove_ids(faiss.IDSelectorBatch(np.empty(0, dtype=np.int64)))
     except RuntimeError:
         return False
+    return True
+
+
+def _remove(index: Any, removed: Sequence[int]) -> None:
+    total = index.ntotal
+    index.remove_ids(faiss.IDSelectorBatch(np.asarray(removed, dtype=np.int64)))
+    inverted = _part(index, faiss.IndexIVF)
     if inverted is not None:  # the others number the rows again themselves
         left = np.ones(total, dtype=bool)
         left[list(removed)] = False
         _renumber(inverted.invlists, np.cumsum(left) - 1)
-    return True
 
 
 def _renumber(lists: Any, places: NDArray[np.int64]) -> None:
@@ -152,25 +234,39 @@ def _renumber(lists: Any, places: NDArray[np.int64]) -> None:
 
 
 def stored_vectors(index: Any) -> Vectors | None:
-    """The vectors of an index that holds them exactly; None if it doesn't."""
+    """The vectors of an index that holds them exactly, until it is changed; None if it doesn't."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexHNSW):
+        index = faiss.downcast_index(index.storage)
+    if isinstance(index, faiss.IndexRefine):
+        index = faiss.downcast_index(index.refine_index)
     if not isinstance(index, faiss.IndexFlat):
         return None
-    vectors: Vectors = index.reconstruct_n(0, index.ntotal)
+    if not index.ntotal:
+        return np.empty((0, index.d), dtype=np.float32)
+    vectors: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
     return vectors
 
 
 def _part(index: Any, kind: type[Any]) -> Any:
     """The part of this kind of an index that may be wrapped; None if it has none."""
-    while True:
-        index = faiss.downcast_index(index)
-        if isinstance(index, kind):
-            return index
-        if isinstance(index, faiss.IndexPreTransform):
-            index = index.index
-        elif isinstance(index, faiss.IndexRefine):
-            index = index.base_index
-        else:
-            return None
+    return next((part for part in _parts(index) if isinstance(part, kind)), None)
+
+
+def _parts(index: Any) -> Iterator[Any]:
+    """An index, and the transforms and indices inside it, the outermost first."""
+    index = faiss.downcast_index(index)
+    yield index
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain  # its stubs take it for a list
+        for place in range(chain.size()):
+            yield faiss.downcast_VectorTransform(chain.at(place))
+        yield from _parts(index.index)
+    elif isinstance(index, faiss.IndexRefine):
+        yield from _parts(index.base_index)
+        yield from _parts(index.refine_index)
+    elif isinstance(index, faiss.IndexHNSW):
+        yield from _parts(index.storage)
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import shutil
 from pathlib import Path
 
 import faiss
@@ -134,9 +137,9 @@ def test_removed_images_are_found_no_more(photos: Path, model: PrunNetModel, fac
 def test_an_index_that_cannot_remove_needs_stored_embeddings(
     photos: Path, model: PrunNetModel, tmp_path: Path
 ) -> None:
-    Gallery.from_folder(model, photos, "HNSW8", progress=False).save(tmp_path / "g", with_embeddings=False)
+    Gallery.from_folder(model, photos, "HNSW8_SQ8", progress=False).save(tmp_path / "g", with_embeddings=False)
     gallery = Gallery.load(tmp_path / "g")
-    with pytest.raises(ValueError, match="an index 'HNSW8' can't remove images, and the embeddings"):
+    with pytest.raises(ValueError, match="an index 'HNSW8_SQ8' can't change so, and the embeddings"):
         gallery.remove([photos / "top.png"])
     assert len(gallery) == 5
     assert gallery.search(photos / "top.png", 1, model=model).paths == [[str(photos / "top.png")]]
@@ -198,7 +201,7 @@ def test_a_newer_version_and_files_of_two_galleries_are_refused(gallery: Gallery
     with pytest.raises(ValueError, match="version is 2; this prunnet_hf reads up to 1"):
         Gallery.load(tmp_path / "g")
     about.write_text(json.dumps(members | {"num_images": 4}))
-    with pytest.raises(ValueError, match="its files have different numbers of images"):
+    with pytest.raises(ValueError, match="its digest is of other contents"):
         Gallery.load(tmp_path / "g")
     with pytest.raises(FileNotFoundError, match=r"is no gallery: it has no index\.json"):
         Gallery.load(tmp_path)
@@ -218,6 +221,118 @@ def test_a_save_that_fails_leaves_the_old_gallery(
         gallery.save(tmp_path / "g")
     monkeypatch.undo()
     assert len(Gallery.load(tmp_path / "g")) == 5
+
+
+def test_a_save_killed_at_any_move_leaves_the_old_gallery_or_the_new_one(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery.save(tmp_path / "g")
+    gallery.remove(gallery.paths[:1])
+    left: list[Path] = []
+    move = os.replace
+
+    def copied_before_moving(source: Path, target: Path) -> None:
+        left.append(tmp_path / str(len(left)))
+        shutil.copytree(tmp_path / "g", left[-1])  # what a kill at this moment leaves
+        move(source, target)
+
+    monkeypatch.setattr("os.replace", copied_before_moving)
+    gallery.save(tmp_path / "g")
+    monkeypatch.undo()
+    assert len(left) >= 6  # three files leave, and three arrive
+    assert {len(Gallery.load(folder)) for folder in left} == {5}
+    assert len(Gallery.load(tmp_path / "g")) == 4
+    assert not [file for folder in left for file in folder.glob(".*")]  # loading has tidied up
+
+
+@pytest.mark.parametrize(("bytes_free", "file"), [(100, "index.faiss"), (300, "images.parquet")])
+def test_a_disk_that_is_full_leaves_the_old_gallery(
+    gallery: Gallery, tmp_path: Path, bytes_free: int, file: str
+) -> None:
+    gallery.save(tmp_path / "g")
+    assert (tmp_path / "g" / file).stat().st_size > bytes_free
+    gallery.remove(gallery.paths[:1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not be written|File too large"):
+            gallery.save(tmp_path / "g")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(Gallery.load(tmp_path / "g")) == 5
+    gallery.save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 4
+
+
+def test_two_that_change_a_stored_gallery_lose_nothing_of_each_other(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.save(tmp_path / "g")
+    first, second = Gallery.load(tmp_path / "g"), Gallery.load(tmp_path / "g")
+    space, dim = gallery.embedding_space, gallery.about.embedding_dim
+    first.add(Embeddings(np.eye(1, dim, dtype=np.float32), space, 1.0, ["first"]))
+    second.add(Embeddings(np.eye(1, dim, dtype=np.float32), space, 1.0, ["second"]))
+    first.save(tmp_path / "g")
+    with pytest.raises(FileExistsError, match="was saved by another process since it was loaded"):
+        second.save(tmp_path / "g")
+    assert Gallery.load(tmp_path / "g").paths[-1] == "first"
+    second.save(tmp_path / "other")
+    first.remove(["first"])
+    first.save(tmp_path / "g")  # it may be saved again by whoever saved it last
+    assert len(Gallery.load(tmp_path / "g")) == 5
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "HNSW8", "HNSW8_SQ8", "IVF2,PQ2x2", "IVF2,Flat,Refine(SQ8)", "OPQ2,PQ2x2"]
+)
+def test_an_empty_gallery_is_saved_and_grows_again(gallery: Gallery, tmp_path: Path, factory: str) -> None:
+    space, dim = gallery.embedding_space, gallery.about.embedding_dim
+    vectors = np.random.default_rng(0).normal(size=(300, dim)).astype(np.float32)
+    numbered = Embeddings(vectors, space, 1.0, [str(number) for number in range(300)])
+    emptied = Gallery.from_embeddings(numbered, factory)
+    emptied.remove(emptied.paths)
+    emptied.save(tmp_path / "g")
+    loaded = Gallery.load(tmp_path / "g")
+    assert len(loaded) == 0
+    with pytest.raises(ValueError, match="the gallery is empty: add images"):
+        loaded.search(numbered, 1)
+    assert loaded.add(numbered) == Added(300, 0, 0)
+    other = Embeddings(-vectors[:2], space, 1.0, ["0", "1"])
+    assert loaded.add(other) == Added(0, 2, 0)
+    found = loaded.search(other, 100).paths
+    assert "0" in found[0]
+    assert "1" in found[1]
+    assert len(loaded) == 300
+
+
+def test_a_mapped_gallery_does_not_change(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.save(tmp_path / "g")
+    mapped = Gallery.load(tmp_path / "g", mmap=True)
+    with pytest.raises(ValueError, match="mmap=True can't change: load it without"):
+        mapped.remove(mapped.paths[:1])
+    assert len(mapped) == 5
+
+
+def test_files_that_cannot_be_decoded_are_named_or_left_out_when_a_gallery_grows(
+    gallery: Gallery, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise(8).save(photos / "b/9.png")
+    (photos / "b/5.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"b/5\.png.*--skip_corrupt_images"):
+        gallery.add(photos, progress=False)
+    assert len(gallery) == 5
+    assert gallery.add(photos, skip_corrupt_images=True, progress=False) == Added(1, 0, 5)
+    assert gallery.paths[-1] == str(photos / "b/9.png")
+    assert "b/5.png" in caplog.text
+
+
+def test_a_string_that_faiss_refuses_costs_no_embedding(model: PrunNetModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="factory='Flatt' is no index"):
+        Gallery.from_folder(model, tmp_path / "nowhere", "Flatt")
+
+
+def test_embeddings_without_paths_are_refused(gallery: Gallery) -> None:
+    nameless = Embeddings(np.eye(2, 6, dtype=np.float32), gallery.embedding_space, 1.0)
+    with pytest.raises(ValueError, match="embeddings must have paths, which name the 2 images"):
+        Gallery.from_embeddings(nameless)
 
 
 def test_embeddings_and_their_table_become_a_gallery(gallery: Gallery, model: PrunNetModel, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from prunnet_hf.retrieval.gallery_index import (
     build_index,
+    changed_index,
     choose_factory,
     default_parameters,
     set_parameters,
-    without_rows,
 )
 from prunnet_hf.retrieval.search import normalize
 
@@ -36,8 +36,15 @@ def vectors() -> np.ndarray:
 def test_ids_are_rows_also_after_removing_some(vectors: np.ndarray, factory: str, removes: bool) -> None:
     index = build_index(vectors, factory)
     assert index.ntotal == len(vectors)
-    assert without_rows(index, [0, 5, 699]) is removes
-    left = np.delete(vectors, [0, 5, 699], axis=0) if removes else vectors
+    left = np.concatenate([np.delete(vectors, [0, 5, 699], axis=0), vectors[:1]])
+    changed = changed_index(index, [0, 5, 699], vectors[:1], lambda: left)
+    assert (changed is index) is removes
+    without = changed_index(index, [0], vectors[:1], lambda: None)
+    assert (without is None) is not removes
+    assert index.ntotal == (698 if removes else 700)
+    index = changed if not removes else build_index(vectors, factory)
+    if removes:
+        index = changed_index(index, [0, 5, 699], vectors[:1], lambda: None)
     assert index.ntotal == len(left)
     _, found = index.search(left[:100], 3)
     # Quantised vectors are close to their own, which is then among the first.
@@ -83,3 +90,12 @@ def test_parameters_are_those_that_an_index_has(vectors: np.ndarray) -> None:
     assert (found[:, 0] == np.arange(len(vectors))).all()  # all lists: exact
     with pytest.raises(ValueError, match="parameters='efSearch=3' don't suit this index"):
         set_parameters(index, "efSearch=3")
+
+
+def test_a_small_sample_is_said_once_and_faiss_is_quiet(
+    vectors: np.ndarray, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    build_index(vectors, "OPQ4,IVF32,PQ4x8np")
+    assert "WARNING clustering" not in "".join(capfd.readouterr())
+    (record,) = caplog.records
+    assert "'OPQ4,IVF32,PQ4x8np' is trained on 700 images; from 9984 on" in record.getMessage()  # 39 for each of 256
