@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..data.official_files import require_folder
 from ..pruning.masking import format_capacity
 from ..retrieval.gallery import Gallery
-from ..retrieval.gallery_files import ABOUT, refuse_other_folder
+from ..retrieval.gallery_files import refuse_other_folder
+from ..retrieval.gallery_index import AUTO
+from ..storage.lock import locked
 from .networks import load_network
+
+_LOCK = ".indexing.lock"
 
 Model = Annotated[str, typer.Option(help="Directory (or a run's) or Hub repository of a model of the same space.")]
 Capacities = Annotated[
@@ -25,35 +32,80 @@ def index(
     model: Annotated[str, typer.Argument(help="Directory (or a run's) or Hub repository of a trained model.")],
     folder: Annotated[Path, typer.Argument(help="Folder of images, or of one folder for each class.")],
     output: Annotated[Path, typer.Option(help="Folder of the gallery. One that is there grows.")],
-    factory: Annotated[str, typer.Option(help="faiss's factory string: Flat, HNSW32, IVF1024,PQ32, ...")] = "auto",
+    factory: Annotated[
+        str | None, typer.Option(help="faiss's factory string: Flat, HNSW32, IVF1024,PQ32, ...; auto by default.")
+    ] = None,
     capacity: Annotated[float | None, typer.Option(help="Prune the model to this kept share first.")] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Images in a forward pass.")] = 64,
     num_workers: Annotated[int, typer.Option("--num_workers", help="Processes that read images.")] = 0,
     skip_corrupt_images: Annotated[
         bool, typer.Option("--skip_corrupt_images", help="Leave out images that can't be decoded.")
     ] = False,
+    remove_missing: Annotated[
+        bool, typer.Option("--remove_missing", help="Remove images whose files are gone from a gallery that grows.")
+    ] = False,
     without_embeddings: Annotated[
         bool, typer.Option("--without_embeddings", help="Store only the index, from which some can't be removed.")
     ] = False,
 ) -> None:
     """Embed a folder of images and index it."""
-    refuse_other_folder(output)
-    network = load_network(model, capacity)
-    if (output / ABOUT).exists():
-        gallery = Gallery.load(output)
-        added = gallery.add(folder, model=network, batch_size=batch_size)
-        typer.echo(f"{added.new} images are new, {added.changed} changed, {added.known} were there.")
-    else:
-        gallery = Gallery.from_folder(
-            network,
-            folder,
-            factory,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            skip_corrupt_images=skip_corrupt_images,
-        )
-    gallery.save(output, with_embeddings=not without_embeddings)
+    require_folder("folder", folder, "It must hold images.")
+    reading: dict[str, Any] = {
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "skip_corrupt_images": skip_corrupt_images,
+    }
+    with _claimed(output):
+        grown = _stored(output, factory)
+        network = load_network(model, capacity)
+        if grown is None:
+            gallery = Gallery.from_folder(network, folder, factory or AUTO, **reading)
+        else:
+            gallery = grown
+            added = gallery.add(folder, model=network, **reading)
+            typer.echo(f"{added.new} images are new, {added.changed} changed, {added.known} were there.")
+            _say_missing(gallery, remove_missing)
+        gallery.save(output, with_embeddings=not without_embeddings)
     typer.echo(f"{output}: {gallery!r}")
+
+
+@contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """Keep other commands from making, or adding to, the same gallery."""
+    refuse_other_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(output / _LOCK, f"output={str(output)!r}", "Wait until it is done, or choose another name."):
+            yield
+    finally:
+        with suppress(OSError):
+            output.rmdir()  # only if nothing came of it
+
+
+def _stored(output: Path, factory: str | None) -> Gallery | None:
+    """The gallery that is there, if there is one."""
+    try:
+        gallery = Gallery.load(output)
+    except FileNotFoundError:
+        return None
+    if factory not in (None, AUTO, gallery.about.factory):
+        raise ValueError(
+            f"factory={factory!r} differs from {gallery.about.factory!r}, that of {output}, which grows. "
+            "Leave it out, or choose another --output."
+        )
+    return gallery
+
+
+def _say_missing(gallery: Gallery, remove: bool) -> None:
+    missing = [path for path in gallery.paths if not Path(path).is_file()]
+    if not missing:
+        return
+    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if remove:
+        gallery.remove(missing)
+        typer.echo(f"Missing files: {len(missing)} ({names}). Their images were removed.")
+    else:
+        typer.echo(f"Missing files: {len(missing)} ({names}). Their images stay; --remove_missing removes them.")
 
 
 def search(
@@ -65,7 +117,7 @@ def search(
     output: Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find the most similar images of a gallery, and draw them with --output."""
+    """Find the images most similar to queries."""
     found_in = Gallery.load(gallery)
     networks = [load_network(model, each) for each in capacity] if capacity else [load_network(model)]
     for network in networks:
@@ -76,6 +128,7 @@ def search(
                 for path, score, label in zip(
                     found.paths[place], found.scores[place], found.labels[place], strict=True
                 )
+                if path is not None  # an approximate index may find fewer
             ]
             if as_json:
                 typer.echo(json.dumps({"query": query, "capacity": network.config.capacity, "found": hits}))

@@ -40,7 +40,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
-    """Evaluate a trained model again; flags as for train_accelerate.py."""
+    """Evaluate again; flags as for train_accelerate.py."""
     _leave(train_verb.main(["--eval_only", *context.args], f"{NAME} evaluate"))
 
 

@@ -17,7 +17,7 @@ def prune(
     capacity: Annotated[float, typer.Option(help="The kept share, in (0, 1].")],
     output: Annotated[Path, typer.Option(help="Directory to save the subnetwork in.")],
 ) -> None:
-    """Cut the subnetwork of a capacity, without data and without training."""
+    """Cut the subnetwork of a capacity and save it."""
     if output.exists():
         raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
     network = load_network(model, capacity).cpu()

@@ -197,7 +197,7 @@ class Gallery:
             ValueError: If it is damaged, or of a newer version.
         """
         place = Path(folder).absolute()
-        stored = read_gallery(place, mmap=mmap)
+        stored = read_gallery(Path(folder), mmap=mmap)
         about = stored.about
         set_parameters(stored.index, about.parameters)
         vectors = partial(read_vectors, place, about, stored.state)
@@ -222,7 +222,7 @@ class Gallery:
         replaces = self._place[1] if self._place is not None and self._place[0] == place else None
         vectors = self._rows.vectors()
         written = vectors if with_embeddings else None
-        state = write_gallery(place, self.about, self._rows.index, self._rows.images, written, replaces)
+        state = write_gallery(Path(folder), self.about, self._rows.index, self._rows.images, written, replaces)
         if replaces is not None:  # the file that they may be read from has been replaced
             self._rows.hold(partial(read_vectors, place, self.about, state) if with_embeddings else lambda: vectors)
         self._place = place, state

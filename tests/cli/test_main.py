@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from prunnet_hf.cli.main import main
+from prunnet_hf.storage.lock import locked
 from tests.tiny_models import tiny
 
 
@@ -46,6 +48,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
+    assert not [line for line in lines[1:] if line.endswith("...")]  # whole sentences
     verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "info"]
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
 
@@ -82,6 +85,50 @@ def test_an_index_grows(model: Path, photos: Path, tmp_path: Path, capsys: pytes
     assert "Gallery(2 images, factory='Flat'" in capsys.readouterr().out
     assert main(words) == 0
     assert "0 images are new, 0 changed, 2 were there." in capsys.readouterr().out
+
+
+def test_images_whose_files_are_gone_are_named_and_removed_if_asked(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    words = ["index", str(model), str(tmp_path / "photos"), "--output", str(tmp_path / "g")]
+    assert main(words) == 0
+    gone = tmp_path / "photos" / "a" / "2.png"
+    gone.unlink()
+    capsys.readouterr()
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"Missing files: 1 ({gone}). Their images stay; --remove_missing removes them."
+    assert "Gallery(3 images" in lines[2]
+    assert main([*words, "--remove_missing"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"Missing files: 1 ({gone}). Their images were removed."
+    assert "Gallery(2 images" in lines[2]
+
+
+def test_another_index_of_a_gallery_that_is_there_is_refused(
+    model: Path, photos: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", str(model), str(photos), "--output", str(gallery), "--factory", "HNSW32"]) == 1
+    assert "factory='HNSW32' differs from 'Flat'" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_index_into_one_gallery(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["index", str(model), str(photos), "--output", str(tmp_path / "g")]
+    (tmp_path / "g").mkdir()
+    with locked(tmp_path / "g" / ".indexing.lock", "a gallery"):
+        assert main(words) == 1
+    assert "is being written by process" in capsys.readouterr().err
+    assert main(words) == 0
+    assert sorted(file.name for file in (tmp_path / "g").iterdir()) == ["images.parquet", "index.faiss", "index.json"]
+
+
+def test_what_fails_leaves_no_empty_gallery(model: Path, photos: Path, tmp_path: Path) -> None:
+    assert main(["index", str(model), str(photos), "--output", str(tmp_path / "g"), "--factory", "Flatt"]) == 1
+    assert main(["index", str(model), str(tmp_path / "nowhere"), "--output", str(tmp_path / "g")]) == 1
+    assert not (tmp_path / "g").exists()
 
 
 def test_info_of_a_gallery_a_model_and_a_run(
