@@ -44,9 +44,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"depths": [2, 1], "embed_dim": 8, "num_heads": [1, 2], "window_size": 2},
     "convnext_tiny": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 16]},
 }
-# Thin networks whose modules read how many units they have. Compiling and exporting take seconds.
+# Thin networks whose modules read how many units they have, and for files one of each rule. Both take seconds.
 COMPILED = ["grouped bottleneck", "window attention"]
-EXPORTED = ["squeeze and excite", "convolutional mlp", "attention", *COMPILED]
+EXPORTED = ["basic block", "bottleneck", "squeeze and excite", "convolutional mlp", "attention", *COMPILED]
 UNTRAINED = 0.35  # a capacity between stored ones
 DESCRIPTIONS = {"config.json", "preprocessor_config.json"}
 
