@@ -48,6 +48,37 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, 
     return array
 
 
+def unit_rows(embeddings: Any, argument: str, dim: int) -> NDArray[np.float32]:
+    """Embeddings as rows of unit length.
+
+    Args:
+        embeddings: `(n, dim)`, or one embedding `(dim,)`.
+        argument: Their name in errors.
+        dim: The length that they must have.
+
+    Raises:
+        ValueError: If the shape is another, or an embedding is zero or not finite.
+    """
+    rows = np.atleast_2d(np.asarray(embeddings, dtype=np.float32))
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise ValueError(f"{argument} must have the shape (n, {dim}), as model.encode gives it; got {rows.shape}.")
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
+    if bad.size:
+        length = float(lengths[bad[0], 0])
+        raise ValueError(
+            f"{argument} row {bad[0]} has length {length}: embeddings must be finite and not zero. Embed it again."
+        )
+    unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return unit
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products of unit rows, `(len(a), len(b))`, without the last bit beyond 1."""
+    products: NDArray[np.float32] = np.clip(a @ b.T, -1.0, 1.0)
+    return products
+
+
 def _each(images: Any) -> Iterator[Any]:
     if isinstance(images, np.ndarray | Tensor) and images.ndim not in (2, 3, 4):
         raise ValueError(f"images must hold images; got an array of shape {tuple(images.shape)}. {_WANTED}.")

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .configuration_prunnet import PrunNetConfig
-from .image_encoding import encode_images
+from .image_encoding import cosines, encode_images, unit_rows
 from .image_processing_prunnet import PrunNetImageProcessor
 from .pruning.allocation import UNIFORM, allocated_masks, check_allocation
 from .pruning.calibration import (
@@ -123,6 +123,28 @@ class PrunNetPreTrainedModel(PreTrainedModel):
                 or `batch_size` is below 1.
         """
         return encode_images(self, images, batch_size=batch_size, normalize=normalize, progress=progress)
+
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+        """Cosines of embeddings that `encode` gave, also of embeddings by different subnetworks.
+
+        Args:
+            a: `(n, embedding_dim)`, or one embedding.
+            b: `(m, embedding_dim)`, or one embedding.
+
+        Returns:
+            `(n, m)` float32, from -1 to 1.
+
+        Raises:
+            ValueError: If a shape is another, or an embedding is zero or not finite.
+
+        Example:
+            >>> from prunnet_hf import PrunNetConfig, PrunNetModel
+            >>> model = PrunNetModel(PrunNetConfig(backbone="resnet18", embedding_dim=2))
+            >>> model.similarity([[3.0, 4.0]], [[3.0, 4.0], [8.0, -6.0]]).round(2).tolist()
+            [[1.0, 0.0]]
+        """
+        dim = self.config.embedding_dim
+        return cosines(unit_rows(a, "a", dim), unit_rows(b, "b", dim))
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
         """The prunable layers by qualified name; none once pruned."""

@@ -217,3 +217,28 @@ def test_a_damaged_picture_that_was_opened_before_is_named(model):
 def test_a_long_picture_is_named_before_it_fills_the_memory(model):
     with pytest.raises(ValueError, match=r"images\[1\].*2000 x 2.*Crop"):
         model.encode([RGB, Image.new("RGB", (2000, 2))])
+
+
+def test_similarities_are_cosines_of_every_pair(model):
+    dim = model.config.embedding_dim
+    a, b = np.zeros((1, dim)), np.zeros((2, dim))
+    a[0, :2], b[0, :2], b[1, :2] = (3, 4), (6, 8), (4, 3)
+    np.testing.assert_allclose(model.similarity(a, b), [[1.0, 0.96]], rtol=1e-6)  # 3 * 4 + 4 * 3 of 25
+    np.testing.assert_allclose(model.similarity(b[1], -b[1]), [[-1.0]])
+    embeddings = model.encode([RGB, RGB.rotate(90)])
+    same = model.similarity(embeddings, embeddings)
+    np.testing.assert_allclose(np.diag(same), 1.0, rtol=1e-6)
+    assert same.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("b", "words"),
+    [
+        (np.ones((2, 3)), r"b must have the shape \(n, 8\), as model\.encode gives it; got \(2, 3\)"),
+        (np.zeros((2, 8)), r"b row 0 has length 0\.0.*Embed it again"),
+        (np.full((2, 8), np.nan), r"b row 0 has length nan"),
+    ],
+)
+def test_what_has_no_similarity_is_refused(model, b, words):
+    with pytest.raises(ValueError, match=words):
+        model.similarity(np.ones((1, model.config.embedding_dim)), b)
