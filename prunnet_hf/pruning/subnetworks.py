@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .channel_rules import find_units
 from .channels import UNITS, UnitGroup, UnitScores, check_unit_scores, drop_units, find_unit_masks, masked_consumers
@@ -23,7 +24,8 @@ def scored_units(network: nn.Module) -> dict[str, UnitGroup]:
     """The groups of units that have scores; none in a network of single weights, or once pruned.
 
     Raises:
-        ValueError: If there are scores of units that can't be found any more, which would silently all be kept.
+        ValueError: If there are scores of units that can't be found any more, which would silently all be kept, or
+            that can't be cut.
     """
     scored = [name for name, module in network.named_modules() if isinstance(module, UnitScores)]
     if not scored:
@@ -37,7 +39,21 @@ def scored_units(network: nn.Module) -> dict[str, UnitGroup]:
             "this model was made, for example by frozen batch norms or adapters, so that their units aren't found. "
             "Undo that, or prune first and then change the network that prune() returns."
         )
-    return {name: groups[name] for name in names}
+    found = {name: groups[name] for name in names}
+    _refuse_computed_tensors(network, found)
+    return found
+
+
+def _refuse_computed_tensors(network: nn.Module, groups: Mapping[str, UnitGroup]) -> None:
+    """Raise a ValueError if a tensor in which units lie isn't the layer's own, but computed from others."""
+    layers = {name for group in groups.values() for name, _ in group.sizes}
+    computed = sorted(name for name in layers if is_parametrized(network.get_submodule(name)))
+    if computed:
+        raise ValueError(
+            f"capacity can't be chosen: {computed[0]!r} and {len(computed) - 1} more have parametrizations, such as "
+            "weight_norm, from which units can't be cut. Remove them by "
+            "torch.nn.utils.parametrize.remove_parametrizations."
+        )
 
 
 def refuse_recomputing(network: nn.Module) -> None:

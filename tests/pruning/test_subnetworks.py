@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from prunnet_hf import PrunNetForImageClassification
 from prunnet_hf.pruning.channel_rules import find_units
@@ -153,3 +154,12 @@ def test_gradients_that_gradient_checkpointing_would_make_wrong_are_refused(make
         checkpointed = model(images(), capacity=0.2).logits
     model.prunnet.backbone.set_grad_checkpointing(False)
     assert torch.equal(model(images(), capacity=0.2).logits, checkpointed)
+
+
+def test_layers_whose_weights_are_computed_from_others_are_refused() -> None:
+    model = tiny_of_units()
+    parametrizations.weight_norm(model.prunnet.backbone.layer1[0].conv1)
+    with pytest.raises(
+        ValueError, match=r"'prunnet\.backbone\.layer1\.0\.conv1' and 0 more have parametrizations.*Remove"
+    ):
+        model.prune(0.2)
