@@ -19,6 +19,7 @@ from ..storage.lock import locked
 from .networks import load_network
 
 _LOCK = ".indexing.lock"
+_USUAL_K = 5
 
 Model = Annotated[str, typer.Option(help="Directory (or a run's) or Hub repository of a model of the same space.")]
 Capacities = Annotated[
@@ -113,12 +114,15 @@ def search(
     queries: Annotated[list[str], typer.Argument(help="Images to search for.")],
     model: Model,
     capacity: Capacities = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="How many images to find.")] = 5,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="How many images to find; 5 by default.")] = None,
     output: Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the images most similar to queries."""
     found_in = Gallery.load(gallery)
+    if output is not None:
+        _check_picture(output)
+    k = min(_USUAL_K, max(len(found_in), 1)) if k is None else k
     networks = [load_network(model, each) for each in capacity] if capacity else [load_network(model)]
     for network in networks:
         found = found_in.search(queries, k, model=network)
@@ -139,3 +143,10 @@ def search(
     if output is not None:
         found_in.show(queries, networks, k, output=output)
         typer.echo(f"picture: {output}", err=as_json)
+
+
+def _check_picture(output: Path) -> None:
+    """Refuse, before anything is searched, a path where no picture can be written."""
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"output={str(output)!r} must be a PNG file, with the suffix .png.")
+    require_folder("the folder of output", output.parent, "Create it, or choose another name.")

@@ -38,6 +38,8 @@ def describe(place: str) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     folder = Path(place)
+    if not place or folder.is_file():
+        raise ValueError(f"place={place!r} must be a folder, or a repository of the Hub (org/name); a file isn't.")
     if (folder / ABOUT).is_file():
         about, _ = read_about(folder)
         size = sum((folder / name).stat().st_size for name in GALLERY_FILES.files)

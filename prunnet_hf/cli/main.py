@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -21,12 +23,28 @@ USAGE_ERROR = 2
 
 app = typer.Typer(
     name=NAME,
-    help="Train one image retrieval network, cut a subnetwork for every device, search one gallery with all.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"{NAME} {version('prunnet_hf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_verb(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train one image retrieval network, cut a subnetwork for every device, search one gallery with all."""
+
+
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """The flags of these verbs are declared where the scripts declare them, and only there."""
 
@@ -66,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: Those of the command line if not given.
     """
-    given = list(sys.argv[1:] if words is None else words)
+    given = list(sys.argv[1:] if words is None else words) or ["--help"]
     handed = [word for word in given if word != DEBUG] if given[:1] not in _HANDED else given
     status: list[int] = []
 

@@ -49,6 +49,10 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines[1:] if line.endswith("...")]  # whole sentences
+    assert main([]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("prunnet 0.")
     verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "info"]
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
 
@@ -170,7 +174,29 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
         (["index"], 2, "prunnet index: error: Missing argument 'model'."),
         (["search", "g", "q.png", "--model", "m", "--kapacity", "1"], 2, "prunnet search: error: No such option"),
         (["search", "nowhere", "q.png", "--model", "m"], 1, "prunnet search: error: nowhere is no gallery"),
+        (
+            ["search", "{gallery}", "q.png", "--model", "m", "--output", "x.jpg"],
+            1,
+            "prunnet search: error: output=",
+        ),
+        (
+            ["search", "{gallery}", "q.png", "--model", "m", "--output", "no/x.png"],
+            1,
+            "prunnet search: error: the ",
+        ),
+        (["search", "{gallery}", "q.png", "--model", "{model}"], 1, "prunnet search: error: The image q.png can't be"),
+        (["search", "{gallery}", "{image}", "--model", "{model}", "--k", "4"], 1, "prunnet search: error: k must be"),
+        (["index", "{model}", "nowhere", "--output", "g"], 1, "prunnet index: error: folder='nowhere'"),
+        (["index", "{model}", "{photos}", "--output", "{photos}"], 1, "prunnet index: error: "),
+        (
+            ["index", "{model}", "{photos}", "--output", "g", "--batch_size", "0"],
+            1,
+            "prunnet index: error: batch",
+        ),
+        (["index", "{model}", "{photos}", "--output", "g", "--capacity", "2"], 1, "prunnet index: error: capacity"),
         (["info", "nowhere"], 1, "prunnet info: error: "),
+        (["info", "{gallery}/index.json"], 1, "prunnet info: error: place="),
+        (["info", ""], 1, "prunnet info: error: place=''"),
         (["train", "--epoch", "3"], 1, "prunnet train: error: Unknown arguments: --epoch 3. Did you mean --epochs?"),
         (["push", "nowhere", "--repo_id", "org/name", "--dry_run"], 1, "prunnet push: error: "),
     ],
@@ -179,11 +205,17 @@ def test_errors_are_one_line(
     words: list[str],
     status: int,
     error: str,
+    model: Path,
+    photos: Path,
+    gallery: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    places = {"model": model, "photos": photos, "gallery": gallery, "image": photos / "b/3.png"}
+    words = [word.format_map(places) for word in words]
+    capsys.readouterr()
     assert main(words) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(error)
