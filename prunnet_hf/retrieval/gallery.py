@@ -37,6 +37,7 @@ from .gallery_images import (
     digest_of,
     embedded_dataset,
     embedded_folder,
+    path_of,
 )
 from .gallery_index import AUTO, build_index, check_factory, choose_factory, default_parameters, set_parameters
 from .gallery_picture import draw_found, network_name
@@ -385,8 +386,9 @@ class Gallery:
             ValueError: If there is no image of such a path, or the index would have to be made again, and the
                 embeddings weren't stored.
         """
-        names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
         places = {name: row for row, name in enumerate(self.paths)}
+        given = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+        names = [path if path in places else path_of(path) for path in given]
         missing = [name for name in names if name not in places]
         if missing:
             others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -105,13 +105,13 @@ def candidates_of(images: Any, labels: Sequence[str | None] | None) -> Candidate
         return Candidates(images.paths, digests_of(images), own, images)
     if isinstance(images, str | os.PathLike) and os.path.isdir(images):
         inside = find_images(images).images
-        names = [os.path.join(images, path) for path in inside]
+        names = [path_of(os.path.join(images, path)) for path in inside]
         own = list(labels) if labels is not None else [label_of(path) for path in inside]
         return Candidates(names, [digest_of(name) for name in names], own, list(names))
     each = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
     digests = [digest_of(image) for image in each]
     names = [
-        os.fspath(i) if isinstance(i, str | os.PathLike) else f"image-{d}" for i, d in zip(each, digests, strict=True)
+        path_of(i) if isinstance(i, str | os.PathLike) else f"image-{d}" for i, d in zip(each, digests, strict=True)
     ]
     return Candidates(names, digests, list(labels) if labels is not None else [None] * len(each), each)
 
@@ -122,7 +122,7 @@ def embedded_folder(model: PrunNetModel, folder: str | os.PathLike[str], **optio
         table = Path(scratch, "images.parquet")
         encode_folder(model, folder, table, **options)
         found = read_embeddings(table)
-    return replace(found, paths=[os.path.join(folder, path) for path in found.paths])
+    return replace(found, paths=[path_of(os.path.join(folder, path)) for path in found.paths])
 
 
 def embedded_dataset(
@@ -159,6 +159,11 @@ def _labels(dataset: Any, column: str | None) -> list[str | None]:
         return [None] * len(dataset)
     values, names = dataset[column], getattr(dataset.features[column], "names", None)
     return [None if value is None else names[value] if names else str(value) for value in values]
+
+
+def path_of(path: str | os.PathLike[str]) -> str:
+    """The one way to write a path, so that `photos/1.jpg` and `./photos//1.jpg` are the same image."""
+    return str(Path(path))
 
 
 def digest_of(image: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
@@ -301,6 +302,31 @@ def test_an_empty_gallery_is_saved_and_grows_again(gallery: Gallery, tmp_path: P
     assert "0" in found[0]
     assert "1" in found[1]
     assert len(loaded) == 300
+
+
+def test_a_path_that_is_written_in_another_way_is_the_same_image(
+    gallery: Gallery, photos: Path, model: PrunNetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    relative = Gallery.from_folder(model, "./photos/", progress=False)
+    assert relative.paths == [f"photos/{name}" for name in NAMES]
+    assert relative.add("photos", progress=False) == Added(0, 0, 5)
+    assert relative.add(["./photos//top.png"], progress=False) == Added(0, 0, 1)
+    relative.remove("./photos/top.png")
+    assert len(relative) == 4
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF2,SQ8,RFlat"])
+def test_an_index_that_holds_all_vectors_needs_no_others(
+    photos: Path, model: PrunNetModel, tmp_path: Path, factory: str
+) -> None:
+    Gallery.from_folder(model, photos, factory, progress=False).save(tmp_path / "g", with_embeddings=False)
+    gallery = Gallery.load(tmp_path / "g")
+    gallery.remove(photos / "a/1.png")
+    gallery.save(tmp_path / "with")
+    stored = pq.read_table(tmp_path / "with" / "images.parquet").column("embedding").to_pylist()
+    np.testing.assert_allclose(stored, model.encode(paths_in(photos)[1:]), atol=1e-6)
+    assert gallery.search(photos / "a/2.png", 1, model=model).paths == [[str(photos / "a/2.png")]]
 
 
 def test_a_mapped_gallery_does_not_change(gallery: Gallery, tmp_path: Path) -> None:
