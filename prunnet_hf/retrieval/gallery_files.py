@@ -106,7 +106,7 @@ def write_gallery(
     refuse_other_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_whole(folder, GALLERY_FILES) as staging:
-        if replaces not in (None, _state(folder)):
+        if replaces is not None and _state(folder) not in (None, replaces):
             raise FileExistsError(
                 f"{folder} was saved by another process since it was loaded, and what that has added would be lost. "
                 "Load it again, and change it then; or choose another name."
