@@ -269,7 +269,9 @@ def _rows(images: pa.Table, vectors: NDArray[np.float32] | None, start: int, abo
 
 def _write_index(index: Any, path: Path) -> None:
     try:
-        faiss.write_index(index, str(path))
+        with whole_file(path) as file:  # faiss itself would not notice that the last bytes found no space
+            writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]  # its stubs lack it
+            faiss.write_index(index, writer)
     except RuntimeError as error:
         raise OSError(f"The index {path.name} could not be written ({str(error).splitlines()[0][-200:]}).") from error
 

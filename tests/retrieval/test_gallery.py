@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_leaves_the_old_gallery(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, before[1]))
     try:
-        with pytest.raises(OSError, match=r"could not be written|File too large"):
+        with pytest.raises(OSError, match="File too large"):
             gallery.save(tmp_path / "g")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
