@@ -1,6 +1,6 @@
 """The README's picture: what the dense network and a subnetwork find in one gallery, which the dense network embedded.
 
-    python benchmarks/readme_picture.py out/grocery --data_dir data/grocery --output docs/images/search.png
+    python benchmarks/readme_picture.py out/grocery-units --data_dir data/grocery --output docs/images/search.png
 
 The run must be one on an image folder. For each query there are two rows of photos: those that the dense network
 finds, and those that the subnetwork finds in the same gallery, no photo embedded again. Correct photos, those of the
@@ -8,8 +8,8 @@ query's class, have a green frame and a tick, wrong ones a red frame and a cross
 
 The queries are not picked by hand: a generator with the given seed (0 by default) first draws as many
 different test classes as there are queries, then one photo of each. All other test photos are the gallery. The size of
-a network is that of its weight file, saved and measured here: packed for the subnetwork, without scores for the dense
-network. The mAP of both networks over all test photos stands below the photos, and is printed.
+a network is that of its weight file, saved and measured here, without scores for the dense network. The mAP of both
+networks over all test photos stands below the photos, and is printed.
 """
 
 from __future__ import annotations
@@ -17,36 +17,28 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from matplotlib import get_data_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
 from prunnet_hf import PrunNetImageProcessor, PrunNetModel
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.splits import IMAGE, LABEL
-from prunnet_hf.pruning.masking import format_capacity
+from prunnet_hf.retrieval.contact_sheet import Block, Hit, Row, contact_sheet, save_picture
 from prunnet_hf.retrieval.dataset_encoding import encode
+from prunnet_hf.retrieval.gallery_picture import network_name
 from prunnet_hf.retrieval.protocols import Side, leave_one_out
-from prunnet_hf.retrieval.search import search
-from prunnet_hf.storage.whole_file import whole_file
+from prunnet_hf.retrieval.search import exact_cosines, normalize, search
+from prunnet_hf.storage.forms import weights_bytes
 
 NUM_FOUND = 5
 DENSE = 1.0
-WIDTH = 830
-"""Pixels that GitHub gives a README's picture."""
-QUERY, PHOTO, GAP, FRAME = 128, 100, 6, 4
-MARGIN, LABEL_WIDTH, LINE, LETTERS = 10, 138, 16, 18
-NUM_COLOURS = 256
-"""Photos as PNG in full colour would take five times the bytes."""
-INK, GREY, GREEN, RED = "#1f2328", "#59636e", "#1a7f37", "#cf222e"
 
 
 class Searched(NamedTuple):
@@ -57,12 +49,14 @@ class Searched(NamedTuple):
         file_bytes: Size of its weight file.
         mean_average_precision: Over all test photos, in [0, 1].
         found: `(num_queries, NUM_FOUND)` rows of the gallery, best first.
+        cosines: `(num_queries, NUM_FOUND)`, of these with the queries.
     """
 
     name: str
     file_bytes: int
     mean_average_precision: float
     found: NDArray[np.int64]
+    cosines: NDArray[np.float64]
 
 
 def main() -> None:
@@ -81,7 +75,8 @@ def main() -> None:
     searches = search_photos(arguments.run / "model", arguments.capacity, photos, queries)
     for item in searches:
         print(f"{item.name}: {item.file_bytes:,} bytes, mAP {item.mean_average_precision:.1%}")
-    save_small(draw_picture(photos, queries, searches), arguments.output)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(draw_picture(photos, queries, searches), arguments.output)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
 
 
@@ -106,113 +101,51 @@ def search_photos(place: Path, capacity: float, photos: Dataset, queries: NDArra
     networks = {DENSE: model.prune(DENSE), capacity: model.prune(capacity)}
     embeddings = encode(networks, photos, PrunNetImageProcessor.from_pretrained(place))
     sides = {key: Side(table, {LABEL: photos[LABEL][:]}) for key, table in embeddings.items()}
-    names = {DENSE: "dense network", capacity: f"capacity {format_capacity(capacity)}"}
-    return [
-        Searched(
-            names[key],
-            weight_file_bytes(network),
-            leave_one_out(sides[key], sides[DENSE])["mAP"],
-            search(embeddings[key][queries], embeddings[DENSE], NUM_FOUND, exclude=queries),
+    gallery, searches = normalize(embeddings[DENSE]), []
+    for key, network in networks.items():
+        found = search(embeddings[key][queries], embeddings[DENSE], NUM_FOUND, exclude=queries)
+        cosines = exact_cosines(normalize(embeddings[key][queries]), gallery)
+        searches.append(
+            Searched(
+                network_name(network),
+                weight_file_bytes(network),
+                leave_one_out(sides[key], sides[DENSE])["mAP"],
+                found,
+                np.take_along_axis(cosines, found, axis=1),
+            )
         )
-        for key, network in networks.items()
-    ]
+    return searches
 
 
 def weight_file_bytes(network: PrunNetModel) -> int:
     """Save a network and measure its weight file."""
     with tempfile.TemporaryDirectory() as directory:
         network.save_pretrained(directory)
-        return sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
+        return weights_bytes(Path(directory))
 
 
 def draw_picture(photos: Dataset, queries: NDArray[np.int64], searches: list[Searched]) -> Image.Image:
-    """Lay out the queries one below the other, and what they are compared by at the foot."""
-    row = PHOTO + GAP
-    block = row * len(searches) + 3 * GAP
-    foot = MARGIN + block * len(queries)
-    picture = Image.new("RGB", (WIDTH, foot + 2 * LINE + MARGIN), "white")
-    draw = ImageDraw.Draw(picture)
-    for index, query in enumerate(queries.tolist()):
-        top = MARGIN + index * block
-        if index:
-            draw.line([(MARGIN, top - 2 * GAP), (WIDTH - MARGIN, top - 2 * GAP)], fill="#d1d9e0")
-        draw_query(picture, draw, photos, query, (MARGIN, top, len(searches) * row - GAP))
-        for place, item in enumerate(searches):
-            draw_found(picture, draw, photos, (query, item.found[index].tolist()), item, top + place * row)
-    for line, text in enumerate(foot_lines(photos, searches)):
-        draw.text((MARGIN, foot - GAP + line * LINE), text, INK if line == 0 else GREY, font(12))
-    return picture
+    """Lay out what was found, and say at the foot what is compared and over how many photos."""
+    labels, names = photos[LABEL][:], photos.features[LABEL]
 
+    def hits(item: Searched, index: int, query: int) -> list[Hit]:
+        found = zip(item.found[index].tolist(), item.cosines[index].tolist(), strict=True)
+        return [Hit(photos[row][IMAGE], cosine, labels[row] == labels[query]) for row, cosine in found]
 
-def draw_query(
-    picture: Image.Image, draw: ImageDraw.ImageDraw, photos: Dataset, query: int, box: tuple[int, int, int]
-) -> None:
-    """Draw a query and its class in the middle of the height that its rows take; `box` is left, top and height."""
-    left, top, height = box
-    name = photos.features[LABEL].int2str(photos[query][LABEL])
-    lines = textwrap.wrap("query: " + name.replace("-", " "), LETTERS)
-    upper = top + (height - QUERY - len(lines) * LINE) // 2
-    picture.paste(square(photos[query][IMAGE], QUERY), (left, upper))
-    for number, line in enumerate(lines):
-        draw.text((left, upper + QUERY + 5 + number * LINE), line, INK, font(12))
-
-
-def draw_found(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    photos: Dataset,
-    found: tuple[int, list[int]],
-    item: Searched,
-    top: int,
-) -> None:
-    """Draw a network's name and size, and the photos that it found for a query, best first."""
-    query, rows = found
-    left = WIDTH - MARGIN - NUM_FOUND * (PHOTO + GAP) + GAP
-    middle = top + PHOTO // 2
-    draw.text((left - LABEL_WIDTH, middle - LINE), item.name, INK, font(14, bold=True))
-    draw.text((left - LABEL_WIDTH, middle + 3), f"{item.file_bytes / 1e6:.2f} MB", INK, font(14))
-    for place, row in enumerate(rows):
-        corner = (left + place * (PHOTO + GAP), top)
-        picture.paste(framed(photos[row][IMAGE], photos[row][LABEL] == photos[query][LABEL]), corner)
-
-
-def foot_lines(photos: Dataset, searches: list[Searched]) -> list[str]:
-    """What the picture compares, and over how many photos."""
-    figures = ", ".join(f"{item.name} {item.mean_average_precision:.1%}" for item in searches)
-    num_classes = len(set(photos[LABEL][:]))
-    return [
-        f"mAP over all {len(photos):,} photos of {num_classes} classes unseen in training: {figures}",
-        "Both search the same gallery, embedded once by the dense network.",
+    blocks = [
+        Block(
+            photos[query][IMAGE],
+            "query: " + names.int2str(labels[query]).replace("-", " "),
+            [Row(item.name, f"{item.file_bytes / 1e6:.2f} MB", hits(item, index, query)) for item in searches],
+        )
+        for index, query in enumerate(queries.tolist())
     ]
-
-
-def framed(photo: Image.Image, is_correct: bool) -> Image.Image:
-    """A square photo with the frame and the mark of what is correct or wrong."""
-    colour = GREEN if is_correct else RED
-    result = ImageOps.expand(square(photo, PHOTO - 2 * FRAME), FRAME, colour)
-    draw = ImageDraw.Draw(result)
-    draw.rectangle([(PHOTO - 19, PHOTO - 19), (PHOTO, PHOTO)], fill=colour)
-    draw.text((PHOTO - 10, PHOTO - 10), "\N{CHECK MARK}" if is_correct else "\N{BALLOT X}", "white", font(14), "mm")
-    return result
-
-
-def square(photo: Image.Image, side: int) -> Image.Image:
-    """The middle of a photo as a square of `side` pixels."""
-    return ImageOps.fit(photo.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-
-
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font, which is there wherever matplotlib is."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def save_small(picture: Image.Image, path: Path) -> None:
-    """Save as a PNG with a palette of its own; an existing file is replaced only by a complete one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = picture.quantize(NUM_COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    with whole_file(path) as file:
-        small.save(file, format="PNG", optimize=True)
+    figures = ", ".join(f"{item.name} {item.mean_average_precision:.1%}" for item in searches)
+    foot = [
+        f"mAP over all {len(photos):,} photos of {len(set(labels))} classes unseen in training: {figures}",
+        "Both search the same gallery, embedded once by the dense network. Below each photo: its cosine.",
+    ]
+    return contact_sheet(blocks, foot)
 
 
 if __name__ == "__main__":

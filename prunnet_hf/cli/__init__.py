@@ -1,1 +1,1 @@
-"""The `prunnet` command: one file for each verb, which calls what Python users call."""
+"""The `prunnet` command: one file for a verb or two, which calls what Python users call."""

@@ -1,4 +1,4 @@
-"""`prunnet index`, `prunnet search` and `prunnet show`: galleries on the command line."""
+"""`prunnet index` and `prunnet search`: galleries on the command line."""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ def every_verb(
 
 
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""The flags of these verbs are declared where the scripts declare them, and only there."""
+"""Settings of verbs whose flags are declared where the scripts declare them, and only there."""
+HANDING_ON = ("train", "evaluate", "embed", "push")
+"""These verbs."""
 
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)
@@ -85,23 +87,20 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Those of the command line if not given.
     """
     given = list(sys.argv[1:] if words is None else words) or ["--help"]
-    handed = [word for word in given if word != DEBUG] if given[:1] not in _HANDED else given
+    handed = given if given[0] in HANDING_ON else [word for word in given if word != DEBUG]
     status: list[int] = []
 
     def work() -> None:
         status.append(int(app(handed, prog_name=NAME, standalone_mode=False) or 0))
 
     try:
-        failed = run_command(" ".join([NAME, *given[:1]]), work, given)
+        failed = run_command(f"{NAME} {given[0]}", work, given)
     except TyperException as error:
-        print_error(" ".join([NAME, *given[:1]]), error.format_message())
+        print_error(f"{NAME} {given[0]}", error.format_message())
         return USAGE_ERROR
     except typer.Exit as leaving:
         return leaving.exit_code
     return failed or status[0]
-
-
-_HANDED = [["train"], ["evaluate"], ["embed"], ["push"]]
 
 
 def _leave(status: int) -> None:

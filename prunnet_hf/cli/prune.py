@@ -22,5 +22,4 @@ def prune(
         raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
     network = load_network(model, capacity).cpu()
     network.save_pretrained(output)
-    network.image_processor.save_pretrained(output)
     typer.echo(f"{output}: capacity {format_capacity(capacity)}, {weights_bytes(output) / 1e6:.2f} MB of weights")

@@ -61,9 +61,13 @@ class Axis(NamedTuple):
         """What to multiply the tensor `like` by to leave out units whose `mask` `(num_units,)` is false."""
         factor = like.new_ones(self.outer, len(mask), self.inner)
         factor[: self.masked] = mask[:, None].to(like.dtype)
+        return self.along(factor, like)
+
+    def along(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values for the places along `dim`, in a shape that the tensor `like` can be multiplied by."""
         shape = [1] * like.ndim
         shape[self.dim] = -1
-        return factor.reshape(shape)
+        return values.reshape(shape)
 
     def unit_sums(self, values: Tensor, num_units: int) -> Tensor:
         """The sums of `values`, of the tensor's shape, over the masked places of each unit, `(num_units,)`."""

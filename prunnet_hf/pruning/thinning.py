@@ -51,9 +51,7 @@ def rescaled(thin: Tensor, axis: Axis, count: int, num_units: int) -> Tensor:
     # Attention divides by the square root of the dimensions it has; here it must be of those it had.
     factor = torch.ones(axis.outer, count * axis.inner, dtype=thin.dtype, device=thin.device)
     factor[: axis.masked] = math.sqrt(count / num_units)
-    shape = [1] * thin.ndim
-    shape[axis.dim] = -1
-    return thin * factor.reshape(shape)
+    return thin * axis.along(factor, thin)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def contact_sheet(blocks: Sequence[Block], foot: Sequence[str] = ()) -> Image.Im
             _draw_row(picture, draw, row, left, top + place * _ROW)
         top += height
     for line, text in enumerate(foot):
-        draw.text((MARGIN, top - GAP + line * LINE), text, GREY, font(12))
+        draw.text((MARGIN, top - GAP + line * LINE), text, GREY, _font(12))
     return picture
 
 
@@ -95,7 +95,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         small.save(file, format="PNG", optimize=True)
 
 
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Matplotlib's own font, which is there wherever matplotlib is."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / name), size)
@@ -109,17 +109,17 @@ def _draw_query(picture: Image.Image, draw: ImageDraw.ImageDraw, block: Block, t
     upper = top + max(height - QUERY - len(lines) * LINE, 0) // 2
     picture.paste(_square(block.image, QUERY), (MARGIN, upper))
     for number, line in enumerate(lines):
-        draw.text((MARGIN, upper + QUERY + 5 + number * LINE), line, INK, font(12))
+        draw.text((MARGIN, upper + QUERY + 5 + number * LINE), line, INK, _font(12))
 
 
 def _draw_row(picture: Image.Image, draw: ImageDraw.ImageDraw, row: Row, left: int, top: int) -> None:
     middle = top + PHOTO // 2
-    draw.text((left - NAME_WIDTH, middle - LINE), row.name, INK, font(14, bold=True))
-    draw.text((left - NAME_WIDTH, middle + 3), row.detail, INK, font(13))
+    draw.text((left - NAME_WIDTH, middle - LINE), row.name, INK, _font(14, bold=True))
+    draw.text((left - NAME_WIDTH, middle + 3), row.detail, INK, _font(13))
     for place, hit in enumerate(row.hits):
         corner = left + place * (PHOTO + GAP)
         picture.paste(_framed(hit), (corner, top))
-        draw.text((corner + PHOTO // 2, top + PHOTO + 2), f"{hit.score:.2f}", GREY, font(11), "ma")
+        draw.text((corner + PHOTO // 2, top + PHOTO + 2), f"{hit.score:.2f}", GREY, _font(11), "ma")
 
 
 def _framed(hit: Hit) -> Image.Image:
@@ -131,7 +131,7 @@ def _framed(hit: Hit) -> Image.Image:
     draw = ImageDraw.Draw(framed)
     draw.rectangle([(PHOTO - 19, PHOTO - 19), (PHOTO, PHOTO)], fill=colour)
     mark = "\N{CHECK MARK}" if hit.is_correct else "\N{BALLOT X}"
-    draw.text((PHOTO - 10, PHOTO - 10), mark, "white", font(14), "mm")
+    draw.text((PHOTO - 10, PHOTO - 10), mark, "white", _font(14), "mm")
     return framed
 
 

@@ -138,7 +138,7 @@ class Gallery:
         """
         if not isinstance(embeddings, Embeddings):
             embeddings = read_embeddings(embeddings)
-        return cls._made(candidates_of(embeddings, None), embeddings, factory)
+        return cls._made(candidates_of(embeddings, None), factory)
 
     @classmethod
     def from_dataset(
@@ -178,7 +178,7 @@ class Gallery:
             batch_size=batch_size,
             progress=progress,
         )
-        gallery = cls._made(images, images.embeddings(), factory)
+        gallery = cls._made(images, factory)
         gallery.model = model
         places = {path: place for place, path in enumerate(images.paths)}
         gallery.open_picture = lambda path: to_rgb(dataset[places[path]][image_column])
@@ -447,8 +447,9 @@ class Gallery:
             raise ValueError(f"k must be from 1 to the {len(self)} images of the gallery; got {k}.")
 
     @classmethod
-    def _made(cls, images: Candidates, embeddings: Embeddings, factory: str) -> Self:
-        """A new gallery of these images, which have these embeddings."""
+    def _made(cls, images: Candidates, factory: str) -> Self:
+        """A new gallery of these images, which are embedded already."""
+        embeddings = images.embeddings()
         vectors = normalize(embeddings.embeddings)
         count, dim = vectors.shape
         chosen = choose_factory(count, dim) if factory == AUTO else factory

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,10 @@ from .embedding_table import EMBEDDING, LABEL, PATH
 from .gallery_images import DIGEST, DIGEST_DIGITS, IMAGES_SCHEMA
 from .spaces import check_known_space
 
-logger = logging.getLogger(__name__)
-
 INDEX, IMAGES, ABOUT = "index.faiss", "images.parquet", "index.json"
 GALLERY_FILES = Replaceable(files=(INDEX, IMAGES, ABOUT), last=ABOUT)
 FORMAT, VERSION = "prunnet-gallery", 1
 _ROWS_A_GROUP = 65_536
-_READ_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)

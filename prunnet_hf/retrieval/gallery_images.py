@@ -44,13 +44,13 @@ class Candidates:
         paths: A name for each image.
         digests: Of their contents.
         labels: None for an image without one.
-        images: What `model.encode` takes, or embeddings; None if they are embedded already.
+        images: What `model.encode` takes, or embeddings.
     """
 
     paths: list[str]
     digests: list[str]
     labels: list[str | None]
-    images: list[Any] | Embeddings | None
+    images: list[Any] | Embeddings
 
     def __post_init__(self) -> None:
         for name in ("digests", "labels"):
@@ -65,11 +65,11 @@ class Candidates:
 
     def only(self, places: Sequence[int]) -> Candidates:
         """Those at these places."""
-        picked: list[Any] | Embeddings | None
+        picked: list[Any] | Embeddings
         if isinstance(self.images, Embeddings):
             picked = replace(self.images, embeddings=self.images.embeddings[places], paths=[], labels=[])
         else:
-            picked = None if self.images is None else [self.images[place] for place in places]
+            picked = [self.images[place] for place in places]
         paths, digests, labels = ([part[n] for n in places] for part in (self.paths, self.digests, self.labels))
         return Candidates(paths, digests, labels, picked)  # type: ignore[arg-type]  # mypy joins their types
 
@@ -77,7 +77,7 @@ class Candidates:
         """Those that could be embedded, which are all unless corrupt ones are skipped, and their embeddings."""
         if isinstance(self.images, Embeddings):
             return self, self.images
-        images, config = self.images or [], model.config
+        images, config = self.images, model.config
         if not all(isinstance(image, str | os.PathLike) for image in images):
             array = model.encode(images, batch_size=how.batch_size, progress=how.progress)
             return self, Embeddings(array, config.embedding_space, config.capacity)

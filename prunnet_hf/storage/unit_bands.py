@@ -8,7 +8,7 @@ name to ``{"dtype", "shape", "axes"}``. ``axes`` says where the units of a group
 repetitions by ``sqrt(k / n)``; values in bands are not multiplied.
 
 Of the ``n`` units of a group a capacity ``c`` keeps ``kept(c)``: with ``m = n - round((1 - c)(n - 1))``, that is
-``m``; but in a group of at least 128 units, of which all axes have ``outer`` and ``inner`` 1, it is, unless ``m`` is
+``m``; but in a group of at least 128 units, whose axes all have ``outer`` and ``inner`` 1, it is, unless ``m`` is
 ``n``, ``round(m / 8)`` times 8, at least 8 and at most ``n``. Halves are rounded to even. They are the units with the
 largest magnitudes of ``<group>.units.scores``, of equal ones the first. Band ``k`` has those that ``e_k`` keeps and
 ``e_(k-1)`` doesn't, ``kept(e_0) = 0``:
@@ -118,7 +118,7 @@ def element_bands(index: BandIndex, name: str, band_of: Mapping[str, Integers], 
         index: What the tensors are.
         name: The tensor's name.
         band_of: For each group the band of each unit that is there.
-        used: The last band of which there are rows of statistics.
+        used: The last band whose rows of statistics are there.
 
     Returns:
         Of the shape that the tensor has with these units and rows.
