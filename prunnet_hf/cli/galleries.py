@@ -1,4 +1,4 @@
-"""`prunnet index` and `prunnet search`: galleries on the command line."""
+"""`prunnet index`, `prunnet search` and `prunnet show`: galleries on the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.official_files import require_folder
+from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from ..retrieval.gallery import Gallery
 from ..retrieval.gallery_files import refuse_other_folder
@@ -26,7 +27,9 @@ Capacities = Annotated[
     list[float] | None,
     typer.Option("--capacity", help="Prune the model to this kept share first; may be given several times."),
 ]
-Output = Annotated[Path | None, typer.Option(help="PNG file to draw what was found in.")]
+SearchedGallery = Annotated[Path, typer.Argument(help="Folder of a gallery.")]
+Queries = Annotated[list[str], typer.Argument(help="Images to search for.")]
+HowMany = Annotated[int | None, typer.Option("--k", "-k", help="How many images to find; 5 by default.")]
 
 
 def index(
@@ -110,20 +113,20 @@ def _say_missing(gallery: Gallery, remove: bool) -> None:
 
 
 def search(
-    gallery: Annotated[Path, typer.Argument(help="Folder of a gallery.")],
-    queries: Annotated[list[str], typer.Argument(help="Images to search for.")],
+    gallery: SearchedGallery,
+    queries: Queries,
     model: Model,
     capacity: Capacities = None,
-    k: Annotated[int | None, typer.Option("--k", "-k", help="How many images to find; 5 by default.")] = None,
-    output: Output = None,
+    k: HowMany = None,
+    output: Annotated[Path | None, typer.Option(help="PNG file to draw what was found in.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the images most similar to queries."""
     found_in = Gallery.load(gallery)
     if output is not None:
         _check_picture(output)
-    k = min(_USUAL_K, max(len(found_in), 1)) if k is None else k
-    networks = [load_network(model, each) for each in capacity] if capacity else [load_network(model)]
+    k = _how_many(found_in, k)
+    networks = _networks(model, capacity)
     for network in networks:
         found = found_in.search(queries, k, model=network)
         for place, query in enumerate(queries):
@@ -141,8 +144,37 @@ def search(
             for hit in hits:
                 typer.echo(f"  {hit['score']:.3f}  {hit['path']}")
     if output is not None:
-        found_in.show(queries, networks, k, output=output)
-        typer.echo(f"picture: {output}", err=as_json)
+        _draw(found_in, queries, networks, k, output, err=as_json)
+
+
+def show(
+    gallery: SearchedGallery,
+    queries: Queries,
+    model: Model,
+    output: Annotated[Path, typer.Option(help="PNG file to draw in.")],
+    capacity: Capacities = None,
+    k: HowMany = None,
+) -> None:
+    """Draw the images most similar to queries."""
+    found_in = Gallery.load(gallery)
+    _check_picture(output)
+    k = _how_many(found_in, k)
+    _draw(found_in, queries, _networks(model, capacity), k, output)
+
+
+def _how_many(gallery: Gallery, k: int | None) -> int:
+    return min(_USUAL_K, max(len(gallery), 1)) if k is None else k
+
+
+def _networks(model: str, capacities: list[float] | None) -> list[PrunNetModel]:
+    return [load_network(model, each) for each in capacities] if capacities else [load_network(model)]
+
+
+def _draw(
+    gallery: Gallery, queries: list[str], networks: list[PrunNetModel], k: int, output: Path, *, err: bool = False
+) -> None:
+    gallery.show(queries, networks, k, output=output)
+    typer.echo(f"picture: {output}", err=err)
 
 
 def _check_picture(output: Path) -> None:

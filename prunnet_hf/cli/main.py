@@ -14,7 +14,7 @@ from ..commands import DEBUG, print_error, run_command
 from ..retrieval.encoding import main as embed_main
 from . import push as push_verb
 from . import train as train_verb
-from .galleries import index, search
+from .galleries import index, search, show
 from .info import info
 from .prune import prune
 
@@ -76,7 +76,7 @@ def push(context: typer.Context) -> None:
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
-for verb in (prune, index, search, info):
+for verb in (prune, index, search, show, info):
     app.command()(verb)
 
 

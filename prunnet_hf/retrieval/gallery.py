@@ -312,6 +312,7 @@ class Gallery:
         each = [queries] if isinstance(queries, str | os.PathLike | Image.Image) else list(queries)
         if not each or not models:
             raise ValueError(f"queries and models must each hold at least one; got {len(each)} and {len(models)}.")
+        self._check_k(k)
         own = [self._row_of(query) for query in each]
         if labels is None:
             labels = [None if row is None else self._rows.images.column(LABEL)[row].as_py() for row in own]

@@ -53,7 +53,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines() == lines
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("prunnet 0.")
-    verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "info"]
+    verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "show", "info"]
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
 
 
@@ -70,6 +70,27 @@ def test_a_query_finds_itself_at_every_capacity_and_a_picture_is_drawn(
     assert lines[6] == f"picture: {tmp_path / 'found.png'}"
     with Image.open(tmp_path / "found.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_what_show_draws_is_what_search_draws(
+    model: Path, photos: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(gallery), str(photos / "b/3.png"), str(photos / "a/1.png"), "--model", str(model)]
+    words += ["--capacity", "1.0", "--capacity", "0.2", "--k", "2", "--output"]
+    assert main(["search", *words, str(tmp_path / "search.png")]) == 0
+    capsys.readouterr()
+    assert main(["show", *words, str(tmp_path / "show.png")]) == 0
+    assert capsys.readouterr().out == f"picture: {tmp_path / 'show.png'}\n"
+    assert (tmp_path / "show.png").read_bytes() == (tmp_path / "search.png").read_bytes()
+
+
+def test_show_draws_at_most_what_the_gallery_holds(
+    model: Path, photos: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["show", str(gallery), str(photos / "b/3.png"), "--model", str(model), "--output", str(tmp_path / "s.png")]
+    assert main(words) == 0  # 3 images, fewer than the usual 5
+    assert main([*words, "--k", "4"]) == 1
+    assert "k must be from 1 to the 3 images of the gallery; got 4" in capsys.readouterr().err
 
 
 def test_json_is_a_line_for_each_query_and_capacity(
@@ -186,6 +207,14 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
         ),
         (["search", "{gallery}", "q.png", "--model", "{model}"], 1, "prunnet search: error: The image q.png can't be"),
         (["search", "{gallery}", "{image}", "--model", "{model}", "--k", "4"], 1, "prunnet search: error: k must be"),
+        (["show", "{gallery}", "q.png", "--model", "m"], 2, "prunnet show: error: Missing option '--output'."),
+        (["show", "{gallery}", "{image}", "--model", "m", "--output", "x.jpg"], 1, "prunnet show: error: output="),
+        (
+            ["show", "{gallery}", "{image}", "--model", "{model}", "--output", "x.png", "--k", "0"],
+            1,
+            "prunnet show: error: k must be",
+        ),
+        (["show", "nowhere", "q.png", "--model", "m", "--output", "x.png"], 1, "prunnet show: error: nowhere is no"),
         (["index", "{model}", "nowhere", "--output", "g"], 1, "prunnet index: error: folder='nowhere'"),
         (["index", "{model}", "{photos}", "--output", "{photos}"], 1, "prunnet index: error: "),
         (
