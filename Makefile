@@ -3,17 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# All values are given that `accelerate launch` would otherwise guess and warn about.
-LAUNCH := $(BIN)/accelerate launch --num_machines 1 --num_processes 1 --mixed_precision no --dynamo_backend no \
-	--num_cpu_threads_per_process $(CORES)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: demo test quality style docs help
 
 demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, save all under out/demo (minutes, no GPU)
-	$(LAUNCH) train_accelerate.py --config recipes/demo.yaml --overwrite_output_dir
+	$(BIN)/prunnet demo --overwrite_output_dir
 
 test: $(INSTALLED)  ## run the tests (no network, no GPU, no data to fetch)
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)

@@ -31,7 +31,7 @@ import mutants
 from prunnet_hf.data.plain_pickle import load_plain_pickle
 from prunnet_hf.data.sets.gldv2_lists import read_ids, read_train
 from prunnet_hf.data.tar_stream import read_members
-from prunnet_hf.runs.arguments import read_recipe
+from prunnet_hf.runs.recipes import read_recipe
 from prunnet_hf.runs.record import RunRecord
 
 ROOT = Path(__file__).parents[1]

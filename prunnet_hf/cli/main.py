@@ -47,8 +47,14 @@ def every_verb(
 
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Settings of verbs whose flags are declared where the scripts declare them, and only there."""
-HANDING_ON = ("train", "evaluate", "embed", "push")
+HANDING_ON = ("demo", "train", "evaluate", "embed", "push")
 """These verbs."""
+
+
+@app.command(context_settings=HANDED_ON, add_help_option=False)
+def demo(context: typer.Context) -> None:
+    """Train on rendered characters, into out/demo; takes minutes."""
+    _leave(train_verb.main(["--config", "demo", *context.args], f"{NAME} demo"))
 
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)

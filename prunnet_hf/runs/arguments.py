@@ -2,17 +2,15 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
 from ..backbone import has_fitting_weights
-from ..commands import CommandParser, did_you_mean
+from ..commands import CommandParser
 from ..configuration_prunnet import TRAINED_CAPACITIES, Granularity
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
@@ -20,7 +18,7 @@ from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
 from ..storage.json_text import load_json
 from .methods import METHODS, CapacitySampling, LearningRateSchedule, OptimizerName, Projection, find_method
-from .yaml_text import load_yaml
+from .recipes import CONFIG_HELP, read_recipe, recipe_flags
 
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
@@ -344,7 +342,7 @@ class _Parser(HfArgumentParser, CommandParser):
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
-    """Read flags, which win over the recipe that `--config FILE` names, which wins over the defaults.
+    """Read flags, which win over the recipe that `--config` names, which wins over the defaults.
 
     Args:
         command_line: The words after the program's name; by default those of `sys.argv`.
@@ -362,7 +360,7 @@ def parse_dataclasses(
     command_line: Sequence[str] | None = None,
     settled: Mapping[str, Any] | None = None,
 ) -> list[Any]:
-    """Read several dataclasses from flags, which win over the recipe of `--config FILE`, which wins over the defaults.
+    """Read several dataclasses from flags, which win over the recipe of `--config`, which wins over the defaults.
 
     Args:
         kinds: The dataclasses; each field is a flag and a key of the recipe.
@@ -377,7 +375,7 @@ def parse_dataclasses(
         ValueError: If it isn't a mapping, or has unknown keys.
     """
     parser = _Parser(list(kinds))  # type: ignore[arg-type]
-    parser.add_argument("--config", help="A YAML file with the same arguments; flags win over it.")
+    parser.add_argument("--config", help=f"{CONFIG_HELP}; flags win over it.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
     known, unknown = parser.parse_known_args(flags)
     if unknown:
@@ -391,46 +389,6 @@ def parse_dataclasses(
     flags += recipe_flags(settled or {})
     parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return [*parsed[: len(kinds)]]  # the rest holds --config and --debug
-
-
-def recipe_flags(recipe: Mapping[str, Any]) -> list[str]:
-    """Turn a recipe into flags, so that its values are converted and checked like those of flags.
-
-    Args:
-        recipe: Arguments by name. None and an empty list give no flag.
-
-    Example:
-        >>> recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None})
-        ['--epochs=20', '--capacities', '0.2', '0.4']
-    """
-    flags = []
-    for name, value in recipe.items():
-        if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)] if value else []
-        elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, (bool, dict)) else value}")
-    return flags
-
-
-def read_recipe(path: str | os.PathLike[str], allowed: set[str]) -> dict[str, Any]:
-    """Read a YAML recipe whose keys are among `allowed`."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config must name a YAML file; {os.fspath(path)!r} is none.")
-    try:
-        recipe = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"The recipe {path} is no YAML: {error}.") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} must be a mapping of arguments, as `epochs: 20`; got {recipe!r:.80}.")
-    unknown = sorted(set(recipe) - allowed, key=str)
-    if unknown:
-        raise ValueError(
-            f"The recipe {path} has unknown keys: {', '.join(map(str, unknown))}."
-            f"{did_you_mean(map(str, unknown), allowed)} Allowed: {', '.join(sorted(allowed))}."
-        )
-    if recipe.get("mixed_precision") is False:
-        recipe["mixed_precision"] = "no"  # YAML reads `no` as False
-    return recipe
 
 
 def check_choices(arguments: Any) -> None:

@@ -53,7 +53,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines() == lines
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("prunnet 0.")
-    verbs = ["train", "evaluate", "embed", "push", "prune", "index", "search", "show", "info"]
+    verbs = ["demo", "train", "evaluate", "embed", "push", "prune", "index", "search", "show", "info"]
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
 
 
@@ -227,6 +227,7 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
         (["info", "{gallery}/index.json"], 1, "prunnet info: error: place="),
         (["info", ""], 1, "prunnet info: error: place=''"),
         (["train", "--epoch", "3"], 1, "prunnet train: error: Unknown arguments: --epoch 3. Did you mean --epochs?"),
+        (["demo", "--epoch", "3"], 1, "prunnet demo: error: Unknown arguments: --epoch 3. Did you mean --epochs?"),
         (["push", "nowhere", "--repo_id", "org/name", "--dry_run"], 1, "prunnet push: error: "),
     ],
 )

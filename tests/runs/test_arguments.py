@@ -16,7 +16,6 @@ from prunnet_hf.runs.arguments import (
     TrainArguments,
     parse_arguments,
     parse_dataclasses,
-    recipe_flags,
 )
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -70,15 +69,6 @@ def test_recipe_values_are_converted_as_flags_are(tmp_path: Path) -> None:
     assert arguments.train.capacities == [0.2]
     assert arguments.train.eval_capacities == []
     assert arguments.model.backbone_kwargs == '{"channels": [8, 8, 16, 16]}'
-
-
-def test_recipe_flags() -> None:
-    assert recipe_flags({"epochs": 20, "capacities": [0.2, 0.4], "resize": None, "report_to": []}) == [
-        "--epochs=20",
-        "--capacities",
-        "0.2",
-        "0.4",
-    ]
 
 
 def test_config_of_a_run_is_a_recipe_for_it(tmp_path: Path) -> None:
@@ -165,11 +155,6 @@ def test_recipes_of_the_benchmarks(
     assert (train.batch_size, train.capacities, train.eval_capacities) == (64, [0.2, 0.4, 0.6, 0.8], [0.05, 0.1])
     assert train.capacity_sampling == "fixed"
     assert train.output_dir == f"out/{name}"
-
-
-def test_missing_recipe(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--config .*nowhere\.yaml"):
-        parse_arguments(["--config", str(tmp_path / "nowhere.yaml")])
 
 
 def test_unknown_recipe_keys_are_named(tmp_path: Path) -> None:

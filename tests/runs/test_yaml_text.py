@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunnet_hf.runs.arguments import read_recipe
+from prunnet_hf.runs.recipes import read_recipe
 from prunnet_hf.runs.yaml_text import LARGEST_YAML, load_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
