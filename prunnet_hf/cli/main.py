@@ -72,7 +72,7 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)
 def embed(context: typer.Context) -> None:
-    """Embed a folder into a Parquet file, resumable."""
+    """Embed images into Parquet files, resumable."""
     _leave(embed_main(context.args, f"{NAME} embed"))
 
 

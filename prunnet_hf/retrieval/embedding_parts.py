@@ -125,12 +125,13 @@ class EmbeddingParts:
             f"{self._file(number)} was made of other images than data_dir holds now: {what}. {self._remedy()}"
         )
 
-    def finish(self, num_parts: int, paths: Sequence[str]) -> None:
+    def finish(self, num_parts: int, paths: Sequence[str], facts: Mapping[str, str] | None = None) -> None:
         """Merge the parts, check that they hold what they should, and put the file in its place.
 
         Args:
             num_parts: The number of parts.
             paths: The paths of all rows, in order.
+            facts: Further texts for the file's metadata.
 
         Raises:
             FileExistsError: If somebody else has put a file there meanwhile.
@@ -140,7 +141,8 @@ class EmbeddingParts:
         if self.done() != list(range(num_parts)):
             raise ValueError(f"{self.folder} must hold the parts 0 to {num_parts - 1}; it has {self.done()}.")
         # The temporary file lies in the folder, so that a killed process leaves nothing elsewhere.
-        with whole_table(self.output, self.schema, self.folder) as writer:
+        schema = self.schema.with_metadata({**self.schema.metadata, **(facts or {})})
+        with whole_table(self.output, schema, self.folder) as writer:
             num_rows = 0
             for start in range(0, num_parts, _PARTS_A_ROW_GROUP):
                 numbers = range(start, min(start + _PARTS_A_ROW_GROUP, num_parts))
@@ -195,25 +197,40 @@ class EmbeddingParts:
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         file = self.folder / _PLAN
-        if not file.is_file():
-            if self.done():
-                raise ValueError(f"{file} is missing, so nobody knows which model made the parts. {self._remedy()}")
-            write_whole(file, json.dumps(dict(plan), indent=2) + "\n")
-            return
-        try:
-            begun = load_json(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged ({error}). {self._remedy()}") from error
-        if not isinstance(begun, dict):
-            raise ValueError(f"{file} is damaged (not a JSON object). {self._remedy()}")
-        differing = [
-            f"{name} ({begun.get(name)!r} then, {plan[name]!r} now)" for name in plan if begun.get(name) != plan[name]
-        ]
-        if differing:
-            raise ValueError(f"{self.folder} was begun with another {', '.join(differing)}. {self._remedy()}")
+        if not file.is_file() and self.done():
+            raise ValueError(f"{file} is missing, so nobody knows which model made the parts. {self._remedy()}")
+        agree_on_plan(file, plan, self._remedy())
 
     def _remedy(self) -> str:
         return f"To start again, remove {self.folder} or choose another output; to go on, undo the change."
+
+
+def agree_on_plan(file: Path, plan: Mapping[str, Any], remedy: str) -> None:
+    """Write down how the files beside `file` are made, or check that those that are there were begun in the same way.
+
+    Args:
+        file: Where it is written, in JSON.
+        plan: JSON values by name.
+        remedy: What to do if it differs.
+
+    Raises:
+        ValueError: If it differs; the message names the differences.
+        OSError: If it can't be written.
+    """
+    if not file.is_file():
+        write_whole(file, json.dumps(dict(plan), indent=2) + "\n")
+        return
+    try:
+        begun = load_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}). {remedy}") from error
+    if not isinstance(begun, dict):
+        raise ValueError(f"{file} is damaged (not a JSON object). {remedy}")
+    differing = [
+        f"{name} ({begun.get(name)!r} then, {plan[name]!r} now)" for name in plan if begun.get(name) != plan[name]
+    ]
+    if differing:
+        raise ValueError(f"{file.parent} was begun with another {', '.join(differing)}. {remedy}")
 
 
 def _digest(rows: pa.Table, facts: Mapping[bytes, bytes]) -> bytes:

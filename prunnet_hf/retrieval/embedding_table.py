@@ -227,6 +227,44 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         raise ValueError(f"{path} can't be read as a table of embeddings: {error}") from error
 
 
+@dataclass(frozen=True)
+class TableFacts:
+    """What a table says of itself, without its rows; see `Embeddings`.
+
+    Attributes:
+        num_rows: Number of images.
+        embedding_space: Id of their space.
+        embedding_dim: Length of an embedding.
+        capacity: Capacity of the network.
+        model: Its name.
+        others: All texts of the file's metadata.
+    """
+
+    num_rows: int
+    embedding_space: str
+    embedding_dim: int
+    capacity: float
+    model: str
+    others: dict[str, str]
+
+
+def read_facts(path: Path) -> TableFacts:
+    """Read what a file says of itself.
+
+    Raises:
+        ValueError: If it is damaged, or no embedding table.
+    """
+    try:
+        footer = pq.read_metadata(path)
+        stored = footer.metadata or {}
+        metadata = _checked_metadata(stored)
+        texts = {name.decode(): text.decode(errors="replace") for name, text in stored.items()}
+        space, dim, capacity = (metadata[key] for key in ("embedding_space", "embedding_dim", "capacity"))
+        return TableFacts(footer.num_rows, space, int(dim), float(capacity), metadata["model"], texts)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} can't be read as a table of embeddings: {error}") from error
+
+
 def _read(file: pq.ParquetFile) -> Embeddings:
     stored = file.metadata.metadata or {}  # not of schema_arrow, which lacks what polars writes
     metadata = _checked_metadata(stored)

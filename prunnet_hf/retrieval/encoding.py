@@ -1,9 +1,13 @@
-r"""The command that embeds a folder of images with one network into a Parquet file.
+r"""The command that embeds a folder of images, or a data set, with one network: into a Parquet file, or many.
 
     python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --output gallery.parquet
     python -m prunnet_hf.retrieval.encoding --model org/name --capacity 0.2 --data_dir queries --output queries.parquet
+    python -m prunnet_hf.retrieval.encoding --model org/name --dataset veri776 --data_dir VeRi --output veri.parquet
+    accelerate launch -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --num_shards 9 --output parts
+    python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --shard 1/9 --output parts
 
-If it is killed and started again, it goes on where it was. See `prunnet_hf.retrieval.embedding_table` for the columns.
+Several processes, on one machine or many, share the images and write a folder of shards. Whatever is killed goes on
+where it was when it is started again. See `prunnet_hf.retrieval.embedding_table` for the columns.
 """
 
 from __future__ import annotations
@@ -11,16 +15,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 import torch
+from accelerate.utils import get_int_from_env
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import CommandParser, model_directory, run_command
+from ..data.loading import in_folders
+from ..data.official_files import require_folder
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
-from .folder_encoding import IMAGES_PER_PART, check_places, encode_folder
+from .embedding_parts import check_output
+from .embedding_shards import Shard, check_folder, encode_shard
+from .image_sources import ImageSource, Split, folder_images, load_images
+from .table_encoder import IMAGES_PER_PART, Encoding, TableEncoder
 
 NAME = "python -m prunnet_hf.retrieval.encoding"
+_USUAL_SPLIT: Split = "gallery"
+_RANK = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
+_NUM_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+_LOCAL_RANK = ["LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"]
+"""Variables by which launchers, accelerate's, torch's and MPI's, number processes."""
 
 
 def main(arguments: Sequence[str] | None = None, name: str = NAME) -> int:
@@ -31,28 +48,90 @@ def main(arguments: Sequence[str] | None = None, name: str = NAME) -> int:
         name: How the command was called.
     """
     chosen = _parser(name).parse_args(arguments)
-    return run_command(name.removeprefix("python -m "), lambda: _encode_folder(chosen), arguments)
+    return run_command(name.removeprefix("python -m "), lambda: _encode(chosen), arguments)
 
 
-def _encode_folder(chosen: argparse.Namespace) -> None:
-    check_places(chosen.data_dir, chosen.output)  # before a model is downloaded
+def _encode(chosen: argparse.Namespace) -> None:
+    shards = _own_shards(chosen)
+    _check_places(chosen, is_folder=shards is not None)  # before a model is downloaded
+    images = _images(chosen)
+    encoder = _encoder(chosen)
+    left_out = []
+    if shards is None:
+        left_out = encoder.write(images, range(len(images)), Path(chosen.output).absolute())
+    for shard in shards or []:
+        left_out += encode_shard(encoder, images, chosen.output, shard)
+        print(f"{Path(chosen.output, shard.file)}: shard {shard} is whole", flush=True)
+    config = encoder.model.config
+    print(f"{chosen.output}: space {config.embedding_space}, capacity {format_capacity(config.capacity)}")
+    for path in left_out:
+        print(f"left out: {path}")
+
+
+def _own_shards(chosen: argparse.Namespace) -> list[Shard] | None:
+    """The shards that this process makes; None to make one file.
+
+    Processes need nothing of each other but their number, so none waits for others, and no slow one is given up.
+    """
+    rank, num_processes = get_int_from_env(_RANK, 0), get_int_from_env(_NUM_PROCESSES, 1)
+    if chosen.shard is not None:
+        if num_processes > 1 or chosen.num_shards is not None:
+            raise ValueError(
+                f"--shard {chosen.shard} is for one process that makes one shard: leave it out, and give --num_shards "
+                "N, to share N shards among the processes that accelerate launch starts."
+            )
+        return [Shard.parse(chosen.shard)]
+    if chosen.num_shards is None and num_processes == 1:
+        return None
+    count = num_processes if chosen.num_shards is None else chosen.num_shards
+    if count < 1:
+        raise ValueError(f"num_shards must be at least 1, got {count}.")
+    return [Shard(number, count) for number in range(rank + 1, count + 1, num_processes)]
+
+
+def _check_places(chosen: argparse.Namespace, *, is_folder: bool) -> None:
+    if chosen.dataset is None and chosen.data_dir is None:
+        raise ValueError("--data_dir must be a folder of images, or --dataset the name of a data set; got neither.")
+    if chosen.dataset is None and (chosen.split is not None or chosen.bounding_boxes):
+        raise ValueError("--split and --bounding_boxes belong to --dataset; got them without it.")
+    if chosen.data_dir is not None:
+        require_folder("data_dir", chosen.data_dir, "It must hold images.")
+    if is_folder:
+        check_folder(Path(chosen.output).absolute())
+    else:
+        check_output(Path(chosen.output).absolute())
+
+
+def _images(chosen: argparse.Namespace) -> ImageSource:
+    if chosen.dataset is None:
+        return folder_images(Path(chosen.data_dir))
+    return load_images(
+        chosen.dataset, chosen.split or _USUAL_SPLIT, chosen.data_dir, bounding_boxes=chosen.bounding_boxes
+    )
+
+
+def _encoder(chosen: argparse.Namespace) -> TableEncoder:
     disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
     place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
     source = model_directory(chosen.model, chosen.subfolder)
     dtype = getattr(torch, chosen.dtype)
     model = PrunNetModel.from_pretrained(source, capacity=chosen.capacity, dtype=dtype, **place)
-    left_out = encode_folder(
-        model.to("cuda" if torch.cuda.is_available() else "cpu"),
-        chosen.data_dir,
-        chosen.output,
-        batch_size=chosen.batch_size,
-        num_workers=chosen.num_workers,
-        skip_corrupt_images=chosen.skip_corrupt_images,
-        images_per_part=chosen.images_per_part,
+    number = get_int_from_env(_LOCAL_RANK, 0)
+    num_devices = torch.cuda.device_count()
+    how = Encoding(
+        chosen.batch_size,
+        chosen.num_workers,
+        chosen.skip_corrupt_images,
+        chosen.images_per_part,
+        progress=number == 0,
     )
-    print(f"{chosen.output}: space {model.config.embedding_space}, capacity {format_capacity(model.config.capacity)}")
-    for path in left_out:
-        print(f"left out: {path}")
+    of_dataset = {
+        "dataset": chosen.dataset,
+        "split": chosen.split or _USUAL_SPLIT,
+        "bounding_boxes": chosen.bounding_boxes,
+    }
+    model.to(f"cuda:{number % num_devices}" if num_devices else "cpu")
+    return TableEncoder(model, how, source=of_dataset if chosen.dataset is not None else {})
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -62,10 +141,21 @@ def _parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="directory (or a run's) or Hub repository of a trained model")
-    parser.add_argument("--data_dir", required=True, help="folder of images, or of one folder for each class")
+    parser.add_argument("--data_dir", help="folder of images, of one folder for each class, or of --dataset's files")
     parser.add_argument(
-        "--output", required=True, help="Parquet file to write; until it is whole, OUTPUT.partial/ grows"
+        "--dataset", help=f"embed a data set instead: as for training ({in_folders()}, ...), or a name on the Hub"
     )
+    parser.add_argument("--split", choices=get_args(Split), help=f"images of --dataset (default: {_USUAL_SPLIT})")
+    parser.add_argument("--bounding_boxes", action="store_true", help="crop the images of --dataset to their boxes")
+    parser.add_argument(
+        "--output", required=True, help="Parquet file, or folder of shards; what isn't whole yet grows in *.partial/"
+    )
+    parser.add_argument(
+        "--num_shards",
+        type=int,
+        help="write a folder of so many shards, shared by all processes (default with several: one for each)",
+    )
+    parser.add_argument("--shard", metavar="I/N", help="make only shard I of N, from 1/N to N/N, in this one process")
     parser.add_argument("--capacity", type=float, help="prune the dense model to this kept share, in (0, 1], first")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")

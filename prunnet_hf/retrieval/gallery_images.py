@@ -18,7 +18,8 @@ from ..data.folder_walk import find_images
 from ..image_colours import to_rgb
 from ..modeling_prunnet import PrunNetModel
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
-from .folder_encoding import encode_files, encode_folder, label_of
+from .folder_encoding import encode_files, encode_folder
+from .image_sources import label_of
 
 DIGEST = "digest"
 DIGEST_DIGITS = 16
