@@ -20,7 +20,7 @@ def info(
     place: Annotated[str, typer.Argument(help="A run, a model's directory or Hub repository, or a gallery.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a checkpoint, a run or a gallery is, and how large."""
+    """Say what a checkpoint, run or gallery is, and how large."""
     facts = describe(place)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))

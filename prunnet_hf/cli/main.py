@@ -14,6 +14,7 @@ from ..commands import DEBUG, print_error, run_command
 from ..retrieval.encoding import main as embed_main
 from . import push as push_verb
 from . import train as train_verb
+from .export_gallery import export_gallery
 from .galleries import index, search, show
 from .info import info
 from .prune import prune
@@ -53,7 +54,7 @@ HANDING_ON = ("demo", "train", "evaluate", "embed", "push")
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)
 def demo(context: typer.Context) -> None:
-    """Train on rendered characters, into out/demo; takes minutes."""
+    """Train on rendered characters, into out/demo, in minutes."""
     _leave(train_verb.main(["--config", "demo", *context.args], f"{NAME} demo"))
 
 
@@ -78,12 +79,13 @@ def embed(context: typer.Context) -> None:
 
 @app.command(context_settings=HANDED_ON, add_help_option=False)
 def push(context: typer.Context) -> None:
-    """Publish a finished run on the Hub; flags as for push_to_hub.py."""
+    """Publish a finished run; flags as for push_to_hub.py."""
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
 for verb in (prune, index, search, show, info):
     app.command()(verb)
+app.command("export-gallery")(export_gallery)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -230,18 +231,36 @@ def read_vectors(folder: Path, about: About, state: str) -> NDArray[np.float32] 
     Raises:
         ValueError: If the gallery has another state by now.
     """
+    batches = vector_batches(folder, state)
+    if batches is None:
+        return None
+    vectors = np.empty((about.num_images, about.embedding_dim), dtype=np.float32)
+    start = 0
+    for batch in batches:
+        vectors[start : start + len(batch)] = batch
+        start += len(batch)
+    return vectors
+
+
+def vector_batches(folder: Path, state: str, size: int = _ROWS_A_GROUP) -> Iterator[NDArray[np.float32]] | None:
+    """The embeddings of a stored gallery in batches of at most `size`; None if it has none.
+
+    Raises:
+        ValueError: If the gallery has another state by now.
+    """
     if _state(folder) != state:
         raise ValueError(f"{folder} was saved by another process since it was loaded. Load it again.")
-    with pq.ParquetFile(folder / IMAGES, page_checksum_verification=True) as file:
-        if EMBEDDING not in file.schema_arrow.names:
-            return None
-        vectors = np.empty((about.num_images, about.embedding_dim), dtype=np.float32)
-        start = 0
-        for batch in file.iter_batches(columns=[EMBEDDING]):
-            part = batch.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False)
-            vectors[start : start + len(batch)] = part.reshape(len(batch), -1)
-            start += len(batch)
-    return vectors
+    file = pq.ParquetFile(folder / IMAGES, page_checksum_verification=True)
+    if EMBEDDING in file.schema_arrow.names:
+        return _vectors_in(file, size)
+    file.close()
+    return None
+
+
+def _vectors_in(file: pq.ParquetFile, size: int) -> Iterator[NDArray[np.float32]]:
+    with file:
+        for batch in file.iter_batches(size, columns=[EMBEDDING]):
+            yield batch.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
 
 
 def _schema(about: About, with_vectors: bool) -> pa.Schema:

@@ -53,7 +53,19 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines() == lines
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("prunnet 0.")
-    verbs = ["demo", "train", "evaluate", "embed", "push", "prune", "index", "search", "show", "info"]
+    verbs = [
+        "demo",
+        "train",
+        "evaluate",
+        "embed",
+        "push",
+        "prune",
+        "index",
+        "search",
+        "show",
+        "info",
+        "export-gallery",
+    ]
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in verbs] == verbs
 
 
