@@ -19,9 +19,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from transformers import AutoModel
 
-from prunnet_hf import PrunNetModel
-from prunnet_hf.data.loading import load_splits
-from prunnet_hf.retrieval.spaces import check_compatible
+from prunnet_hf import PrunNetModel, check_compatible, load_splits
 
 GLYPHS = Path(__file__).parents[1] / "model_cards" / "glyphs" / "model"
 

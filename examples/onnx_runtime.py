@@ -20,11 +20,8 @@ import torch
 from datasets import Dataset, load_dataset
 from torch.nn.functional import normalize
 
-from prunnet_hf import PrunNetImageProcessor, PrunNetModel
-from prunnet_hf.data.loading import load_splits
-from prunnet_hf.export.onnx import export_onnx
+from prunnet_hf import PrunNetImageProcessor, PrunNetModel, export_onnx, load_splits, search
 from prunnet_hf.retrieval.dataset_encoding import encode, pixel_batches
-from prunnet_hf.retrieval.search import search
 
 GLYPHS = Path(__file__).parents[1] / "model_cards" / "glyphs" / "model"
 

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from prunnet_hf import PrunNetForImageClassification
-from prunnet_hf.data.loading import load_splits
+from prunnet_hf import PrunNetForImageClassification, load_splits
 from prunnet_hf.data.sets.glyphs import load_glyphs
 from prunnet_hf.data.splits import RetrievalSplits
 from prunnet_hf.retrieval.dataset_encoding import encode, pixel_batches

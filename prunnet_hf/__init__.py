@@ -15,11 +15,14 @@ from .modeling_prunnet import PrunNetForImageClassification, PrunNetModel
 from .prunable_model import PrunNetPreTrainedModel
 
 if TYPE_CHECKING:
+    from .data.loading import load_splits
     from .export.budgets import capacity_for
+    from .export.onnx import export_onnx
     from .retrieval.compatibility import check_compatible
     from .retrieval.embedding_table import Embeddings, read_embeddings
     from .retrieval.folder_encoding import encode_folder
     from .retrieval.gallery import Gallery
+    from .retrieval.milvus_export import export_to_milvus
     from .retrieval.search import search
 
 __version__ = "0.1.0.dev0"
@@ -31,10 +34,13 @@ AutoImageProcessor.register(PrunNetConfig, image_processor_classes={"torchvision
 
 _LAZY = {
     "Embeddings": ".retrieval.embedding_table",
-    "capacity_for": ".export.budgets",
     "Gallery": ".retrieval.gallery",
+    "capacity_for": ".export.budgets",
     "check_compatible": ".retrieval.compatibility",
     "encode_folder": ".retrieval.folder_encoding",
+    "export_onnx": ".export.onnx",
+    "export_to_milvus": ".retrieval.milvus_export",
+    "load_splits": ".data.loading",
     "read_embeddings": ".retrieval.embedding_table",
     "search": ".retrieval.search",
 }
@@ -51,6 +57,9 @@ __all__ = [
     "capacity_for",
     "check_compatible",
     "encode_folder",
+    "export_onnx",
+    "export_to_milvus",
+    "load_splits",
     "read_embeddings",
     "search",
 ]

@@ -185,6 +185,19 @@ class PrunNetConfig(PreTrainedConfig):
         self._check_granularity()
         super().save_pretrained(save_directory, **kwargs)
 
+    def __repr__(self) -> str:
+        """What tells networks apart; `to_json_string()` has everything."""
+        return f"{type(self).__name__}({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """What tells networks apart, in two lines."""
+        return (
+            f"backbone={self.backbone!r}, image_size={self.image_size}, embedding_dim={self.embedding_dim}, "
+            f"capacity={self.capacity},\n  prunable={self.prunable}, granularity={self.granularity!r}, "
+            f"embedding_space={self.embedding_space!r}"
+        )
+
     @property
     def stored_subnetworks(self) -> list[float]:
         """Capacities below 1 with stored running statistics; those of the dense network are its batch norms' own."""

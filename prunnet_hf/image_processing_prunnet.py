@@ -48,6 +48,12 @@ class PrunNetImageProcessor(TorchvisionBackend):
                         f"{side}. Correct it in preprocessor_config.json."
                     )
 
+    def __repr__(self) -> str:
+        """What it does to images; `to_json_string()` has everything."""
+        steps = [f"{name}={dict(getattr(self, name) or {})}" for name in ("size", "crop_size")]
+        steps += [f"{name}={tuple(getattr(self, name) or ())}" for name in ("image_mean", "image_std")]
+        return f"{type(self).__name__}({', '.join(steps[:2])},\n  {', '.join(steps[2:])})"
+
     @classmethod
     def for_image_size(cls, image_size: int) -> "PrunNetImageProcessor":
         """The paper's evaluation at another size: the shorter side to 8/7 of it, then the centre."""

@@ -63,6 +63,10 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     own_image_processor: BaseImageProcessor | None = None
     """Of the base model: what `image_processor` was set to, or was read with the checkpoint."""
 
+    def __repr__(self) -> str:
+        """What tells networks apart; `print(model.backbone)` lists its layers."""
+        return f"{type(self).__name__}({self.config.summary})"
+
     def _init_weights(self, module: nn.Module) -> None:
         # timm and torch have initialised everything except the scores. Buffers that aren't saved are made here again.
         if isinstance(module, PrunableLayer):

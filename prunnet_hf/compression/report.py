@@ -71,6 +71,10 @@ class Compressibility:
     q: float
     eta: float
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.layers)} layers at {len(self.capacities)} capacities"
+        return f"Compressibility({sizes}, p={self.p:g}, q={self.q:g}, eta={self.eta:g})"
+
     @property
     def capacities(self) -> list[float]:
         """The capacities, ascending."""

@@ -62,6 +62,11 @@ class RetrievalSplits:
             if isinstance(self.train, Dataset):
                 _warn_of_seen_classes(self.train, self.query)
 
+    def __repr__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("train", "query", "gallery")}
+        said = [f"{name}={_size(images)}" for name, images in sizes.items()]
+        return f"RetrievalSplits({', '.join(said)}, {self.num_classes} training classes, protocol={self.protocol!r})"
+
     @property
     def num_classes(self) -> int:
         """Number of training classes; 0 if there are no training images."""
@@ -80,6 +85,12 @@ class RetrievalSplits:
         train, query, gallery = (_class_names(split) for split in splits if split is not None)
         shared = len(train & (query | gallery))
         return None if shared and not all(isinstance(split, Dataset) for split in splits) else shared
+
+
+def _size(images: ImageDataset | None) -> str:
+    if images is None:
+        return "None"
+    return f"{len(images):,} images" if isinstance(images, Dataset) else "a stream of images"
 
 
 def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

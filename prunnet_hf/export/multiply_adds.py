@@ -40,6 +40,9 @@ class MultiplyAdds:
     positions: Mapping[str, int]
     sizes: Mapping[str, int]
 
+    def __repr__(self) -> str:
+        return f"MultiplyAdds({self.dense:,} in the dense network, {len(self.sizes)} prunable weights)"
+
     def at(self, capacity: float) -> int:
         """Multiply-adds of the subnetwork that keeps a capacity in (0, 1] of every layer."""
         return self.keeping({name: kept_count(capacity, size) for name, size in self.sizes.items()})

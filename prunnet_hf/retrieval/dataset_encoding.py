@@ -41,6 +41,9 @@ class Encoded(Generic[Key]):
     columns: dict[str, list[Any]]
     embeddings: dict[Key, NDArray[np.float32]]
 
+    def __repr__(self) -> str:
+        return f"Encoded({len(self.rows):,} images, columns {list(self.columns)}, networks {list(self.embeddings)})"
+
     def side(self, key: Key) -> Side:
         """The embeddings of one network, in the form that protocols take."""
         return Side(self.embeddings[key], self.columns)

@@ -85,6 +85,14 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def __repr__(self) -> str:
+        count, dim = self.embeddings.shape
+        model = f", model={self.model!r}" if self.model else ""
+        return (
+            f"Embeddings({count:,} images, {dim} dimensions, embedding_space={self.embedding_space!r}, "
+            f"capacity={self.capacity}{model})"
+        )
+
 
 Searchable: TypeAlias = NDArray[np.floating] | Embeddings
 """Embeddings with their space, or an array `(n, dim)` whose space the caller knows."""

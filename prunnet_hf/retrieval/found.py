@@ -45,7 +45,11 @@ class Found:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        best = zip(self.paths[0][:3], self.scores[0], strict=False)
-        first = ", ".join(f"{path} {score:.3f}" for path, score in best)
-        more = f", and {len(self) - 1} more queries" if len(self) > 1 else ""
-        return f"Found({self.rows.shape[1]} images for a query: {first}, ...{more})"
+        queries, k = self.rows.shape
+        if not queries:
+            return "Found(no queries)"
+        first = ", ".join(
+            f"{path} {score:.3f}" for path, score in zip(self.paths[0][:3], self.scores[0], strict=False)
+        )
+        more = f", and {queries - 1} more queries" if queries > 1 else ""
+        return f"Found({k} images for a query: {first}{', ...' if k > 3 else ''}{more})"

@@ -57,6 +57,9 @@ class Side:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def __repr__(self) -> str:
+        return f"Side({len(self):,} images, {self.embeddings.shape[1]} dimensions, columns {list(self.columns)})"
+
 
 RetrievalProtocol = Callable[[Side, Side], dict[str, float]]
 """`(query, gallery) -> {metric: value}`."""
