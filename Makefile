@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .DELETE_ON_ERROR:
 .PHONY: demo test quality style docs help
 
-demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, save all under out/demo (minutes, no GPU)
+demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, draw what they find (minutes, no GPU)
 	$(BIN)/prunnet demo --overwrite_output_dir
 
 test: $(INSTALLED)  ## run the tests (no network, no GPU, no data to fetch)

@@ -27,6 +27,7 @@ COPIED = (
     "usage.json",
     "compatibility.png",
     "curve.png",
+    "examples.png",
     "compressibility.json",
     "compressibility.png",
 )

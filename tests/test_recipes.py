@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.runs.arguments import parse_arguments
+from prunnet_hf.runs.yaml_text import load_yaml
 from prunnet_hf.training.engine import train
 from tests.accelerate_state import reset_accelerate
 from tests.miniatures.gldv2 import make_gldv2
@@ -93,7 +94,10 @@ def test_recipe_trains_and_evaluates(recipe: str, miniatures: dict[str, Path], t
     assert metrics[: len(HEADLINES[dataset])] == HEADLINES[dataset]
     assert results.keys() == {(query, gallery, metric) for query in grid for gallery in grid for metric in metrics}
     assert all(0 <= value <= 1 for value in results.values())
-    assert HEADLINES[dataset][0] in (directory / "README.md").read_text(encoding="utf-8")
+    card = (directory / "README.md").read_text(encoding="utf-8")
+    assert HEADLINES[dataset][0] in card
+    is_streamed = load_yaml((directory / "config.yaml").read_text(encoding="utf-8"))["streaming"]
+    assert (directory / "examples.png").is_file() == ("](examples.png)" in card) == (not is_streamed)
 
 
 SHARED = {

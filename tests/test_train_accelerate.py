@@ -72,18 +72,22 @@ def test_launch_trains_and_writes_the_run_with_its_card(
     printed = capfd.readouterr()
     assert {path.name for path in run.iterdir()} == {
         *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
+        "examples.png",
         *("usage.json", "compressibility.json", "compressibility.png", "checkpoints", "training.log"),
     }
     assert RunRecord.read(run / "metrics.json").command.startswith("train_accelerate.py --config")
-    # The matrix of the headline, self-test and cross-test by all metrics, then three lines that sum up.
+    # The matrix of the headline, self-test and cross-test by all metrics, then lines that sum up.
     assert "mAP (%)         gallery capacity" in printed.out
     assert "(%)           capacity     mAP  recall@1" in printed.out
-    last = printed.out.strip().splitlines()[-3:]
+    last = printed.out.strip().splitlines()[-4:]
     assert [line.split(":")[0] for line in last] == [
         "capacity 1.00",
         "capacity 0.50",
         "model, subnetworks, metrics.json, compatibility.png and the card",
+        "a picture of what they find",
     ]
+    assert last[-1].endswith(f": {run / 'examples.png'}")
+    assert "](examples.png)" in (run / "README.md").read_text(encoding="utf-8")
     assert "Writing model shards" not in printed.err
     # The card's snippet ran with the model that was just trained.
     assert "It was run when this card was made" in (run / "README.md").read_text(encoding="utf-8")

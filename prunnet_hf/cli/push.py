@@ -60,6 +60,11 @@ def parse_arguments(words: Sequence[str] | None = None, name: str = NAME) -> arg
         help="Task of the Hub data set that the run is on; its leaderboard then lists the model.",
     )
     parser.add_argument("--with_code", action="store_true", help="Also upload the code for trust_remote_code.")
+    parser.add_argument(
+        "--with_examples",
+        action="store_true",
+        help="Also upload examples.png, if its test images may be published: who is on them, and under which licence?",
+    )
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
     return parser.parse_args(words)
 
@@ -72,6 +77,7 @@ def push(arguments: argparse.Namespace) -> str:
         layout=arguments.layout,
         with_code=arguments.with_code,
         license=arguments.license,
+        with_examples=arguments.with_examples,
         eval_task=arguments.eval_task,
     )
     if not arguments.dry_run:

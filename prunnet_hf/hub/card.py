@@ -25,7 +25,7 @@ from ..runs.ownership import claim_run
 from ..runs.record import RunRecord
 from ..runs.run_directory import CARD_BEGINS as BEGIN
 from ..runs.run_directory import CARD_ENDS as END
-from ..runs.run_directory import write_text
+from ..runs.run_directory import EXAMPLES, write_text
 from ..storage.forms import weights_bytes
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run
 from .indices import index_rows, record_indices, recorded_indices
@@ -54,7 +54,7 @@ def write_card(run: Path, *, execute: bool = True) -> str:
             snippet was not run.
 
     Returns:
-        Three lines that sum up the run, for a terminal.
+        A few lines that sum up the run, for a terminal.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
@@ -71,7 +71,8 @@ def write_card(run: Path, *, execute: bool = True) -> str:
         if weights_bytes(run / LOCAL):
             record_indices(run, PrunNetModel.from_pretrained(run / LOCAL), found.evaluated_capacities)
         usage, name = recorded_usage(run, code), run.resolve().name
-        card = render_card(found, usage=usage, name=name, indices=recorded_indices(run))
+        has_examples = (run / EXAMPLES).is_file()
+        card = render_card(found, usage=usage, name=name, indices=recorded_indices(run), has_examples=has_examples)
         write_text(run / "README.md", _with_text_around(card, run / "README.md"))
     return summarise(run, found)
 
@@ -100,7 +101,7 @@ def build_card(
     """Render the card of a run: YAML, then the text between `BEGIN` and `END`. The snippet that it shows is run.
 
     Args:
-        run: A finished run directory.
+        run: A finished run directory. Its `examples.png`, if it is there, comes first.
         model_id: What the snippet loads: `"model"`, or the id of the repository the card is for, `"org/name"`.
         layout: How ready subnetworks are published; None if they are only in the run directory.
         root: The folder to run the snippet in, where `model_id` is the path of the model. By default the run
@@ -121,6 +122,7 @@ def build_card(
         usage=run_code(_code(found, model_id), root),
         name=run.resolve().name if model_id == LOCAL else model_id.rpartition("/")[2],
         indices=recorded_indices(run),
+        has_examples=(run / EXAMPLES).is_file(),
         model_id=model_id,
         layout=layout,
         files=None if subnetworks is None else {c: weights_bytes(folder) for c, folder in subnetworks.items()},
@@ -185,6 +187,7 @@ def render_card(
     usage: Usage,
     name: str,
     indices: Compressibility | None = None,
+    has_examples: bool = False,
     model_id: str = LOCAL,
     layout: Layout | None = None,
     files: Mapping[float, int] | None = None,
@@ -199,6 +202,7 @@ def render_card(
         usage: The snippet, and what it printed.
         name: Title of the card.
         indices: The PQ Index of the run's weights; None leaves that section out.
+        has_examples: Whether `examples.png` lies beside the card, which then shows it.
         model_id: As in `build_card`.
         layout: As in `build_card`.
         files: As in `capacity_rows`.
@@ -219,6 +223,7 @@ def render_card(
         usage,
         name=name,
         with_code=with_code,
+        has_examples=has_examples,
         model_id=model_id,
         layout=layout,
         rows=rows,
@@ -236,7 +241,7 @@ def render_card(
 
 
 def summarise(directory: Path, run: RunRecord) -> str:
-    """Three lines for a terminal: the dense network, the smallest saved subnetwork, and where everything is."""
+    """Lines for a terminal: the dense network, the smallest saved subnetwork, and where everything is."""
     headline, chance, rows = run.headline, run.chance_of_headline, capacity_rows(run)
     largest = rows[-1]
     against = "" if chance is None else f" (chance {100 * chance:.1f})"
@@ -250,6 +255,8 @@ def summarise(directory: Path, run: RunRecord) -> str:
             f"file {(smallest.file_bytes or 0) / 1e6:.2f} MB"
         )
     lines.append(f"model, subnetworks, metrics.json, compatibility.png and the card: {directory}")
+    if (directory / EXAMPLES).is_file():
+        lines.append(f"a picture of what they find: {directory / EXAMPLES}")
     return "\n".join(lines)
 
 

@@ -7,13 +7,14 @@ from pathlib import PurePosixPath
 
 from ..pruning.masking import format_capacity
 from ..runs.record import RECORD
+from ..runs.run_directory import EXAMPLES
 from ..storage.forms import MODEL_FILES
 from .code import code_files
 from .metadata import EVAL_RESULTS_FILE
 
 MAIN = "main"
 README = "README.md"
-PICTURES = ("compatibility.png", "curve.png", "compressibility.png")
+PICTURES = ("compatibility.png", "curve.png", "compressibility.png", EXAMPLES)
 PROCESSOR = "preprocessor_config.json"
 SUBNETWORKS = "capacity-[01].[0-9][0-9]*"
 """Pattern for the branches and folders of ready subnetworks."""

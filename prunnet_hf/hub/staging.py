@@ -21,7 +21,7 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacities, format_capacity
 from ..runs.record import EVALUATE_AGAIN, RECORD, RunRecord
-from ..runs.run_directory import without_local_paths, write_json, write_text
+from ..runs.run_directory import EXAMPLES, without_local_paths, write_json, write_text
 from .card import Layout, build_card, build_subnetwork_card
 from .code import add_code, refer_to_code
 from .figures import read_run
@@ -42,6 +42,8 @@ class Publication:
         layout: Where ready subnetworks go: `branches`, `subfolders` or `repos`.
         with_code: Whether to publish the code that `trust_remote_code` runs, too.
         license: License of the weights, as the Hub abbreviates it (`apache-2.0`); None leaves it open.
+        with_examples: Whether to publish the picture `examples.png` of test images, which may show people, or may not
+            be published under the licence of the data set.
         eval_task: Task in the `eval.yaml` of the Hub data set that the run was evaluated on, to list the dense network
             on its leaderboard; None for no leaderboard.
 
@@ -54,6 +56,7 @@ class Publication:
     layout: Layout = "branches"
     with_code: bool = False
     license: str | None = None
+    with_examples: bool = False
     eval_task: str | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +123,7 @@ def stage_run(run: Path, publication: Publication, directory: Path) -> StagedRun
         directory: An empty folder to write to.
 
     Raises:
-        FileNotFoundError: If `run` is not a finished run directory.
+        FileNotFoundError: If `run` is not a finished run directory, or lacks the examples that are to be published.
         ValueError: If a capacity was never evaluated, the model can't be pruned, or the run's files are damaged.
         OSError: If the disk has too little room.
     """
@@ -163,6 +166,11 @@ class _Staging:
         self._capacities = _choose_capacities(self._model, self._record, publication.capacities)
         # The card's snippet is run in `directory`, where the name of a repository is the path of its folder.
         self._main = StagedFolder(directory / publication.repo_id, publication.repo_id)
+        if publication.with_examples and not (run / EXAMPLES).is_file():
+            raise FileNotFoundError(
+                f"with_examples=True needs {EXAMPLES}, which {run} lacks: it was tested on streams, or by an earlier "
+                f"version. Leave with_examples out, or {EVALUATE_AGAIN}."
+            )
 
     def stage(self) -> StagedRun:
         public_run = self._public_run()
@@ -192,7 +200,7 @@ class _Staging:
         write_json(public / RECORD, without_local_paths(asdict(RunRecord.read(self._run / RECORD))))
         write_text(public / "config.yaml", yaml.safe_dump(self._record.recipe, sort_keys=False))
         for picture in PICTURES:
-            if (self._run / picture).is_file():
+            if (self._run / picture).is_file() and (picture != EXAMPLES or self._publication.with_examples):
                 shutil.copyfile(self._run / picture, public / picture)
         record_indices(public, self._model, [row.capacity for row in self._record.capacities])
         return public

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ..storage.whole_file import whole_file
 
 QUERY, PHOTO, GAP, FRAME = 128, 100, 6, 4
-MARGIN, NAME_WIDTH, LINE, LETTERS = 12, 138, 16, 18
+MARGIN, NAME_WIDTH, LINE, LETTER, LETTERS = 12, 138, 16, 7, 18
 NUM_COLOURS = 256
 """Photos as PNG in full colour would take five times the bytes."""
 INK, GREY, LINES, GREEN, RED, NEUTRAL = "#1f2328", "#59636e", "#d1d9e0", "#1a7f37", "#cf222e", "#afb8c1"
@@ -68,11 +68,13 @@ class Block:
 
 
 def contact_sheet(blocks: Sequence[Block], foot: Sequence[str] = ()) -> Image.Image:
-    """Lay out queries one below the other, and lines of text at the foot."""
+    """Lay out queries one below the other, and at the foot paragraphs of text."""
     k = max((len(row.hits) for block in blocks for row in block.rows), default=0)
     left = MARGIN + QUERY + 2 * MARGIN + NAME_WIDTH
     heights = [max(len(block.rows) * _ROW, QUERY + 3 * LINE) + 3 * GAP for block in blocks]
-    size = (left + k * (PHOTO + GAP) + MARGIN, MARGIN + sum(heights) + len(foot) * LINE + MARGIN)
+    width = left + k * (PHOTO + GAP) + MARGIN
+    lines = [line for text in foot for line in textwrap.wrap(text, (width - 2 * MARGIN) // LETTER)]
+    size = (width, MARGIN + sum(heights) + len(lines) * LINE + MARGIN)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     top = MARGIN
@@ -83,8 +85,8 @@ def contact_sheet(blocks: Sequence[Block], foot: Sequence[str] = ()) -> Image.Im
         for place, row in enumerate(block.rows):
             _draw_row(picture, draw, row, left, top + place * _ROW)
         top += height
-    for line, text in enumerate(foot):
-        draw.text((MARGIN, top - GAP + line * LINE), text, GREY, _font(12))
+    for place, line in enumerate(lines):
+        draw.text((MARGIN, top - GAP + place * LINE), line, GREY, _font(12))
     return picture
 
 

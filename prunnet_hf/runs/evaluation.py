@@ -31,6 +31,7 @@ from ..retrieval.plots import plot_curve, plot_matrix
 from ..retrieval.protocols import resolve_protocol
 from .arguments import RunArguments
 from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
+from .examples import write_examples
 from .gathering import encode_together
 from .measured import note_measured
 from .methods import find_method
@@ -178,6 +179,7 @@ def evaluate_run(
     note_measured(run, record)
     (run / UNEVALUATED).unlink(missing_ok=True)
     show_results(record, run)
+    write_examples(run, record, subnetworks, splits, query, gallery, seed=options.seed)
     return record
 
 

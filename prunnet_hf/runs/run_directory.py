@@ -13,11 +13,14 @@ from ..pruning.masking import format_capacity
 from ..storage.json_text import load_json
 from ..storage.whole_file import write_whole
 
+EXAMPLES = "examples.png"
+"""What networks find for a few queries of the test."""
 CONCLUSIONS = (
     "metrics.json",
     "README.md",
     "compatibility.png",
     "curve.png",
+    EXAMPLES,
     "usage.json",
     "compressibility.json",
     "compressibility.png",

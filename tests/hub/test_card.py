@@ -475,6 +475,22 @@ def test_write_card_replaces_the_readme_and_sums_up(tmp_path: Path) -> None:
     ]
 
 
+def test_a_picture_of_examples_comes_first_on_the_card_if_it_is_there(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", metrics())
+    write_card(run, execute=False)
+    without = (run / "README.md").read_text(encoding="utf-8")
+    assert "examples.png" not in without
+    (run / "examples.png").write_bytes(b"a picture")
+    assert write_card(run, execute=False).splitlines()[-1] == f"a picture of what they find: {run / 'examples.png'}"
+    with_it = (run / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", with_it)
+    assert pictures == ["examples.png", "curve.png", "compatibility.png"]
+    # The picture and a line about it is all that differs.
+    added = [line for line in with_it.splitlines() if line not in without.splitlines()]
+    assert [line[:2] for line in added] == ["![", "*T"]
+    assert len(with_it.splitlines()) == len(without.splitlines()) + 4
+
+
 def test_card_is_made_again_without_the_weights(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metrics())
     (run / "compressibility.json").write_text("of an earlier model")
@@ -620,7 +636,9 @@ def test_published_card_is_what_its_run_says(name: str) -> None:
     usage = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
     assert usage.output is not None
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert render_card(found, usage=usage, name=name, indices=recorded_indices(folder)) == card
+    has_examples = (folder / "examples.png").is_file()
+    indices = recorded_indices(folder)
+    assert render_card(found, usage=usage, name=name, indices=indices, has_examples=has_examples) == card
     assert "This snippet was not run" not in card
     for picture in ("compatibility.png", "curve.png", "compressibility.png"):
         assert f"]({picture})" in card

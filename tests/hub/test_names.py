@@ -15,7 +15,7 @@ from prunnet_hf.hub.names import is_ours, subnetwork_name
     [
         *("config.json", "model.safetensors", "model.packed.safetensors", "preprocessor_config.json"),
         *("bands.index.json", "band-00001-of-00005.safetensors", "band-00001-of-00005.ranks.safetensors"),
-        *("metrics.json", "compatibility.png", "curve.png", "compressibility.png"),
+        *("metrics.json", "compatibility.png", "curve.png", "compressibility.png", "examples.png"),
         *("modeling_prunnet.py", "masking.py"),
         *("capacity-0.20/config.json", "capacity-0.125/model.packed.safetensors", "capacity-1.00/config.json"),
     ],

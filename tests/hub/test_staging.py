@@ -67,6 +67,21 @@ def test_subfolders(finished_run: Path, tmp_path: Path) -> None:
     assert set(staged.main.files()) == MAIN | PICTURES | inside
 
 
+def test_examples_are_published_only_if_asked(finished_run: Path, branches: StagedRun, tmp_path: Path) -> None:
+    assert (finished_run / "examples.png").is_file()
+    assert "examples.png" not in branches.main.files()["README.md"].read_text(encoding="utf-8")
+    staged = stage(finished_run, tmp_path / "with", with_examples=True).main.files()
+    assert staged["examples.png"].read_bytes() == (finished_run / "examples.png").read_bytes()
+    assert "](examples.png)" in staged["README.md"].read_text(encoding="utf-8")
+
+
+def test_examples_that_are_not_there_are_named(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "examples.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"with_examples=True.*examples\.png.*streams.*--eval_only"):
+        stage(tmp_path / "run", tmp_path / "staged", with_examples=True)
+
+
 def test_repositories_of_chosen_capacities(repos: StagedRun) -> None:
     assert [(folder.repo_id, folder.branch) for folder in repos.folders] == [
         ("org/name-capacity-0.30", "main"),

@@ -19,7 +19,7 @@ OURS = {
     "config.yaml": RECIPE,
     "metrics.json": RECORD,
     "README.md": f"---\n---\n{CARD_BEGINS}\n# A card",
-    **dict.fromkeys(("compatibility.png", "curve.png", "usage.json"), "old"),
+    **dict.fromkeys(("compatibility.png", "curve.png", "examples.png", "usage.json"), "old"),
     **dict.fromkeys(("compressibility.json", "compressibility.png", "trajectory.json", "trajectory.png"), "old"),
     "model/config.json": json.dumps({"model_type": "prunnet"}),
     "model/model.safetensors": "old",
@@ -77,7 +77,7 @@ def test_conclusions_of_an_earlier_run_go_and_all_else_stays(tmp_path: Path) -> 
     fill(tmp_path, OURS)
     fill(tmp_path, {"README.md": "by hand"})
     discard_conclusions(tmp_path)
-    gone = {"metrics.json", "compatibility.png", "curve.png", "usage.json", "compressibility.json"}
+    gone = {"metrics.json", "compatibility.png", "curve.png", "examples.png", "usage.json", "compressibility.json"}
     gone |= {"compressibility.png", "subnetworks/capacity-0.30/config.json"}
     gone |= {"subnetworks/capacity-0.30/model.packed.safetensors"}
     assert files_in(tmp_path) == OURS.keys() - gone

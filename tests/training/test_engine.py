@@ -176,7 +176,8 @@ def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capa
         train(arguments(photos, tmp_path, **options))
     train(arguments(photos, tmp_path, overwrite_output_dir=True, **options))
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("model", "metrics.json", "config.yaml", "compatibility.png", "checkpoints", "training.log")
+        *("model", "metrics.json", "config.yaml", "compatibility.png", "checkpoints", "training.log"),
+        "examples.png",
     }
     found = metrics(tmp_path)
     assert found["method"] == "independent"
