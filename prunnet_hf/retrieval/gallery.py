@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..image_colours import to_rgb
@@ -27,39 +24,23 @@ from ..pruning.masking import format_capacity
 from .contact_sheet import save_picture
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
 from .found import Found
+from .gallery_changes import Added, add_images, remove_images
 from .gallery_files import About, read_gallery, read_vectors, write_gallery
 from .gallery_images import (
     DIGEST,
-    IMAGES_SCHEMA,
     Candidates,
     Embedding,
     candidates_of,
     digest_of,
     embedded_dataset,
     embedded_folder,
-    path_of,
 )
 from .gallery_index import AUTO, build_index, check_factory, choose_factory, default_parameters, set_parameters
 from .gallery_picture import draw_found, network_name
+from .gallery_queries import check_k, query_vectors
 from .gallery_rows import Rows
 from .search import normalize
 from .spaces import check_compatible, check_known_space
-
-Vectors = NDArray[np.float32]
-
-
-class Added(NamedTuple):
-    """What `Gallery.add` did with the images that it was given.
-
-    Attributes:
-        new: How many were added.
-        changed: How many were there under the same path with another content, and were embedded again.
-        known: How many were there already.
-    """
-
-    new: int
-    changed: int
-    known: int
 
 
 class Gallery:
@@ -278,8 +259,8 @@ class Gallery:
             ValueError: If the queries are of another space, have another dimension or aren't finite, `k` is out of
                 range, or the gallery is empty.
         """
-        array = self._query_array(queries, model, embedding_space)
-        self._check_k(k)
+        array = query_vectors(self.about, queries, model, embedding_space)
+        check_k(k, len(self))
         scores, rows = self._rows.index.search(array, int(k))
         return Found(rows, scores, self._rows.images)
 
@@ -312,7 +293,7 @@ class Gallery:
         each = [queries] if isinstance(queries, str | os.PathLike | Image.Image) else list(queries)
         if not each or not models:
             raise ValueError(f"queries and models must each hold at least one; got {len(each)} and {len(models)}.")
-        self._check_k(k)
+        check_k(k, len(self))
         own = [self._row_of(query) for query in each]
         if labels is None:
             labels = [None if row is None else self._rows.images.column(LABEL)[row].as_py() for row in own]
@@ -363,19 +344,9 @@ class Gallery:
                 raise TypeError("model must be the network that embeds the images, of the gallery's space; got None.")
             check_compatible(self, model)
         options = Embedding(batch_size, num_workers, skip_corrupt_images, progress)
-        candidates = candidates_of(images, labels)
-        known = {name: row for row, name in enumerate(self.paths)}
-        digests = self._rows.images.column(DIGEST).to_pylist()
-        wanted = [
-            n
-            for n, name in enumerate(candidates.paths)
-            if name not in known or digests[known[name]] != candidates.digests[n]
-        ]
-        chosen, embeddings = candidates.only(wanted).embedded(model, options)
-        changed = [name for name in chosen.paths if name in known]
-        if len(embeddings):
-            self._change([known[name] for name in changed], self._unit(embeddings), chosen.table())
-        return Added(len(chosen.paths) - len(changed), len(changed), len(candidates.paths) - len(wanted))
+        added = add_images(self._rows, self.about, candidates_of(images, labels), model, options)
+        self._count()
+        return added
 
     def remove(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         """Remove images. An index that can't do that, such as HNSW, is made again from the stored embeddings.
@@ -387,65 +358,11 @@ class Gallery:
             ValueError: If there is no image of such a path, or the index would have to be made again, and the
                 embeddings weren't stored.
         """
-        places = {name: row for row, name in enumerate(self.paths)}
-        given = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-        names = [path if path in places else path_of(path) for path in given]
-        missing = [name for name in names if name not in places]
-        if missing:
-            others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ValueError(f"paths must be of images in the gallery; {missing[0]!r} isn't{others}.")
-        rows = sorted({places[name] for name in names})
-        self._change(rows, np.empty((0, self.about.embedding_dim), dtype=np.float32), IMAGES_SCHEMA.empty_table())
+        remove_images(self._rows, self.about, paths)
+        self._count()
 
-    def _change(self, removed: Sequence[int], added: Vectors, images: pa.Table) -> None:
-        if not self._rows.change(removed, added, images):
-            paths = [self.paths[row] for row in removed[:3]]
-            raise ValueError(
-                f"paths={paths} can't be removed: an index {self.about.factory!r} can't change so, and the embeddings "
-                "to make it again weren't stored. Embed the images again, or save galleries with them."
-            )
+    def _count(self) -> None:
         self.about = replace(self.about, num_images=len(self._rows))
-
-    def _unit(self, embeddings: Embeddings) -> Vectors:
-        check_compatible(self, embeddings)
-        return self._of_dimension(embeddings.embeddings, "images")
-
-    def _of_dimension(self, array: NDArray[np.floating], argument: str) -> Vectors:
-        unit = normalize(array, argument=argument)
-        if unit.shape[1] != self.about.embedding_dim:
-            raise ValueError(
-                f"{argument} have dimension {unit.shape[1]}, and the gallery {self.about.embedding_dim}: they must "
-                "agree."
-            )
-        return unit
-
-    def _query_array(self, queries: Any, model: PrunNetPreTrainedModel | None, space: str | None) -> Vectors:
-        if isinstance(queries, Embeddings):
-            check_compatible(self, queries)
-            return self._of_dimension(queries.embeddings, "queries")
-        if model is not None:
-            check_compatible(self, model)
-            return self._of_dimension(model.encode(queries, progress=False), "queries")
-        if not _is_table(queries):
-            raise TypeError(
-                "model must be the network that embeds the query images, any of the gallery's space "
-                f"{self.embedding_space!r}; got None."
-            )
-        if space is None:
-            raise TypeError(
-                "embedding_space must say of which space an array of queries is (model.config.embedding_space), as "
-                "dimensions that agree don't show it; got None. Embeddings carry theirs."
-            )
-        check_compatible(self, space)
-        return self._of_dimension(queries, "queries")
-
-    def _check_k(self, k: int) -> None:
-        if not len(self):
-            raise ValueError("the gallery is empty: add images before searching it.")
-        if isinstance(k, bool) or not isinstance(k, int | np.integer):
-            raise TypeError(f"k must be an integer; got {k!r}.")
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k must be from 1 to the {len(self)} images of the gallery; got {k}.")
 
     @classmethod
     def _made(cls, images: Candidates, factory: str) -> Self:
@@ -465,8 +382,3 @@ class Gallery:
             parameters=default_parameters(index),
         )
         return cls(about, Rows(index, images.table(), lambda: vectors))
-
-
-def _is_table(queries: Any) -> bool:
-    """Whether queries are embeddings, not images: an array `(n, dim)` of floats."""
-    return isinstance(queries, np.ndarray) and queries.ndim == 2 and queries.dtype.kind == "f"

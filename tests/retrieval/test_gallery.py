@@ -18,7 +18,7 @@ from PIL import Image
 
 from prunnet_hf import Embeddings, Gallery, PrunNetModel
 from prunnet_hf.retrieval.embedding_table import read_embeddings
-from prunnet_hf.retrieval.gallery import Added
+from prunnet_hf.retrieval.gallery_changes import Added
 from tests.retrieval.conftest import SIZE
 
 NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png", "top.png"]
