@@ -33,7 +33,7 @@ def test_dry_run_needs_no_hub_and_leaves_the_files_to_look_at(
     hub: HubServer, finished_run: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    words = [str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--dry_run"]
+    words = [str(finished_run), "--repo_id", "org/name", "--capacities", "0.2", "--with_examples", "--dry_run"]
     lines = push(parse_arguments(words)).splitlines()
     assert lines[0] == "org/name, branch capacity-0.20:"
     assert "org/name, branch main:" in lines
@@ -41,6 +41,7 @@ def test_dry_run_needs_no_hub_and_leaves_the_files_to_look_at(
     assert staged is not None
     assert Path(staged[1]).is_relative_to(temporary)
     assert (Path(staged[1]) / "org" / "name" / "bands.index.json").is_file()
+    assert (Path(staged[1]) / "org" / "name" / "examples.png").is_file()
     assert hub.requests == []
 
 

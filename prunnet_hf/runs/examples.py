@@ -51,7 +51,7 @@ def write_examples(
     largest = record.evaluated_capacities[-1]
     shown = {
         capacity: Shown(network_name(networks[capacity]), _quality(record, capacity, largest))
-        for capacity in _shown_capacities(record)
+        for capacity in shown_capacities(record)
     }
     picture = draw_examples(
         Pictured(splits.query, query),
@@ -69,8 +69,8 @@ def _quality(record: RunRecord, query: float, gallery: float) -> str:
     return f"{record.headline} {100 * record.value(record.headline, query, gallery):.1f} %"
 
 
-def _shown_capacities(record: RunRecord) -> list[float]:
-    """The largest, and the smallest that are saved, from large to small."""
+def shown_capacities(record: RunRecord) -> list[float]:
+    """The largest capacity, and the smallest that are saved, from large to small."""
     *others, largest = record.capacities
     return [largest.capacity, *reversed([row.capacity for row in others if row.file_bytes][:NUM_SUBNETWORKS])]
 

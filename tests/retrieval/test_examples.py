@@ -65,6 +65,14 @@ def test_the_picture_shows_what_is_found_without_what_is_ignored() -> None:
     assert picture.width == FIRST_PHOTO + 3 * 106 + MARGIN  # the image by the same camera isn't there
 
 
+def test_five_are_shown_even_if_ignored_images_come_first() -> None:
+    """Nine images, of which one is the query, which would find itself first."""
+    columns = {"label": [0] * 9}
+    query = pictured(columns, np.eye(9) + 0.1)
+    picture = draw_examples(query, query, "leave_one_out", {"dense": Shown("", "")}, embedded_by="dense", seed=0)
+    assert picture.width == FIRST_PHOTO + 5 * 106 + MARGIN
+
+
 def frame(picture: Image.Image, place: int, row: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*picture.getpixel((FIRST_PHOTO + place * 106 + 1, MARGIN + row * 122 + 1)))
 

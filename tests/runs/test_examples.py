@@ -13,7 +13,7 @@ from PIL import Image
 
 from prunnet_hf import PrunNetModel
 from prunnet_hf.retrieval.dataset_encoding import Encoded
-from prunnet_hf.runs.examples import write_examples
+from prunnet_hf.runs.examples import shown_capacities, write_examples
 from prunnet_hf.runs.record import RunRecord
 from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.engine import train
@@ -21,8 +21,8 @@ from tests.training.tiny_run import arguments
 
 
 def test_a_run_shows_the_dense_network_and_the_smallest_that_are_saved(finished: Path) -> None:
-    # 3 queries of 3 rows (dense, 0.5 and 0.2; 0.3 was evaluated, but isn't saved) of 122 pixels, 18 below each query,
-    # two margins, two lines at the foot.
+    assert shown_capacities(RunRecord.read(finished / "metrics.json")) == [1.0, 0.5, 0.2]  # 0.3 isn't saved
+    # 3 queries of 3 rows of 122 pixels, 18 below each query, two margins, two lines at the foot.
     with Image.open(finished / "examples.png") as picture:
         assert (picture.format, picture.height) == ("PNG", 3 * (3 * 122 + 18) + 2 * 12 + 2 * 16)
 
