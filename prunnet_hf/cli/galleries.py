@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +12,13 @@ from ..data.official_files import require_folder
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from ..retrieval.gallery import Gallery
-from ..retrieval.gallery_files import refuse_other_folder
 from ..retrieval.gallery_index import AUTO
-from ..storage.lock import locked
+from .claims import claimed
 from .networks import load_network
+from .shards import FromShards, index_from
 
-_LOCK = ".indexing.lock"
 _USUAL_K = 5
+_BATCH_SIZE = 64
 
 Model = Annotated[str, typer.Option(help="Directory (or a run's) or Hub repository of a model of the same space.")]
 Capacities = Annotated[
@@ -33,14 +31,16 @@ HowMany = Annotated[int | None, typer.Option("--k", "-k", help="How many images 
 
 
 def index(
-    model: Annotated[str, typer.Argument(help="Directory (or a run's) or Hub repository of a trained model.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of images, or of one folder for each class.")],
     output: Annotated[Path, typer.Option(help="Folder of the gallery. One that is there grows.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Directory (or a run's) or Hub repository of a trained model.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of images, or of one folder for each class.")] = None,
     factory: Annotated[
         str | None, typer.Option(help="faiss's factory string: Flat, HNSW32, IVF1024,PQ32, ...; auto by default.")
     ] = None,
     capacity: Annotated[float | None, typer.Option(help="Prune the model to this kept share first.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", help="Images in a forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch_size", help="Images in a forward pass.")] = _BATCH_SIZE,
     num_workers: Annotated[int, typer.Option("--num_workers", help="Processes that read images.")] = 0,
     skip_corrupt_images: Annotated[
         bool, typer.Option("--skip_corrupt_images", help="Leave out images that can't be decoded.")
@@ -51,15 +51,40 @@ def index(
     without_embeddings: Annotated[
         bool, typer.Option("--without_embeddings", help="Store only the index, from which some can't be removed.")
     ] = False,
+    shards: Annotated[
+        Path | None, typer.Option("--from", help="Index embeddings instead: the shards or file of prunnet embed.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data_dir", help="With --from: the folder that its paths start from.")
+    ] = None,
+    train_only: Annotated[
+        bool, typer.Option("--train_only", help="With --from: train a gallery without images, for --trained.")
+    ] = False,
+    trained: Annotated[
+        Path | None, typer.Option(help="With --from: fill this trained gallery, under the name of --output.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="With --trained: fill only part I of N, for prunnet merge.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --from: decides which images the index is trained on.")] = 0,
 ) -> None:
-    """Embed a folder of images and index it."""
-    require_folder("folder", folder, "It must hold images.")
+    """Embed a folder of images and index it, or index shards."""
+    from_shards = FromShards(trained, train_only, shard, data_dir, seed)
     reading: dict[str, Any] = {
         "batch_size": batch_size,
         "num_workers": num_workers,
         "skip_corrupt_images": skip_corrupt_images,
     }
-    with _claimed(output):
+    if shards is not None:
+        _refuse_images(shards, model, folder, {"capacity": capacity, "remove_missing": remove_missing, **reading})
+        index_from(shards, output, factory, from_shards, with_embeddings=not without_embeddings)
+        return
+    if from_shards.given():
+        raise ValueError(f"--from must say which shards {', '.join(from_shards.given())} is for; it isn't given.")
+    if model is None or folder is None:
+        raise ValueError("a model and a folder of images must be given, or --from with the embeddings of images.")
+    require_folder("folder", folder, "It must hold images.")
+    with claimed(output):
         grown = _stored(output, factory)
         network = load_network(model, capacity)
         if grown is None:
@@ -73,17 +98,13 @@ def index(
     typer.echo(f"{output}: {gallery!r}")
 
 
-@contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """Keep other commands from making, or adding to, the same gallery."""
-    refuse_other_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(output / _LOCK, f"output={str(output)!r}", "Wait until it is done, or choose another name."):
-            yield
-    finally:
-        with suppress(OSError):
-            output.rmdir()  # only if nothing came of it
+def _refuse_images(shards: Path, model: str | None, folder: Path | None, others: dict[str, Any]) -> None:
+    """Refuse what says how to embed images, where they are embedded already."""
+    usual = {"batch_size": _BATCH_SIZE, "num_workers": 0}
+    given = [f"--{name}" for name, value in others.items() if value not in (None, False, usual.get(name))]
+    given = [*[f"{name} {value}" for name, value in (("model", model), ("folder", folder)) if value], *given]
+    if given:
+        raise ValueError(f"--from {shards} has embeddings already: leave out {', '.join(given)}.")
 
 
 def _stored(output: Path, factory: str | None) -> Gallery | None:

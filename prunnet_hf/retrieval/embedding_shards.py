@@ -184,6 +184,7 @@ def find_shards(source: str | os.PathLike[str]) -> Shards:
     for file, found in zip(files, facts, strict=True):
         for what, own, first in (
             ("the embedding space", found.embedding_space, facts[0].embedding_space),
+            ("dimension", found.embedding_dim, facts[0].embedding_dim),
             ("a model, images or settings", found.others.get(_SHARDS), facts[0].others.get(_SHARDS)),
         ):
             if own != first:

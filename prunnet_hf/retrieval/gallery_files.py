@@ -4,7 +4,8 @@ The layout, version 1:
 
 - `index.faiss`: what `faiss.write_index` writes; ids are rows of the table. `datasets.load_faiss_index` reads it, too.
 - `images.parquet`: one row for each image, with the columns `path`, `label` (or null) and `digest` (of the file's
-  content, 16 hexadecimal digits) and, unless they were left out, `embedding` (float32, of unit length).
+  content, 16 hexadecimal digits) and, unless they were left out, `embedding` (float32, of unit length). Filled from
+  shards, its digests are of the embeddings, and its metadata has `part` (such as `2/4`) and `part_of`.
 - `index.json`: `format` (`prunnet-gallery`), `version` (1), `embedding_space`, `embedding_dim`, `num_images`,
   `capacity` and `model` (the network that embedded the images), `factory` and `parameters` (of faiss), `files` (size
   and SHA-256 of the other two), and `digest` (16 hexadecimal digits, of all other members).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ from ..storage.tensor_file import refuse_newer
 from ..storage.whole_file import whole_file, write_whole
 from .embedding_table import EMBEDDING, LABEL, PATH
 from .gallery_images import DIGEST, DIGEST_DIGITS, IMAGES_SCHEMA
+from .gallery_table import IMAGES, ROWS_A_GROUP, all_rows, images_schema, write_images
 from .spaces import check_known_space
 
-INDEX, IMAGES, ABOUT = "index.faiss", "images.parquet", "index.json"
+INDEX, ABOUT = "index.faiss", "index.json"
 GALLERY_FILES = Replaceable(files=(INDEX, IMAGES, ABOUT), last=ABOUT)
 FORMAT, VERSION = "prunnet-gallery", 1
-_ROWS_A_GROUP = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,30 @@ def write_gallery(
         FileExistsError: If the folder holds something else, or a gallery of another state.
         OSError: If a file can't be written.
     """
+    schema = images_schema(about.embedding_space, about.embedding_dim, with_vectors=vectors is not None)
+    return write_rows(folder, about, index, schema, all_rows(schema, images, vectors), replaces)
+
+
+def write_rows(
+    folder: Path, about: About, index: Any, schema: pa.Schema, rows: Iterable[pa.Table], replaces: str | None = None
+) -> str:
+    """Write a gallery as `write_gallery` does, whose rows are never all in memory.
+
+    Args:
+        folder: Created if necessary.
+        about: What the gallery is.
+        index: Its faiss index. It is written after the last rows were taken, so it may be filled meanwhile.
+        schema: From `images_schema`.
+        rows: Tables of this schema.
+        replaces: The state of the gallery that may be replaced; None for any.
+
+    Returns:
+        The state of the new gallery.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or a gallery of another state.
+        OSError: If a file can't be written.
+    """
     refuse_other_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_whole(folder, GALLERY_FILES) as staging:
@@ -108,13 +133,8 @@ def write_gallery(
                 f"{folder} was saved by another process since it was loaded, and what that has added would be lost. "
                 "Load it again, and change it then; or choose another name."
             )
+        write_images(staging / IMAGES, schema, rows)
         _write_index(index, staging / INDEX)
-        with (
-            whole_file(staging / IMAGES) as file,
-            pq.ParquetWriter(file, _schema(about, vectors is not None), write_page_checksum=True) as writer,
-        ):
-            for start in range(0, len(images), _ROWS_A_GROUP):
-                writer.write_table(_rows(images, vectors, start, about))
         files = {name: _describe(staging / name) for name in (INDEX, IMAGES)}
         members = {"format": FORMAT, "version": VERSION, **asdict(about), "files": files}
         members["digest"] = _digest(members)
@@ -132,6 +152,17 @@ def refuse_other_folder(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file; a gallery is a folder. Choose another name.")
     if folder.is_dir() and not (folder / ABOUT).exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise FileExistsError(f"{folder} holds other files than a gallery's. Choose another name.")
+
+
+def refuse_existing(output: Path) -> None:
+    """Refuse a path where no new gallery can be made.
+
+    Raises:
+        FileExistsError: If there is a gallery, or something else.
+    """
+    refuse_other_folder(output)
+    if (output / ABOUT).exists():
+        raise FileExistsError(f"output={str(output)!r} holds a gallery. Choose another name, or remove it.")
 
 
 def read_gallery(folder: Path, *, mmap: bool) -> Stored:
@@ -242,7 +273,7 @@ def read_vectors(folder: Path, about: About, state: str) -> NDArray[np.float32] 
     return vectors
 
 
-def vector_batches(folder: Path, state: str, size: int = _ROWS_A_GROUP) -> Iterator[NDArray[np.float32]] | None:
+def vector_batches(folder: Path, state: str, size: int = ROWS_A_GROUP) -> Iterator[NDArray[np.float32]] | None:
     """The embeddings of a stored gallery in batches of at most `size`; None if it has none.
 
     Raises:
@@ -261,25 +292,6 @@ def _vectors_in(file: pq.ParquetFile, size: int) -> Iterator[NDArray[np.float32]
     with file:
         for batch in file.iter_batches(size, columns=[EMBEDDING]):
             yield batch.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-
-
-def _schema(about: About, with_vectors: bool) -> pa.Schema:
-    columns = [pa.field(PATH, pa.string(), nullable=False), pa.field(LABEL, pa.string())]
-    columns.append(pa.field(DIGEST, pa.string(), nullable=False))
-    if with_vectors:
-        element = pa.field("element", pa.float32(), nullable=False)
-        columns.append(pa.field(EMBEDDING, pa.list_(element, about.embedding_dim), nullable=False))
-    return pa.schema(columns, metadata={"embedding_space": about.embedding_space})
-
-
-def _rows(images: pa.Table, vectors: NDArray[np.float32] | None, start: int, about: About) -> pa.Table:
-    part = images.slice(start, _ROWS_A_GROUP)
-    columns = [part.column(name).combine_chunks() for name in (PATH, LABEL, DIGEST)]
-    schema = _schema(about, vectors is not None)
-    if vectors is not None:
-        flat = pa.array(np.ascontiguousarray(vectors[start : start + len(part)]).reshape(-1))
-        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(EMBEDDING).type))
-    return pa.table(columns, schema=schema)
 
 
 def _write_index(index: Any, path: Path) -> None:

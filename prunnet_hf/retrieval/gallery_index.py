@@ -27,6 +27,9 @@ DIMENSIONS_A_BYTE = 4
 MOST_PROBED = 64
 POINTS_A_CLUSTER = 39
 """So many vectors for each cluster faiss recommends for training."""
+SAMPLE_A_CLUSTER = 64
+LEAST_SAMPLE = 65_536
+"""What a quantiser of 256 values, and a rotation before it, take of a sample at most."""
 
 Vectors = NDArray[np.float32]
 
@@ -126,6 +129,11 @@ def train_index(index: Any, vectors: Vectors, factory: str) -> None:
             len(vectors),
             POINTS_A_CLUSTER * clusters,
         )
+
+
+def sample_size(index: Any) -> int:
+    """How many vectors to train an index on: more would take longer, and find hardly more afterwards."""
+    return 0 if index.is_trained else max(SAMPLE_A_CLUSTER * _quieten(index), LEAST_SAMPLE)
 
 
 def _quieten(index: Any) -> int:

@@ -61,6 +61,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
         "push",
         "prune",
         "index",
+        "merge",
         "search",
         "show",
         "info",
@@ -103,6 +104,31 @@ def test_show_draws_at_most_what_the_gallery_holds(
     assert main(words) == 0  # 3 images, fewer than the usual 5
     assert main([*words, "--k", "4"]) == 1
     assert "k must be from 1 to the 3 images of the gallery; got 4" in capsys.readouterr().err
+
+
+def test_shards_are_indexed_in_parts_and_merged(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        f"embed --model {model} --data_dir {photos} --num_shards 3 --output shards",
+        "index --from shards --factory IVF2,Flat --train_only --output trained",
+        f"index --from shards --trained trained --shard 1/2 --data_dir {photos} --output part-1",
+        f"index --from shards --trained trained --shard 2/2 --data_dir {photos} --output part-2",
+        "merge part-2 part-1 --output gallery",
+    ):
+        assert main(command.split()) == 0, command
+    assert "gallery: 3 images, IVF2,Flat, space " in capsys.readouterr().out
+    query = str(photos / "b/3.png")
+    assert main(["search", "gallery", query, "--model", str(model), "--json"]) == 0
+    (best, *_) = json.loads(capsys.readouterr().out)["found"]
+    assert (best["path"], best["label"], round(best["score"], 3)) == (query, "b", 1.0)
+    assert main(["index", "--from", "shards", "--train_only", "--trained", "trained", "--output", "other"]) == 1
+    assert "--train_only makes what --trained and --shard fill later" in capsys.readouterr().err
+    (tmp_path / "part-3").mkdir()
+    with locked(tmp_path / "part-3" / ".indexing.lock", "a gallery"):
+        assert main(["merge", "part-1", "part-2", "--output", "part-3"]) == 1
+    assert "part-3' is being written by process" in capsys.readouterr().err
 
 
 def test_json_is_a_line_for_each_query_and_capacity(
@@ -204,7 +230,26 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
     ("words", "status", "error"),
     [
         (["serch"], 2, "prunnet serch: error: No such command 'serch'. Did you mean 'search'?"),
-        (["index"], 2, "prunnet index: error: Missing argument 'model'."),
+        (["index"], 2, "prunnet index: error: Missing option '--output'."),
+        (
+            ["index", "--output", "g"],
+            1,
+            "prunnet index: error: a model and a folder of images must be given",
+        ),
+        (["index", "m", "--from", "s", "--output", "g"], 1, "prunnet index: error: --from s has embeddings already"),
+        (
+            ["index", "--from", "s", "--output", "g", "--capacity", "0.2", "--batch_size", "8"],
+            1,
+            "prunnet index: error: --from s has embeddings already: leave out --capacity, --batch_size.",
+        ),
+        (["index", "m", "f", "--output", "g", "--shard", "1/2"], 1, "prunnet index: error: --from must say which"),
+        (["index", "--from", "s", "--output", "g", "--shard", "3/2"], 1, "prunnet index: error: shard must be i/n"),
+        (["index", "--from", "s", "--output", "g", "--shard", "1/2"], 1, "prunnet index: error: shard='1/2' needs"),
+        (["index", "--from", "nowhere", "--output", "g"], 1, "prunnet index: error: 'nowhere' has no shards"),
+        (["index", "--from", "s", "--output", "{gallery}"], 1, "prunnet index: error: output="),
+        (["merge", "--output", "g"], 2, "prunnet merge: error: Missing argument 'parts"),
+        (["merge", "nowhere", "--output", "g"], 1, "prunnet merge: error: nowhere is no gallery"),
+        (["merge", "{gallery}", "--output", "{gallery}"], 1, "prunnet merge: error: output="),
         (["search", "g", "q.png", "--model", "m", "--kapacity", "1"], 2, "prunnet search: error: No such option"),
         (["search", "nowhere", "q.png", "--model", "m"], 1, "prunnet search: error: nowhere is no gallery"),
         (
