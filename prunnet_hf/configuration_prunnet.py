@@ -1,11 +1,13 @@
 """Configuration of PrunNet models."""
 
+import math
 import os
 import re
 from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedConfig
 
+from .classifiers import LOGIT_SCALE, MARGIN, Classifier
 from .pruning.allocation import ALLOCATIONS, UNIFORM
 from .pruning.layers import ScoreInit
 from .pruning.masking import check_capacities, check_capacity
@@ -67,6 +69,11 @@ class PrunNetConfig(PreTrainedConfig):
         prunable: Whether the checkpoint holds scores, so that subnetworks can be cut from it.
         stem_pool: False replaces the backbone's `maxpool` after the stem by Identity (the paper's ResNet-18).
         score_init: How scores start: `"kaiming"` (random, the paper's) or `"magnitude"` (of the weights).
+        classifier: What training compares embeddings with classes by: `"softmax"`, a linear layer, as in the paper;
+            `"cosface"` or `"arcface"`, cosines with a margin.
+        logit_scale: Of `"cosface"` and `"arcface"`: what cosines are multiplied by. Above 0.
+        margin: Of these: how much harder training makes it to be right, at least 0. A difference of cosines for
+            `"cosface"`, an angle in radians for `"arcface"`.
         embedding_space: Id of the space of the embeddings. Networks can be compared only if they have the same.
             None until training has ended.
         weights_digest: Digests of the weights that have this space, by the type to which they are cast (see
@@ -81,6 +88,7 @@ class PrunNetConfig(PreTrainedConfig):
     """
 
     model_type = "prunnet"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["pooler_output"]  # transformers' Trainer gathers logits only
 
     backbone: str = "resnet18"
     backbone_kwargs: dict[str, Any] | None = None
@@ -95,6 +103,9 @@ class PrunNetConfig(PreTrainedConfig):
     prunable: bool = True
     stem_pool: bool = True
     score_init: str = "kaiming"
+    classifier: str = "softmax"
+    logit_scale: float = LOGIT_SCALE
+    margin: float = MARGIN
     embedding_space: str | None = None
     weights_digest: dict[str, str] | None = None
     measured: dict[str, Any] | None = None
@@ -119,6 +130,7 @@ class PrunNetConfig(PreTrainedConfig):
         if self.score_init not in get_args(ScoreInit):
             allowed = ", ".join(get_args(ScoreInit))
             raise ValueError(f"score_init must be one of {allowed}; got {self.score_init!r}.")
+        self._check_classifier()
         if self.allocation not in ALLOCATIONS_SAID:
             allowed = ", ".join(map(repr, ALLOCATIONS_SAID))
             raise ValueError(f"allocation must be one of {allowed}; got {self.allocation!r}.")
@@ -159,6 +171,15 @@ class PrunNetConfig(PreTrainedConfig):
                 f"layers; got {self.allocation!r}."
             )
 
+    def _check_classifier(self) -> None:
+        if self.classifier not in get_args(Classifier):
+            allowed = ", ".join(get_args(Classifier))
+            raise ValueError(f"classifier must be one of {allowed}; got {self.classifier!r}.")
+        if not (_is_finite(self.logit_scale) and self.logit_scale > 0):
+            raise ValueError(f"logit_scale must be a number above 0, such as 16; got {self.logit_scale!r}.")
+        if not (_is_finite(self.margin) and 0 <= self.margin < math.pi / 2):
+            raise ValueError(f"margin must be a number from 0 to pi / 2, such as 0.2; got {self.margin!r}.")
+
     def _check_space(self) -> None:
         _check_id("embedding_space", self.embedding_space)
         _check_mapping("weights_digest", self.weights_digest)
@@ -183,6 +204,7 @@ class PrunNetConfig(PreTrainedConfig):
         refuse_copying_code(self)
         self._check_space()
         self._check_granularity()
+        self._check_classifier()
         super().save_pretrained(save_directory, **kwargs)
 
     def __repr__(self) -> str:
@@ -265,7 +287,8 @@ class PrunNetConfig(PreTrainedConfig):
         asks = any(name in kwargs for name in LABEL_ARGUMENTS)
         with_unused = kwargs.pop("return_unused_kwargs", False)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
-        config._check_granularity()  # transformers sets what arguments change without a check
+        config._check_granularity()
+        config._check_classifier()  # transformers sets what arguments change without a check
         if asks:
             config.__dict__["asks_for_classifier"] = True
         return (config, {**unused, **to_prune}) if with_unused else config
@@ -340,6 +363,10 @@ def _check_measured(measured: Any) -> None:
                 "measured['values'] must have numbers in [0, 1] by capacities such as '0.20'; got "
                 f"{capacity!r}: {value!r}. {_WRITTEN}"
             )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_share(value: Any) -> bool:

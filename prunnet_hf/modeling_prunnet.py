@@ -6,6 +6,7 @@ are built around a timm backbone whose Conv2d and Linear weights carry scores.
 Source: PrunNet, arXiv 2504.11879.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from .backbone import create_backbone, feature_size, prepare_units
+from .classifiers import CosineClassifier, create_classifier, with_margin
 from .configuration_prunnet import PrunNetConfig
 from .prunable_model import PrunNetPreTrainedModel
 from .pruning.calibration import add_statistics
@@ -83,8 +85,21 @@ class PrunNetModel(PrunNetPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
 
+@dataclass
+class PrunNetClassifierOutput(ImageClassifierOutput):
+    """What `PrunNetForImageClassification` returns.
+
+    Attributes:
+        loss: The mean cross entropy, if there were labels.
+        logits: `(batch, num_labels)`, without margin.
+        pooler_output: The embeddings that were classified, `(batch, embedding_dim)`, not normalised.
+    """
+
+    pooler_output: Tensor | None = None
+
+
 class PrunNetForImageClassification(PrunNetPreTrainedModel):
-    """`PrunNetModel` with the linear classifier that training shares among all capacities.
+    """`PrunNetModel` with the classifier that training shares among all capacities (see `classifiers`).
 
     Args:
         config: What to build; `num_labels` is the number of training classes.
@@ -97,14 +112,17 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
     def __init__(self, config: PrunNetConfig, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
         self.prunnet = PrunNetModel(config, pretrained_backbone)
-        self.classifier = nn.Linear(config.embedding_dim, config.num_classes)
+        self.classifier: nn.Linear | CosineClassifier = create_classifier(
+            config.classifier, config.embedding_dim, config.num_classes, config.logit_scale
+        )
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         # Needed if a checkpoint has no classifier, or one of another size.
         if module is self.classifier:
-            init.normal_(module.weight, std=module.in_features**-0.5)
-            init.zeros_(module.bias)
+            init.normal_(self.classifier.weight, std=self.config.embedding_dim**-0.5)
+            if isinstance(self.classifier, nn.Linear):
+                init.zeros_(self.classifier.bias)
 
     def forward(
         self,
@@ -112,32 +130,42 @@ class PrunNetForImageClassification(PrunNetPreTrainedModel):
         labels: Tensor | None = None,
         capacity: float | None = None,
         return_dict: bool | None = None,
-    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+    ) -> PrunNetClassifierOutput | tuple[Tensor, ...]:
         """Classify images.
 
         Args:
             pixel_values: Images `(batch, 3, height, width)`, normalised by the image processor.
-            labels: Class of each image `(batch,)`, from 0 to `num_labels - 1`; gives `loss`, the mean cross entropy.
+            labels: Class of each image `(batch,)`, from 0 to `num_labels - 1`; gives `loss`, the mean cross entropy,
+                which has the classifier's margin while the model is in training mode.
             capacity: Run the subnetwork of this capacity, in (0, 1], instead of the dense network.
             return_dict: False returns a tuple.
 
         Returns:
-            `loss` (with `labels`) and `logits` `(batch, num_labels)`.
+            `loss` (with `labels`), `logits` `(batch, num_labels)` and `pooler_output`, the embeddings.
 
         Raises:
             ValueError: If a label is out of range (checked on a CPU only, and not in compiled models).
         """
         if capacity is not None:
             inputs = {"pixel_values": pixel_values, "labels": labels, "return_dict": return_dict}
-            masked: ImageClassifierOutput = functional_call(self, self.subnetwork(capacity), kwargs=inputs)
+            masked: PrunNetClassifierOutput = functional_call(self, self.subnetwork(capacity), kwargs=inputs)
             return masked
-        logits = self.classifier(self.prunnet(pixel_values).pooler_output)
+        embeddings = self.prunnet(pixel_values).pooler_output
+        logits = self.classifier(embeddings)
         loss = None
         if labels is not None:
             _check_labels(labels, self.config.num_classes)
-            loss = F.cross_entropy(logits, labels)
-        output = ImageClassifierOutput(loss=loss, logits=logits)
-        return output.to_tuple() if return_dict is False else output
+            loss = F.cross_entropy(self._harder(logits, labels), labels)
+        if return_dict is False:  # callers unpack two
+            return (logits,) if loss is None else (loss, logits)
+        return PrunNetClassifierOutput(loss=loss, logits=logits, pooler_output=embeddings)
+
+    def _harder(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The logits from which the loss is computed: with a margin, in training only."""
+        config = self.config
+        return with_margin(
+            logits, labels, config.classifier, config.logit_scale, config.margin if self.training else 0
+        )
 
 
 def _check_images(pixel_values: Tensor) -> None:

@@ -31,6 +31,34 @@ def test_the_defaults_are_the_papers() -> None:
     assert (config.capacity, config.prunable, config.embedding_space) == (1.0, True, None)
 
 
+def test_a_checkpoint_that_names_no_classifier_has_softmax() -> None:
+    config = PrunNetConfig.from_dict({"model_type": "prunnet"})
+    assert (config.classifier, config.logit_scale, config.margin) == ("softmax", 16.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("classifier", "sphereface", "softmax, cosface, arcface"),
+        ("logit_scale", 0, "above 0"),
+        ("logit_scale", float("nan"), "above 0"),
+        ("margin", -0.1, "from 0 to pi / 2"),
+        ("margin", 1.6, "from 0 to pi / 2"),
+        ("margin", "0.2", "from 0 to pi / 2"),
+    ],
+)
+def test_settings_of_the_classifier_are_checked(tmp_path: Path, field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"{field} must be .*{allowed}.*got {value!r}"):
+        PrunNetConfig(**{field: value})
+    config = PrunNetConfig()
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=rf"{field} must be "):
+        config.save_pretrained(tmp_path)
+    PrunNetConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"{field} must be "):
+        PrunNetConfig.from_pretrained(tmp_path, **{field: value})
+
+
 def test_capacities_are_ascending_and_without_the_dense_network() -> None:
     config = PrunNetConfig(capacities=[1.0, 0.8, 0.2, 0.8], statistics_capacities=(0.5, 0.2))
     assert config.capacities == [0.2, 0.8]
@@ -55,6 +83,9 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
         capacities=[0.3],
         statistics_capacities=[0.1],
         score_init="magnitude",
+        classifier="arcface",
+        logit_scale=24.0,
+        margin=0.4,
         embedding_space="0123456789abcdef",
         measured=MEASURED,
         id2label={0: "church", 1: "bridge", 2: "tower"},

@@ -14,9 +14,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageClassification
 
 from prunnet_hf import PrunNetForImageClassification, PrunNetModel
+from prunnet_hf.classifiers import with_margin
+from prunnet_hf.pruning.calibration import batch_norms
 from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.pruning.masking import kept_count
 from prunnet_hf.pruning.subnetworks import find_masks
@@ -297,3 +300,22 @@ def test_auto_model_for_image_classification(resnet, tmp_path: Path) -> None:
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert type(loaded) is PrunNetForImageClassification
     assert_same_state(loaded, state_of(resnet))
+
+
+@pytest.mark.parametrize("kind", ["cosface", "arcface"])
+def test_the_margin_counts_in_training_only(kind: str) -> None:
+    model = trained(tiny_config(classifier=kind, logit_scale=8.0, margin=0.3)).eval()
+    labels = torch.tensor([0, 1, 2, 0])
+    output = model(images(), labels=labels)
+    unit = F.normalize(output.pooler_output, dim=1), F.normalize(model.classifier.weight, dim=1)
+    logits = 8 * unit[0] @ unit[1].T
+    torch.testing.assert_close(output.logits, logits)
+    torch.testing.assert_close(output.loss, F.cross_entropy(logits, labels))
+    model.train()
+    for norm in batch_norms(model).values():
+        norm.eval()  # the same embeddings as before
+    harder = model(images(), labels=labels)
+    torch.testing.assert_close(harder.logits, logits)
+    expected = F.cross_entropy(with_margin(logits, labels, kind, 8.0, 0.3), labels)
+    torch.testing.assert_close(harder.loss, expected)
+    assert harder.loss > output.loss

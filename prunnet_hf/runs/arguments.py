@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from ..backbone import has_fitting_weights
+from ..classifiers import LOGIT_SCALE, MARGIN, Classifier
 from ..commands import CommandParser
 from ..configuration_prunnet import TRAINED_CAPACITIES, Granularity
 from ..data.loading import in_folders, takers, without_folder
@@ -59,6 +60,24 @@ class ModelArguments:
     )
     score_init: ScoreInit = field(
         default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}
+    )
+    classifier: Classifier | None = field(
+        default=None,
+        metadata={
+            "help": "How training classifies embeddings. softmax: by a linear layer, as in the paper. cosface, "
+            "arcface: by cosines, with a margin. Default: that of model_name_or_path, and softmax for a new network."
+        },
+    )
+    logit_scale: float | None = field(
+        default=None,
+        metadata={"help": f"For cosface and arcface: what cosines are multiplied by; {LOGIT_SCALE:g} by default."},
+    )
+    margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "For cosface (difference of cosines) and arcface (radians): how much harder training makes it to "
+            f"be right; {MARGIN:g} by default."
+        },
     )
 
     def __post_init__(self) -> None:

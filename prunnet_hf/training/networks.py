@@ -20,7 +20,7 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import MEAN, VARIANCE, add_statistics, batch_norms
 from ..pruning.masking import check_capacities, format_capacity
-from ..runs.arguments import DataArguments, RunArguments
+from ..runs.arguments import DataArguments, ModelArguments, RunArguments
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
     if model.model_name_or_path is not None:
         source = model_directory(model.model_name_or_path)
         check_granularity(source, model.granularity)
-        return _load_to_train(source, arguments.train.capacities, labels)
+        return _load_to_train(source, arguments.train.capacities, {**labels, **_classifier_settings(model)})
     config = PrunNetConfig(
         backbone=model.backbone,
         backbone_kwargs=json.loads(model.backbone_kwargs),
@@ -52,8 +52,15 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         score_init=model.score_init,
         granularity=model.granularity or "weight",
         **labels,
+        **_classifier_settings(model),
     )
     return PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)
+
+
+def _classifier_settings(model: ModelArguments) -> dict[str, Any]:
+    """What was said about the classifier. The rest is the checkpoint's, or the configuration's default."""
+    given = {"classifier": model.classifier, "logit_scale": model.logit_scale, "margin": model.margin}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def check_granularity(source: str, asked: Granularity | None) -> None:
@@ -78,11 +85,13 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
             f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
             f"{format_capacity(config.capacity)}. Fine-tune the dense checkpoint it was cut from."
         )
-    before = PrunNetConfig.from_pretrained(source).id2label
+    before = PrunNetConfig.from_pretrained(source)
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
     model.is_classifier_new = False  # from now on it is trained
-    if list(before.values()) != list(settings["id2label"].values()):
-        _renew_classifier(model.classifier, source)
+    if list(before.id2label.values()) != list(settings["id2label"].values()):
+        _renew_classifier(model, "The training images have other classes than %s", source)
+    elif (before.classifier == "softmax") != (config.classifier == "softmax"):
+        _renew_classifier(model, f"--classifier {config.classifier} isn't that of %s", source)
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
     model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
     add_statistics(model, len(model.config.stored_subnetworks))
@@ -90,11 +99,11 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
     return model
 
 
-def _renew_classifier(classifier: nn.Linear, source: str) -> None:
+def _renew_classifier(model: PrunNetForImageClassification, reason: str, source: str) -> None:
     """Forget the classes of a checkpoint. If there were as many, each row would stand for another class."""
-    nn.init.normal_(classifier.weight, std=classifier.in_features**-0.5)
-    nn.init.zeros_(classifier.bias)
-    logger.warning("The training images have other classes than %s: the classifier starts from new weights.", source)
+    for name, parameter in model.classifier.named_parameters():
+        nn.init.zeros_(parameter) if name == "bias" else nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    logger.warning(f"{reason}: the classifier starts from new weights.", source)
 
 
 def load_trained(arguments: RunArguments) -> tuple[PrunNetForImageClassification, PrunNetImageProcessor]:

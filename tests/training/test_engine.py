@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from prunnet_hf import PrunNetForImageClassification
+from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.retrieval.metrics import LEAVE_ONE_OUT
 from prunnet_hf.runs.ownership import claim_run
 from prunnet_hf.training.checkpoints import list_checkpoints
 from prunnet_hf.training.engine import train
-from prunnet_hf.training.networks import load_trained
+from prunnet_hf.training.networks import create_model, load_trained
 from tests.accelerate_state import reset_accelerate
 from tests.training.tiny_run import (
     TEST_CLASSES,
@@ -222,6 +222,43 @@ def test_fine_tuning_keeps_the_granularity_of_the_checkpoint(
         for start in (trainer, load_trained):  # load_trained is that of --eval_only
             with pytest.raises(ValueError, match=rf"^--granularity must be '{found}'.*{source}.*; got '{asked}'\."):
                 start(again)
+
+
+def test_the_classifier_of_a_run_is_kept_by_fine_tuning_resuming_and_evaluation(photos: Path, tmp_path: Path) -> None:
+    first = arguments(photos, tmp_path / "first", epochs=1, capacities=[0.5])
+    first.model.classifier, first.model.margin = "cosface", 0.3
+    train(first)
+    source = tmp_path / "first" / "model"
+    assert "classifier.bias" not in weights(source)
+    config = PrunNetConfig.from_pretrained(source)
+    assert (config.classifier, config.logit_scale, config.margin) == ("cosface", 16.0, 0.3)
+    results = metrics(tmp_path / "first")["results"]
+
+    tuned = create_model(arguments(photos, tmp_path / "tuned", source=source), [*config.id2label.values()])
+    assert (tuned.config.classifier, tuned.config.margin) == ("cosface", 0.3)
+    assert torch.equal(tuned.classifier.weight, weights(source)["classifier.weight"])
+
+    first.train.eval_only, first.model.classifier, first.model.margin = True, None, None
+    train(first)
+    assert metrics(tmp_path / "first")["results"] == results
+
+    first.train.eval_only, first.train.resume, first.train.epochs = False, True, 2
+    with pytest.raises(ValueError, match=r"doesn't fit the network of this run .*classifier\.bias"):
+        train(first)
+
+
+def test_another_classifier_than_the_checkpoints_starts_from_new_weights(
+    photos: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = finished / "model"
+    names = [*PrunNetConfig.from_pretrained(source).id2label.values()]
+    again = arguments(photos, tmp_path, source=source)
+    again.model.classifier = "cosface"
+    model = create_model(again, names)
+    assert not torch.equal(model.classifier.weight, weights(source)["classifier.weight"])
+    assert "--classifier cosface" in caplog.text
+    again.model.classifier = "softmax"
+    assert torch.equal(create_model(again, names).classifier.weight, weights(source)["classifier.weight"])
 
 
 def test_joint_training_uses_the_same_passes_and_another_merger(photos: Path, tmp_path: Path) -> None:
