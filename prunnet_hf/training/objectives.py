@@ -13,12 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..modeling_prunnet import PrunNetForImageClassification
+from ..modeling_prunnet import PrunNetClassifierOutput, PrunNetForImageClassification
 from ..pruning.channels import Axis, unit_gradient, unit_scores
 from ..pruning.layers import PrunableConv2d, PrunableLayer, scored_modules
 from ..pruning.masking import score_gradient
@@ -32,11 +33,16 @@ Gradients = dict[Tensor, Tensor]
 
 
 class Objective(ABC):
-    """Merges the gradients of the passes of a step.
+    """The loss of each pass of a step, and how their gradients are merged.
 
     Args:
         model: The network in training. Its scores get their gradients here, not from autograd.
+
+    Attributes:
+        noted: What `loss` has noted in this step for `merge`, if anything.
     """
+
+    noted: Tensor | None = None
 
     def __init__(self, model: PrunNetForImageClassification) -> None:
         self.layers: list[PrunableLayer] = list(model.prunable_layers().values())
@@ -49,6 +55,29 @@ class Objective(ABC):
         ]
         set_here = {layer.weight for layer in self.layers} | {module.scores for module in scored_modules(model)}
         self.other_parameters = [p for p in model.parameters() if p.requires_grad and p not in set_here]
+
+    def loss(self, outputs: PrunNetClassifierOutput, inputs: Mapping[str, Tensor], index: int, step: int) -> Tensor:
+        """The loss of one pass over one batch: the model's own, unless a subclass has another.
+
+        Args:
+            outputs: What the network gave.
+            inputs: What it was given: `pixel_values` and `labels`.
+            index: Number of the pass within the step; the dense pass comes first.
+            step: Number of the step.
+
+        Returns:
+            The mean over the batch, `()`.
+        """
+        return cast("Tensor", outputs.loss)  # never None, as labels are given
+
+    def agree(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Before `merge`: average `noted` over all processes, so that all merge alike.
+
+        Args:
+            mean: Gives the mean of a tensor over the processes, which all must call.
+        """
+        if self.noted is not None:
+            self.noted = mean(self.noted)
 
     @abstractmethod
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:

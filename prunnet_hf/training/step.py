@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +12,7 @@ from torch._dynamo import OptimizedModule
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from ..modeling_prunnet import PrunNetForImageClassification
+from ..modeling_prunnet import PrunNetClassifierOutput, PrunNetForImageClassification
 from ..pruning.masking import format_capacity
 from .capacities import PassCapacities
 from .objectives import Gradients, Objective
@@ -31,7 +32,7 @@ class TrainingStep:
     Args:
         model: The network itself.
         wrapped: What `accelerator.prepare` made of it.
-        objective: Merges the gradients.
+        objective: Gives the loss of each pass and merges the gradients.
         capacities: The capacities of the passes.
         optimizer: Prepared by `accelerator`.
         accelerator: Decides on mixed precision, accumulation and processes.
@@ -101,7 +102,7 @@ class TrainingStep:
         for index, capacity in enumerate(capacities):
             for parameter in self.parameters:
                 parameter.grad = self._gradients[index].get(parameter)
-            loss = self._loss(self._passes, capacity, inputs)
+            loss = self.objective.loss(self._outputs(self._passes, capacity, inputs), inputs, index, step)
             self.accelerator.backward(weight * loss)
             self._gradients[index] = {parameter: _taken(parameter) for parameter in self.parameters}
             losses.append(loss.detach())
@@ -112,6 +113,7 @@ class TrainingStep:
     def update(self, step: int) -> None:
         """Merge the gradients, clip them, step the optimiser, and forget them."""
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        self.objective.agree(partial(self.accelerator.reduce, reduction="mean"))
         self.objective.merge(self._gradients, generator)
         # Free them now: optimisers need memory for their own copies.
         self._gradients = [{} for _ in range(len(self.capacities))]
@@ -139,11 +141,13 @@ class TrainingStep:
                 "--mixed_precision bf16; --resume continues from the last checkpoint."
             )
 
-    def _loss(self, passes: SubnetworkPasses, capacity: float, inputs: dict[str, Tensor]) -> Tensor:
+    def _outputs(
+        self, passes: SubnetworkPasses, capacity: float, inputs: dict[str, Tensor]
+    ) -> PrunNetClassifierOutput:
         with passes.at(capacity) if capacity < 1.0 else nullcontext({}) as tensors:
             named = {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
-            loss: Tensor = functional_call(self.wrapped, named, kwargs=inputs).loss
-        return loss
+            outputs: PrunNetClassifierOutput = functional_call(self.wrapped, named, kwargs=inputs)
+        return outputs
 
 
 def _unwrapped(model: nn.Module, wrapped: nn.Module) -> tuple[str, bool]:

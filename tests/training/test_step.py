@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.configuration_prunnet import Granularity
+from prunnet_hf.modeling_prunnet import PrunNetClassifierOutput
 from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.objectives import Gradients, create_objective
+from prunnet_hf.training.objectives import Gradients, SumObjective, create_objective
 from prunnet_hf.training.passes import MaskedPasses
 from prunnet_hf.training.step import MOST_OVERFLOWS, FiniteWatch, TrainingStep
 from tests.accelerate_state import reset_accelerate
@@ -523,3 +525,28 @@ def test_gradient_alone() -> None:
     found.note(4, torch.ones(3), torch.tensor(math.inf))
     with pytest.raises(FloatingPointError, match=r"merged gradient .*step 4.*--learning_rate"):
         found.check()
+
+
+class Twice(SumObjective):
+    """Twice the model's own loss; notes which passes of which steps it was asked about."""
+
+    def __init__(self, model: PrunNetForImageClassification) -> None:
+        super().__init__(model)
+        self.asked: list[tuple[int, int]] = []
+
+    def loss(self, outputs: PrunNetClassifierOutput, inputs: Mapping[str, Tensor], index: int, step: int) -> Tensor:
+        self.asked.append((index, step))
+        return 2 * F.cross_entropy(outputs.logits, inputs["labels"])
+
+
+def test_an_objective_may_have_a_loss_of_its_own() -> None:
+    model = tiny_model()
+    step = training_step(model, Accelerator(cpu=True), "joint")
+    usual = step.backward(batch(), 7)
+    passes, step._gradients = step._gradients, [{}, {}, {}]
+    step.objective = Twice(model)
+    torch.testing.assert_close(step.backward(batch(), 7), 2 * usual)
+    assert step.objective.asked == [(0, 7), (1, 7), (2, 7)]
+    for once, twice in zip(passes, step._gradients, strict=True):
+        for parameter, gradient in once.items():
+            torch.testing.assert_close(twice[parameter], 2 * gradient, rtol=1e-4, atol=1e-6)
