@@ -1,0 +1,129 @@
+"""The methods that are compared, with their flags and what may be tried for each on validation classes.
+
+All runs of a recipe have its network, its images, their order and the seed in common. What an entry doesn't say is as
+the recipe, the method's own defaults and the package have it.
+
+`TRAINED_ALONE` were tried with the dense network; what was chosen there goes for its small ones too, masked and thin.
+Where a trained smallest capacity is tried for one method, it is tried for all that train subnetworks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Value = str | float | bool | Sequence[float]
+Flags = Mapping[str, Value]
+
+CAPACITIES = (0.05, 0.1, 0.2, 0.4, 0.6, 1.0)
+"""Those of the tables, and of the mean by which settings are chosen."""
+MAIN_SEEDS = (0, 1, 2)
+SIDE_SEEDS = (0, 1)
+MAIN, SIDE, VALIDATION = "main", "side", "validation"
+MAX_TRIALS = 4
+DEFAULT = "default, units"
+"""All other rows are compared with this one."""
+DENSE_ALONE = "alone, dense"
+"""The teacher of networks that are made compatible with it, and what is pruned post hoc."""
+SMALLEST = {"capacities": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)}
+UNITS = {"granularity": "channel"}
+WEIGHTS = {"granularity": "weight"}
+COSFACE = {"classifier": "cosface"}
+SCORES = {"score_learning_rate": 0.1875, "score_weight_decay": 0.0}
+OURSELVES = {"method": "prunnet", **COSFACE, **SCORES}
+JOINT = {"method": "joint", **COSFACE, **SCORES}
+"""Said in full, so that a row stays what it was when a default changes."""
+OURS = ({}, {"learning_rate": 0.06}, {"margin": 0.3}, SMALLEST)
+"""The rate of scores was chosen among three on the same validation classes before (docs/results.md)."""
+TRAINED_ALONE = (
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.05},
+    {"learning_rate": 0.1, "margin": 0.3},
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with its settings: a row of the tables.
+
+    Attributes:
+        name: In the tables.
+        flags: Of the training, without what was chosen on validation classes.
+        trials: What may be chosen; `()` if the choice is that of another entry, or there is none.
+        settings_of: The entry whose choice this one has; its own name if it has trials, None if there is no choice.
+        has_teacher: Whether it needs the dense network alone of the same seed, whose gallery its queries search.
+        capacity: The only capacity of a network that serves one.
+        post_hoc: Whether nothing is trained: the dense network alone is pruned by magnitude, and calibrated.
+    """
+
+    name: str
+    flags: Flags
+    trials: Sequence[Flags] = ()
+    settings_of: str | None = None
+    has_teacher: bool = False
+    capacity: float | None = None
+    post_hoc: bool = field(default=False)
+
+
+def _alone(name: str, capacity: float, flags: Flags, trials: Sequence[Flags] = ()) -> Entry:
+    own = {"method": "independent", "capacities": (capacity,), **COSFACE, **flags}
+    return Entry(name, own, trials, settings_of=DENSE_ALONE, capacity=capacity)
+
+
+def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) -> Entry:
+    flags = {"method": method, "capacities": (capacity,), **UNITS}
+    return Entry(f"{method} {capacity:g}", flags, trials, f"{method} 0.2", has_teacher=True, capacity=capacity)
+
+
+_RATES_ALONE = ({"learning_rate": 0.1}, {"learning_rate": 0.05})
+ENTRIES = (
+    Entry(DEFAULT, {**OURSELVES, **UNITS}, OURS, DEFAULT),
+    Entry("joint, units", {**JOINT, **UNITS}, OURS, "joint, units"),
+    _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
+    Entry("default, weights", {**OURSELVES, **WEIGHTS}, settings_of=DEFAULT),
+    _alone("thin, alone 0.2", 0.2, UNITS),
+    _alone("alone 0.2", 0.2, WEIGHTS),
+    Entry(
+        "paper",
+        {"method": "paper", "scale_dense_gradients": False, **WEIGHTS},
+        ({"learning_rate": 0.1}, {"learning_rate": 0.0375}, {"learning_rate": 0.0375, **SMALLEST}),
+        "paper",
+    ),
+    Entry("sfsc", {"method": "sfsc", **SCORES, **UNITS}, ({}, {"learning_rate": 0.1}, SMALLEST), "sfsc"),
+    _with_teacher("regression", 0.2, _RATES_ALONE),
+    _with_teacher("bct", 0.2, _RATES_ALONE),
+    Entry("joint, weights", {**JOINT, **WEIGHTS}, settings_of="joint, units"),
+    _alone("thin, alone 0.1", 0.1, UNITS),
+    _alone("alone 0.1", 0.1, WEIGHTS),
+    _with_teacher("regression", 0.1),
+    _with_teacher("bct", 0.1),
+)
+"""The main comparison, the most important first."""
+SIDE_ENTRIES: tuple[Entry, ...] = ()
+"""Shorter comparisons."""
+
+
+def find_entry(name: str) -> Entry:
+    """The entry of this name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    known = {entry.name: entry for entry in (*ENTRIES, *SIDE_ENTRIES)}
+    if name not in known:
+        raise ValueError(f"--only must be among {', '.join(map(repr, known))}; got {name!r}.")
+    return known[name]
+
+
+def words_of(flags: Flags) -> list[str]:
+    """Flags as words of a command line.
+
+    Example:
+        >>> words_of({"method": "joint", "scale_dense_gradients": False, "capacities": (0.1, 0.2)})
+        ['--method', 'joint', '--scale_dense_gradients', 'false', '--capacities', '0.1', '0.2']
+    """
+    words = []
+    for name, value in flags.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else f"{one}" for one in values)]
+    return words

@@ -1,0 +1,184 @@
+"""Which runs a phase has, in what order, and which of them have a row already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .methods import (
+    CAPACITIES,
+    DENSE_ALONE,
+    ENTRIES,
+    MAIN,
+    MAIN_SEEDS,
+    SIDE,
+    SIDE_ENTRIES,
+    SIDE_SEEDS,
+    VALIDATION,
+    Entry,
+    Flags,
+    find_entry,
+)
+
+RESULTS = Path(__file__).parents[1] / "results" / "compare"
+CHOSEN = "chosen.json"
+VALIDATED = "omniglot"
+"""The recipe whose training classes lend those for validation."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a training, or the pruning of a network that another run trained.
+
+    Attributes:
+        entry: What is run.
+        recipe: With which recipe.
+        phase: `"validation"`, `"main"` or `"side"`.
+        seed: With which seed.
+        settings: What was chosen for it, or is tried.
+        trial: The number of the trial; None outside validation.
+    """
+
+    entry: Entry
+    recipe: str
+    phase: str
+    seed: int
+    settings: Flags
+    trial: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        words = self.entry.name.replace(",", "").replace(" ", "-")
+        return words + ("" if self.trial is None else f"-trial{self.trial}") + f"-seed{self.seed}"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What the training is asked for beyond the recipe, as it comes back from JSON."""
+        flags = {**self.entry.flags, **self.settings}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+
+    @property
+    def teacher(self) -> Run | None:
+        """The run that must be finished before, of the dense network alone; in validation, of its first trial."""
+        if not (self.entry.has_teacher or self.entry.post_hoc):
+            return None
+        entry = find_entry(DENSE_ALONE)
+        if self.trial is not None:
+            return Run(entry, self.recipe, VALIDATION, self.seed, entry.trials[0], 0)
+        return Run(entry, self.recipe, MAIN, self.seed, {})
+
+    def row(self, results: Path) -> Path:
+        """The file of its row."""
+        return results / self.recipe / self.phase / f"{self.name}.json"
+
+    def is_done(self, results: Path) -> bool:
+        """Whether there is a row, made with the same flags."""
+        file = self.row(results)
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["flags"] == self.flags
+
+
+def validation_runs(recipe: str) -> list[Run]:
+    """Seed 0 of every trial of every method: the first trial of all, then the second of all, and so on."""
+    if recipe != VALIDATED:
+        return []
+    runs = [
+        Run(entry, recipe, VALIDATION, 0, trial, number)
+        for entry in ENTRIES
+        for number, trial in enumerate(entry.trials)
+    ]
+    return sorted(runs, key=lambda run: run.trial or 0)
+
+
+def compared_runs(recipe: str, phase: str, chosen: Mapping[str, Any]) -> list[Run]:
+    """The runs of `"main"` or `"side"`: all entries with seed 0, then all with seed 1, and so on.
+
+    Args:
+        recipe: Which recipe.
+        phase: Which phase; only the recipe of the validation has a `"side"`.
+        chosen: What `choose` wrote.
+
+    Raises:
+        ValueError: If nothing was chosen for an entry.
+    """
+    if phase == SIDE and recipe != VALIDATED:
+        return []
+    entries, seeds = (ENTRIES, MAIN_SEEDS) if phase == MAIN else (SIDE_ENTRIES, SIDE_SEEDS)
+    return [Run(entry, recipe, phase, seed, settings_for(entry, chosen)) for seed in seeds for entry in entries]
+
+
+def settings_for(entry: Entry, chosen: Mapping[str, Any]) -> Flags:
+    """What was chosen for an entry.
+
+    Raises:
+        ValueError: If nothing was.
+    """
+    if entry.settings_of is None:
+        return {}
+    if entry.settings_of not in chosen:
+        raise ValueError(f"{CHOSEN} has no settings of {entry.settings_of!r}: run --phase choose again.")
+    settings: Flags = chosen[entry.settings_of]["settings"]
+    return settings
+
+
+def choose(results: Path) -> dict[str, Any]:
+    """For each method the trial whose cross-test has the largest mean over capacities.
+
+    Args:
+        results: Where the rows are.
+
+    Returns:
+        By the name of an entry: `settings`, and what each finished trial scored in percent. Without a finished trial
+        the first one is taken.
+    """
+    tried: dict[str, list[Run]] = {}
+    for run in validation_runs(VALIDATED):
+        tried.setdefault(run.entry.name, []).append(run)
+    chosen = {}
+    for name, runs in tried.items():
+        scores = {
+            run.trial: score_of(json.loads(run.row(results).read_text(encoding="utf-8")))
+            for run in runs
+            if run.is_done(results)
+        }
+        best = max(scores, key=lambda trial: scores[trial]) if scores else runs[0].trial
+        tests = [
+            {"settings": run.settings, "mean": round(100 * scores[run.trial], 2)}
+            for run in runs
+            if run.trial in scores
+        ]
+        chosen[name] = {"settings": dict(runs[best or 0].settings), "trials": tests}
+    return chosen
+
+
+def score_of(row: Mapping[str, Any]) -> float:
+    """The mean over capacities of a row's cross-test; of a network that serves one capacity, its only figure."""
+    cross = row["cross"]
+    found = [cross[name] for name in (f"{capacity:g}" for capacity in CAPACITIES) if name in cross]
+    return sum(found) / len(found)
+
+
+def read_chosen(results: Path) -> dict[str, Any]:
+    """What was chosen.
+
+    Raises:
+        FileNotFoundError: If nothing was.
+    """
+    file = results / CHOSEN
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing, which says with what settings each method is compared. Run --phase validation with "
+            f"--recipe {VALIDATED}, or only --phase choose to take the first trial of each."
+        )
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def selected(runs: Iterable[Run], only: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Run]:
+    """The runs of these entries and seeds; None takes all."""
+    for name in only or ():
+        find_entry(name)
+    return [run for run in runs if (only is None or run.entry.name in only) and (seeds is None or run.seed in seeds)]
