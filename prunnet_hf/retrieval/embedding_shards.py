@@ -222,15 +222,13 @@ def _left_out(file: Path, facts: dict[str, str], names: list[str]) -> list[str]:
         stored, found = read_facts(file), read_embeddings(file)
     except ValueError as error:
         raise _damaged(file, error) from error
-    there = set(found.paths)
-    left_out = [name for name in names if name not in there]
-    same = all(stored.others.get(key) == value for key, value in facts.items())
-    if not same or len(left_out) + len(there) != len(names):
+    if any(stored.others.get(key) != value for key, value in facts.items()):
         raise ValueError(
             f"{file} was made of other images than there are now: their names, sizes or modification times differ. "
             "Remove it, and the same command will make it again."
         )
-    return left_out
+    there = set(found.paths)
+    return [name for name in names if name not in there]
 
 
 def _damaged(file: Path, error: ValueError) -> ValueError:

@@ -110,7 +110,7 @@ def test_a_damaged_part_is_named_and_nothing_is_written(shards: Path, tmp_path: 
 
 
 def test_galleries_that_do_not_belong_together_are_refused(shards: Path, tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
+    one = tmp_path / "one"
     index_shards(shards, one, FACTORY, progress=False)
     foreign = write_shards(tmp_path / "foreign", random_embeddings(), 2, space="fedcba9876543210")
     index_shards(foreign, tmp_path / "of-another-space", FACTORY, progress=False)
@@ -122,12 +122,20 @@ def test_galleries_that_do_not_belong_together_are_refused(shards: Path, tmp_pat
     index_shards(tmp_path / "later", tmp_path / "flat", "Flat", progress=False)
     with pytest.raises(ValueError, match=r"flat is of the factory 'Flat', and .*'IVF8,PQ4x4np'.*one trained gallery"):
         merge_galleries([one, tmp_path / "flat"], tmp_path / "merged")
-    index_shards(tmp_path / "later", other, FACTORY, progress=False)
-    with pytest.raises(ValueError, match=r"other was trained otherwise than that of .*one.*--trained"):
-        merge_galleries([one, other], tmp_path / "merged", progress=False)
     index_shards(tmp_path / "later", tmp_path / "bare", FACTORY, with_embeddings=False, progress=False)
     with pytest.raises(ValueError, match=r"one has its embeddings and .*bare hasn't"):
         merge_galleries([one, tmp_path / "bare"], tmp_path / "merged")
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "PQ4x4np"])  # of the second kind faiss merges any two
+def test_galleries_that_were_trained_apart_are_refused(factory: str, shards: Path, tmp_path: Path) -> None:
+    later = random_embeddings(300, seed=7)
+    later.paths[:] = [f"new/{path}" for path in later.paths]
+    write_shards(tmp_path / "later", later, 2)
+    index_shards(shards, tmp_path / "one", factory, progress=False)
+    index_shards(tmp_path / "later", tmp_path / "other", factory, progress=False)
+    with pytest.raises(ValueError, match=r"other was trained otherwise than that of .*one.*--trained"):
+        merge_galleries([tmp_path / "one", tmp_path / "other"], tmp_path / "merged", progress=False)
 
 
 def test_an_image_in_two_parts_is_named(shards: Path, tmp_path: Path) -> None:
