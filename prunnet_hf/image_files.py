@@ -28,6 +28,10 @@ class UnreadableImageError(ValueError):
     """An image that can't be used, as it is damaged or of another kind; the message names its file."""
 
 
+class MissingImageError(UnreadableImageError, FileNotFoundError):
+    """An image whose file isn't there; the message names it."""
+
+
 def image_formats() -> list[str]:
     """The formats that are read, by Pillow's names.
 
@@ -58,7 +62,8 @@ def open_image(
         any_ratio: Whether to decode an image that `refuse_ratio` refuses, as it is going to be cropped.
 
     Raises:
-        UnreadableImageError: If there is no such file, or it can't be decoded; the message names it.
+        UnreadableImageError: If it can't be decoded, or there is no such file (`MissingImageError`); the message names
+            it.
     """
     if isinstance(source, bytes):
         return _decoded(io.BytesIO(source), name or f"{len(source)} bytes without a name", upright, any_ratio)
@@ -68,11 +73,17 @@ def open_image(
     except OSError as error:
         if error.errno in _NOT_THE_FILES_FAULT:
             raise
-        raise _unreadable(name, error) from error
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise (missing_image(name) if missing else _unreadable(name, error)) from error
     except ValueError as error:  # no file can have this name, as it holds a null character
         raise _unreadable(ascii(name)[1:-1], error) from error
     with file:
         return _decoded(file, name, upright, any_ratio)
+
+
+def missing_image(name: str) -> MissingImageError:
+    """The error of an image whose file isn't there."""
+    return MissingImageError(f"The image {name} doesn't exist. Check its path, or leave it out.")
 
 
 def refuse_ratio(size: tuple[int, int], name: str = "") -> None:

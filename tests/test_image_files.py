@@ -17,7 +17,14 @@ import pytest
 from PIL import Image, ImageFile
 
 from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf.image_files import UnreadableImageError, image_formats, image_suffixes, open_image, refuse_ratio
+from prunnet_hf.image_files import (
+    MissingImageError,
+    UnreadableImageError,
+    image_formats,
+    image_suffixes,
+    open_image,
+    refuse_ratio,
+)
 
 PIXELS = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 
@@ -166,8 +173,12 @@ def test_pipes_sockets_devices_and_folders_are_refused_unopened(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UnreadableImageError, match=r"nowhere\.png can't be decoded.*No such file"):
-        open_image(tmp_path / "nowhere.png")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere.png", tmp_path / "file" / "inside.png"):
+        with pytest.raises(MissingImageError, match=rf"^The image {path} doesn't exist\. Check its path"):
+            open_image(path)
+    assert issubclass(MissingImageError, UnreadableImageError)  # what skips images that can't be used skips these
+    assert issubclass(MissingImageError, FileNotFoundError)
 
 
 def test_a_name_that_no_file_can_have_is_named():

@@ -34,6 +34,7 @@ from .gallery_images import (
     digest_of,
     embedded_dataset,
     embedded_folder,
+    images_of,
 )
 from .gallery_index import AUTO, build_index, check_factory, choose_factory, default_parameters, set_parameters
 from .gallery_picture import draw_found, network_name
@@ -91,7 +92,7 @@ class Gallery:
             ValueError: If it has no images, one can't be decoded, the model has no embedding space, or faiss doesn't
                 know the factory string or needs more images for it.
         """
-        check_factory(factory, model.config.embedding_dim)
+        check_factory(factory, model.config.embedding_dim, lambda: len(images_of(folder)))
         embeddings = embedded_folder(
             model,
             folder,
@@ -149,7 +150,7 @@ class Gallery:
         Raises:
             ValueError: If a column is missing, or as in `from_folder`.
         """
-        check_factory(factory, model.config.embedding_dim)
+        check_factory(factory, model.config.embedding_dim, lambda: len(dataset))
         images = embedded_dataset(
             model,
             dataset,

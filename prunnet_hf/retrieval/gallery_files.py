@@ -326,7 +326,9 @@ def _sha256(path: Path) -> str:
 
 def _check_file(path: Path, stated: tuple[int, str], *, contents: bool) -> None:
     size, sha256 = stated
-    found = path.stat().st_size if path.is_file() else None
+    if not path.is_file():
+        raise _damaged(path.parent, f"{path.name} is missing")
+    found = path.stat().st_size
     if found != size:
         raise _damaged(path.parent, f"{path.name} has {found} bytes; by {ABOUT} it must have {size}")
     if contents and _sha256(path) != sha256:

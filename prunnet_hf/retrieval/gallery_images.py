@@ -15,7 +15,9 @@ import pyarrow as pa
 from PIL import Image
 
 from ..data.folder_walk import find_images
+from ..data.official_files import require_folder
 from ..image_colours import to_rgb
+from ..image_files import missing_image
 from ..modeling_prunnet import PrunNetModel
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
 from .folder_encoding import encode_files, encode_folder
@@ -105,7 +107,7 @@ def candidates_of(images: Any, labels: Sequence[str | None] | None) -> Candidate
         own = list(labels) if labels is not None else images.labels or [None] * len(images)
         return Candidates(images.paths, digests_of(images), own, images)
     if isinstance(images, str | os.PathLike) and os.path.isdir(images):
-        inside = find_images(images).images
+        inside = images_of(images)
         names = [path_of(os.path.join(images, path)) for path in inside]
         own = list(labels) if labels is not None else [label_of(path) for path in inside]
         return Candidates(names, [digest_of(name) for name in names], own, list(names))
@@ -115,6 +117,16 @@ def candidates_of(images: Any, labels: Sequence[str | None] | None) -> Candidate
         path_of(i) if isinstance(i, str | os.PathLike) else f"image-{d}" for i, d in zip(each, digests, strict=True)
     ]
     return Candidates(names, digests, list(labels) if labels is not None else [None] * len(each), each)
+
+
+def images_of(folder: str | os.PathLike[str]) -> list[str]:
+    """The images of a folder, and of folders inside it, as paths relative to it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    require_folder("folder", folder, "It must hold images.")
+    return find_images(folder).images
 
 
 def embedded_folder(model: PrunNetModel, folder: str | os.PathLike[str], **options: Any) -> Embeddings:
@@ -170,8 +182,15 @@ def path_of(path: str | os.PathLike[str]) -> str:
 def digest_of(image: Any) -> str:
     """Digest of a file's content, or of the pixels of an image that isn't a file: 16 hexadecimal digits."""
     if isinstance(image, str | os.PathLike):
-        with open(image, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+        try:
+            with open(image, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing_image(os.fspath(image)) from error
+        except IsADirectoryError as error:
+            raise ValueError(
+                f"images must be image files; {os.fspath(image)!r} is a folder. Give a folder alone, not in a list."
+            ) from error
     pixels = to_rgb(image)
     content = repr(pixels.size).encode() + pixels.tobytes()
     return hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]

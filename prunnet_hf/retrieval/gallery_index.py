@@ -30,6 +30,8 @@ POINTS_A_CLUSTER = 39
 SAMPLE_A_CLUSTER = 64
 LEAST_SAMPLE = 65_536
 """What a quantiser of 256 values, and a rotation before it, take of a sample at most."""
+CLUSTERS_OF_A_ROTATION = 256
+"""So many clusters each part of a vector has while faiss finds the rotation of `OPQ`."""
 
 Vectors = NDArray[np.float32]
 
@@ -58,22 +60,37 @@ def build_index(vectors: Vectors, factory: str) -> Any:
         factory: faiss's factory string, such as `"Flat"`, `"HNSW32"` or `"IVF1024,PQ32"`.
 
     Raises:
-        ValueError: If faiss doesn't know it, or it needs more vectors to be trained.
+        ValueError: If faiss doesn't know it, can't make it of these vectors, or needs more to train it.
     """
     index = empty_index(vectors.shape[1], factory)
-    train_index(index, vectors, factory)
-    index.add(vectors)
+    try:
+        train_index(index, vectors, factory)
+        index.add(vectors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"factory={factory!r} is refused by faiss for these {len(vectors)} images ({_reason(error)}). Choose "
+            "another one; 'Flat' takes any number."
+        ) from error
     return index
 
 
-def check_factory(factory: str, dim: int) -> None:
-    """Refuse a string that faiss doesn't know, before images are embedded for it.
+def check_factory(factory: str, dim: int, count: Callable[[], int]) -> None:
+    """Refuse a string that faiss doesn't know, or that needs more images, before images are embedded for it.
+
+    Args:
+        factory: As in `build_index`, or `"auto"`.
+        dim: The length of the embeddings.
+        count: Gives the number of images; called only if the index has to be trained.
 
     Raises:
-        ValueError: If faiss doesn't know the factory string.
+        ValueError: If faiss doesn't know the factory string, or it needs more images to be trained.
     """
-    if factory != AUTO:
-        empty_index(dim, factory)
+    if factory == AUTO:
+        return
+    index = empty_index(dim, factory)
+    needed = _most_clusters(index)
+    if needed and not index.is_trained and count() < needed:
+        raise _too_few(factory, needed, count())
 
 
 def empty_index(dim: int, factory: str) -> Any:
@@ -90,6 +107,11 @@ def empty_index(dim: int, factory: str) -> Any:
             f"({_reason(error)}). 'Flat' is exact; 'HNSW32' and 'IVF1024,Flat' are fast; 'OPQ32,PQ32x8np' is small; "
             "'auto' chooses."
         ) from error
+    if isinstance(index, faiss.IndexIDMap):
+        raise ValueError(
+            f"factory={factory!r} would number images itself; a gallery's are numbered by their rows. Leave out "
+            "'IDMap' or 'IDMap2'."
+        )
     set_parameters(index, default_parameters(index))
     return index
 
@@ -102,7 +124,7 @@ def train_index(index: Any, vectors: Vectors, factory: str) -> None:
     """
     if index.is_trained:
         return
-    clusters = _quieten(index)
+    _quieten(index)
     rotation = _part(index, faiss.OPQMatrix)
     if rotation is not None:
         quantizer = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)  # what it would make itself, but quiet
@@ -114,13 +136,11 @@ def train_index(index: Any, vectors: Vectors, factory: str) -> None:
         needed = re.search(r"number of clusters \((\d+)\)", str(error))
         if needed is None:
             raise
-        raise ValueError(
-            f"factory={factory!r} needs at least {needed[1]} images to be trained; there are {len(vectors)}. Add "
-            "images, or choose a smaller one; 'Flat' needs no training."
-        ) from error
+        raise _too_few(factory, int(needed[1]), len(vectors)) from error
     finally:
         if rotation is not None:
             rotation.pq = None  # it doesn't own it
+    clusters = _most_clusters(index)
     if len(vectors) < POINTS_A_CLUSTER * clusters:
         logger.warning(
             "The index %r is trained on %d images; from %d on, it finds more of what an exact search does. 'Flat' "
@@ -133,22 +153,36 @@ def train_index(index: Any, vectors: Vectors, factory: str) -> None:
 
 def sample_size(index: Any) -> int:
     """How many vectors to train an index on: more would take longer, and find hardly more afterwards."""
-    return 0 if index.is_trained else max(SAMPLE_A_CLUSTER * _quieten(index), LEAST_SAMPLE)
+    return 0 if index.is_trained else max(SAMPLE_A_CLUSTER * _most_clusters(index), LEAST_SAMPLE)
 
 
-def _quieten(index: Any) -> int:
-    """Keep faiss from warning once for each clustering; returns how many clusters its largest one has."""
-    clusters = 0
+def _too_few(factory: str, needed: int, count: int) -> ValueError:
+    return ValueError(
+        f"factory={factory!r} needs at least {needed} images to be trained; there are {count}. Add images, or choose "
+        "a smaller one; 'Flat' needs no training."
+    )
+
+
+def _quieten(index: Any) -> None:
+    """Keep faiss from warning once for each clustering."""
+    for settings, _ in _clusterings(index):
+        settings.min_points_per_centroid = 1
+
+
+def _most_clusters(index: Any) -> int:
+    """How many clusters the largest clustering has that trains this index; it needs as many images. 0 without one."""
+    rotated = [CLUSTERS_OF_A_ROTATION] if _part(index, faiss.OPQMatrix) is not None else []
+    return max([count for _, count in _clusterings(index)] + rotated, default=0)
+
+
+def _clusterings(index: Any) -> Iterator[tuple[Any, int]]:
+    """The settings of each clustering that trains this index, and how many clusters it has."""
     for part in _parts(index):
-        settings = [part.cp] if isinstance(part, faiss.IndexIVF) else []
-        clusters = max(clusters, part.nlist if settings else 0)
+        if isinstance(part, faiss.IndexIVF):
+            yield part.cp, part.nlist
         quantizer = getattr(part, "pq", None)
         if isinstance(quantizer, faiss.ProductQuantizer):
-            settings.append(quantizer.cp)
-            clusters = max(clusters, quantizer.ksub)
-        for setting in settings:
-            setting.min_points_per_centroid = 1
-    return clusters
+            yield quantizer.cp, quantizer.ksub
 
 
 def default_parameters(index: Any) -> str:

@@ -38,7 +38,8 @@ def query_vectors(about: About, queries: Any, model: PrunNetPreTrainedModel | No
     if not _is_table(queries):
         raise TypeError(
             "model must be the network that embeds the query images, any of the gallery's space "
-            f"{about.embedding_space!r}; got None."
+            f"{about.embedding_space!r}; got None. Embeddings are an array of floats (num_queries, dim), with "
+            "embedding_space."
         )
     if space is None:
         raise TypeError(

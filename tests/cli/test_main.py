@@ -262,7 +262,11 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
             1,
             "prunnet search: error: the ",
         ),
-        (["search", "{gallery}", "q.png", "--model", "{model}"], 1, "prunnet search: error: The image q.png can't be"),
+        (
+            ["search", "{gallery}", "q.png", "--model", "{model}"],
+            1,
+            "prunnet search: error: The image q.png doesn't exist",
+        ),
         (["search", "{gallery}", "{image}", "--model", "{model}", "--k", "4"], 1, "prunnet search: error: k must be"),
         (["show", "{gallery}", "q.png", "--model", "m"], 2, "prunnet show: error: Missing option '--output'."),
         (["show", "{gallery}", "{image}", "--model", "m", "--output", "x.jpg"], 1, "prunnet show: error: output="),
