@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from argparse import Action, ArgumentDefaultsHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,7 +19,16 @@ from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
 from ..storage.json_text import load_json
-from .methods import METHODS, CapacitySampling, LearningRateSchedule, OptimizerName, Projection, find_method
+from .methods import (
+    METHODS,
+    CapacitySampling,
+    LearningRateSchedule,
+    OptimizerName,
+    Projection,
+    by_method,
+    fill_defaults,
+    find_method,
+)
 from .recipes import CONFIG_HELP, read_recipe, recipe_flags
 
 LARGEST_SEED = 2**32 - 1
@@ -184,13 +194,11 @@ class TrainArguments:
         default_factory=lambda: [0.1, *TRAINED_CAPACITIES],
         metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
     )
-    capacity_sampling: CapacitySampling = field(
-        default="sandwich",
-        metadata={
-            "help": "The capacities that each step trains with the dense network. sandwich: the smallest of "
-            "`capacities`, and `capacity_draws` random ones between it and 1, drawn again at each step; the rest of "
-            "`capacities` is only evaluated and saved. fixed: all of `capacities`, as in the paper."
-        },
+    capacity_sampling: CapacitySampling = by_method(
+        "capacity_sampling",
+        "The capacities that each step trains with the dense network. sandwich: the smallest of `capacities`, and "
+        "`capacity_draws` random ones between it and 1, drawn again at each step; the rest of `capacities` is only "
+        "evaluated and saved. fixed: all of `capacities`, as in the paper.",
     )
     capacity_draws: int = field(
         default=2,
@@ -210,20 +218,15 @@ class TrainArguments:
     eval_batch_size: int = field(default=64, metadata={"help": "Images in a batch when evaluating, for each process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one step."})
     optimizer: OptimizerName = field(default="sgd", metadata={"help": "sgd (with momentum) or adamw."})
-    learning_rate: float = field(
-        default=0.0375, metadata={"help": "Highest learning rate. The paper has 0.1, without scale_dense_gradients."}
-    )
+    learning_rate: float = by_method("learning_rate", "Highest learning rate.")
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
-    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay."})
-    score_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Highest learning rate of scores; by default learning_rate, 5 times that for granularity channel."
-        },
+    weight_decay: float = by_method("weight_decay", "Weight decay.")
+    score_learning_rate: float | None = by_method(
+        "score_learning_rate",
+        "Highest learning rate of scores; by default learning_rate, 5 times that for granularity channel.",
     )
-    score_weight_decay: float | None = field(
-        default=None,
-        metadata={"help": "Weight decay of scores; by default weight_decay, and 0 for granularity channel."},
+    score_weight_decay: float | None = by_method(
+        "score_weight_decay", "Weight decay of scores; by default weight_decay, and 0 for granularity channel."
     )
     lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
@@ -253,16 +256,12 @@ class TrainArguments:
             "help": "How conflicting gradients are projected. last: as in the released code. sequential: as in PCGrad."
         },
     )
-    scale_dense_gradients: bool = field(
-        default=True,
-        metadata={
-            "help": "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by "
-            "the number of passes, as is done for all other parameters."
-        },
+    scale_dense_gradients: bool = by_method(
+        "scale_dense_gradients",
+        "Multiply the gradients of classifier, projector and norms, which only the dense pass trains, by the number "
+        "of passes, as is done for all other parameters.",
     )
-    alpha: float = field(
-        default=0.5, metadata={"help": "How much a gradient loses weight when projection changes it."}
-    )
+    alpha: float = by_method("alpha", "How much a gradient loses weight when projection changes it.")
     seed: int = field(default=0, metadata={"help": "Seed of all random numbers."})
     eval_every: int = field(default=0, metadata={"help": "Epochs between evaluations; 0: only at the end."})
     checkpoint_every: int = field(
@@ -289,9 +288,10 @@ class TrainArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        check_choices(self)
+        """Fill in the defaults of the method, and check what can be checked without data."""
         method = find_method(self.method)
+        fill_defaults(self, method)
+        check_choices(self)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
         _check_at_least(self, 1, "log_every", "capacity_draws")
         _check_at_least(self, 2, "calibration_images")
@@ -338,7 +338,9 @@ class RunArguments:
     train: TrainArguments
 
     def __post_init__(self) -> None:
-        """Check the arguments that depend on each other."""
+        """Fill in what of the network depends on the method, and check the arguments that depend on each other."""
+        if self.model.model_name_or_path is None and not self.train.eval_only:  # else the checkpoint decides
+            fill_defaults(self.model, find_method(self.train.method))
         if self.train.sync_batchnorm and self.data.streaming:
             raise ValueError(
                 "sync_batchnorm=True and streaming=True don't work together: a process that has read its part of a "
@@ -356,8 +358,23 @@ class RunArguments:
         return {**asdict(self.model), **asdict(self.data), **asdict(self.train)}
 
 
+class _Formatter(ArgumentDefaultsHelpFormatter):
+    """Adds defaults to `--help`, but not that one is None: the argument's own text says what that means."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class _Parser(HfArgumentParser, CommandParser):
     """Flags from the fields of dataclasses, and errors as `CommandParser` has them."""
+
+    def __init__(self, kinds: Sequence[type]) -> None:
+        super().__init__(list(kinds), formatter_class=_Formatter)  # type: ignore[arg-type]
+        # transformers adds it for flags that are true by default, which this one is for most methods.
+        if "scale_dense_gradients" in {action.dest for action in self._actions}:
+            negative = ("--no_scale_dense_gradients", "--no-scale-dense-gradients")
+            same = "The same as --scale_dense_gradients false."
+            self.add_argument(*negative, dest="scale_dense_gradients", action="store_false", default=None, help=same)
 
 
 def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
@@ -393,7 +410,7 @@ def parse_dataclasses(
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it isn't a mapping, or has unknown keys.
     """
-    parser = _Parser(list(kinds))  # type: ignore[arg-type]
+    parser = _Parser(kinds)
     parser.add_argument("--config", help=f"{CONFIG_HELP}; flags win over it.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
     known, unknown = parser.parse_known_args(flags)

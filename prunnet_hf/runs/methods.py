@@ -1,16 +1,44 @@
 """The training methods, and the other choices by name that a training offers.
 
-`METHODS` is what `--method` accepts, and what `--help` and the model card say about each. `training/` obeys these
-choices and imports them from here; `training/objectives.py` has the objective of each method under the same name.
+`METHODS` is what `--method` accepts, what `--help` and the model card say about each, and the defaults that depend on
+it. `training/` obeys these choices and imports them from here; `training/objectives.py` has the objective of each
+method under the same name.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal
 
 CapacitySampling = Literal["fixed", "sandwich"]
 Projection = Literal["last", "sequential"]
 OptimizerName = Literal["sgd", "adamw"]
 LearningRateSchedule = Literal["cosine", "multistep"]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A default that follows from other arguments.
+
+    Attributes:
+        text: What `--help` says it is, such as `"learning_rate"`.
+        of: Computes it from the arguments, whose plain defaults are already there.
+    """
+
+    text: str
+    of: Callable[[Any], Any]
+
+
+USUAL: Mapping[str, Any] = MappingProxyType(
+    {
+        "capacity_sampling": "sandwich",
+        "learning_rate": 0.0375,
+        "weight_decay": 5e-4,
+        "scale_dense_gradients": True,
+        "alpha": 0.5,
+    }
+)
+"""The defaults, by argument, of a method that has none of its own: values, or `Derived` ones."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +49,13 @@ class Method:
         description: One sentence, for `--help` and the model card; it names the paper if there is one.
         has_subnetworks: Whether a run trains the dense network together with subnetworks. If not, it trains one
             network at the one capacity given.
+        defaults: Its defaults by argument; without an entry, the argument stays None. A flag or a recipe wins over
+            them.
     """
 
     description: str
     has_subnetworks: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=lambda: USUAL)
 
 
 METHODS = {
@@ -50,3 +81,37 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}.")
     return METHODS[name]
+
+
+def by_method(name: str, description: str) -> Any:
+    """The dataclass field of an argument whose default depends on the method; see `fill_defaults`.
+
+    Args:
+        name: The argument.
+        description: What `--help` says of it. The defaults are added: the usual one if `USUAL` has it, and others.
+    """
+    usual = [f"Default {_text(USUAL[name])}"] if name in USUAL else []
+    others = [
+        f"with {method} {_text(settings.defaults[name])}"
+        for method, settings in METHODS.items()
+        if settings.defaults.get(name) != USUAL.get(name)
+    ]
+    defaults = "; ".join([*usual, *others])
+    return field(
+        default=None, metadata={"help": f"{description} {defaults[:1].upper()}{defaults[1:]}.".rstrip(" .") + "."}
+    )
+
+
+def fill_defaults(arguments: Any, method: Method) -> None:
+    """Give each argument that is None, in a dataclass of arguments, the default of the method if that has one."""
+    names = {entry.name for entry in fields(arguments)}
+    missing = {name: value for name, value in method.defaults.items() if name in names}
+    missing = {name: value for name, value in missing.items() if getattr(arguments, name) is None}
+    for name, value in sorted(missing.items(), key=lambda item: isinstance(item[1], Derived)):
+        setattr(arguments, name, value.of(arguments) if isinstance(value, Derived) else value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Derived):
+        return value.text
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -277,11 +277,11 @@ EARLIER_DEFAULTS: dict[str, Any] = {"learning_rate": 0.1, "scale_dense_gradients
 
 def keep_earlier_defaults(options: TrainArguments) -> None:
     """Let a run of an earlier version go on with the defaults that it began with."""
-    usual = {entry.name: entry.default for entry in fields(options)}
+    usual = TrainArguments(method=options.method, capacities=options.capacities)
     for checkpoint in list_checkpoints(Path(options.output_dir))[-1:]:
         recipe = recipe_of_earlier_version(checkpoint)
         for name, value in EARLIER_DEFAULTS.items():
-            if recipe.get(name) == value and getattr(options, name) == usual[name]:
+            if recipe.get(name) == value and getattr(options, name) == getattr(usual, name):
                 setattr(options, name, value)
 
 

@@ -1,30 +1,75 @@
-"""The table of training methods."""
+"""Defaults that depend on the method: they fill in what nobody gave, and nothing else."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import pytest
 
-from prunnet_hf.runs.arguments import parse_arguments
-from prunnet_hf.runs.methods import METHODS, find_method
+from prunnet_hf.runs.arguments import ModelArguments, TrainArguments, parse_arguments
+from prunnet_hf.runs.methods import METHODS, USUAL, Derived, Method, by_method, fill_defaults
 
 
-def test_help_and_errors_list_every_method(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_arguments(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for name, method in METHODS.items():
-        assert f"{name}: {method.description}" in text
-    with pytest.raises(ValueError, match=f"method.*{', '.join(METHODS)}.*'sfsc'"):
-        find_method("sfsc")
+@dataclass
+class Few:
+    """Arguments that a method can have defaults for."""
+
+    rate: float | None = None
+    score_rate: float | None = None
+    is_scaled: bool | None = None
+    epochs: int = 3
+
+
+TWICE = Method(
+    "", defaults={"score_rate": Derived("2 x rate", lambda given: 2 * given.rate), "rate": 0.25, "gamma": 7}
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Few(0.25, 0.5)),  # what follows from another argument comes after it, whatever their order
+        ({"rate": 0.5}, Few(0.5, 1.0)),
+        ({"score_rate": 0.0, "is_scaled": False}, Few(0.25, 0.0, is_scaled=False)),  # what was given stays, 0 too
+    ],
+)
+def test_defaults_fill_in_what_was_not_given(given: dict[str, float], expected: Few) -> None:
+    found = Few(**given)
+    fill_defaults(found, TWICE)
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_description_is_one_sentence_with_room_for_an_address(name: str) -> None:
-    description = find_method(name).description
-    assert description[0].isupper()
-    assert description.endswith(".")
-    assert "\n" not in description
+def test_no_method_leaves_an_argument_open_that_training_needs(name: str) -> None:
+    # And each default is that of an argument, so that a misspelt one is found.
+    assert METHODS[name].defaults.keys() >= USUAL.keys()
+    assert METHODS[name].defaults.keys() <= {
+        entry.name for kind in (TrainArguments, ModelArguments) for entry in fields(kind) if entry.default is None
+    }
 
 
-def test_one_method_trains_a_single_network() -> None:
-    assert [name for name, method in METHODS.items() if not method.has_subnetworks] == ["independent"]
+@pytest.mark.parametrize("name", ["prunnet", "joint"])
+def test_usual_defaults_are_what_they_were(name: str) -> None:
+    options = TrainArguments(method=name)
+    assert (options.capacity_sampling, options.learning_rate, options.weight_decay) == ("sandwich", 0.0375, 5e-4)
+    assert (options.scale_dense_gradients, options.alpha) == (True, 0.5)
+    assert (options.score_learning_rate, options.score_weight_decay) == (None, None)  # by granularity
+
+
+def test_flags_and_none_in_arguments() -> None:
+    assert parse_arguments(["--scale_dense_gradients", "false"]).train.scale_dense_gradients is False
+    assert parse_arguments(["--scale_dense_gradients"]).train.scale_dense_gradients is True
+    assert parse_arguments(["--no_scale_dense_gradients"]).train.scale_dense_gradients is False
+    assert TrainArguments(alpha=None).alpha == 0.5
+    with pytest.raises(ValueError, match=r"alpha must be a number of at least 0; got -1"):
+        TrainArguments(alpha=-1)
+
+
+def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert by_method("alpha", "Share.").metadata["help"].startswith("Share. Default 0.5")
+    assert by_method("score_learning_rate", "Rate.").metadata["help"].startswith("Rate.")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "changes it. Default 0.5" in text
+    assert "(default: None)" not in text
