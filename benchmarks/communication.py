@@ -27,8 +27,9 @@ from prunnet_hf import PrunNetConfig, PrunNetForImageClassification
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
+from prunnet_hf.training.methods import create_objective
 from prunnet_hf.training.networks import lay_out
-from prunnet_hf.training.objectives import create_objective, dense_pass_parameters
+from prunnet_hf.training.objectives import dense_pass_parameters
 from prunnet_hf.training.step import TrainingStep
 
 NUM_CLASSES = 1000

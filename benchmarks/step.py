@@ -39,8 +39,8 @@ from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import PassCapacities, pass_capacities
+from prunnet_hf.training.methods import create_objective
 from prunnet_hf.training.networks import lay_out
-from prunnet_hf.training.objectives import create_objective
 from prunnet_hf.training.step import TrainingStep
 
 NUM_CLASSES = 1000

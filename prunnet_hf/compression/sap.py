@@ -49,8 +49,8 @@ from ..runs.run_data import load_run_data, set_apart
 from ..runs.run_directory import write_json
 from ..training.checkpoints import check_output_dir_is_shared, claim_together
 from ..training.engine import create_accelerator
+from ..training.kept_weights import prunable_weights
 from ..training.networks import create_model, create_processor
-from ..training.objectives import prunable_weights
 from ..training.processes import NOTHING_LOST, Interruption
 from ..training.trainer import Trainer
 from .plots import plot_trajectories

@@ -20,9 +20,11 @@ from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
 from ..storage.json_text import load_json
 from .methods import (
+    MERGERS,
     METHODS,
     CapacitySampling,
     LearningRateSchedule,
+    Method,
     OptimizerName,
     Projection,
     by_method,
@@ -250,6 +252,13 @@ class TrainArguments:
         metadata={"help": "Leave out steps whose loss or gradient isn't finite, instead of stopping."},
     )
     max_grad_norm: float = field(default=100.0, metadata={"help": "The gradient is clipped to this norm; above 0."})
+    merger: str | None = field(
+        default=None,
+        metadata={
+            "help": "For prunnet: how gradients are merged. integration: projected where they conflict, as in the "
+            "paper (default). sum: added up. PACKAGE.MODULE:CLASS: by your own prunnet_hf.training.mergers.Merger."
+        },
+    )
     projection: Projection = field(
         default="last",
         metadata={
@@ -317,6 +326,18 @@ class TrainArguments:
             )
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
         self.capacities = check_capacities(self.capacities)
+        self._check_method(method)
+
+    def _check_method(self, method: Method) -> None:
+        if self.merger is not None and not method.has_merger:
+            raise ValueError(
+                f"merger is only for --method prunnet; got {self.merger!r} with --method {self.method}, which has its "
+                "own way of merging gradients. Leave --merger out."
+            )
+        if self.merger not in (None, *MERGERS) and ":" not in self.merger:
+            raise ValueError(
+                f"merger must be one of {', '.join(MERGERS)}, or PACKAGE.MODULE:CLASS; got {self.merger!r}."
+            )
         if not method.has_subnetworks and len(self.capacities) != 1:
             raise ValueError(
                 f"--method {self.method} trains one network at one capacity, such as --capacities 0.2; got "

@@ -14,6 +14,8 @@ CapacitySampling = Literal["fixed", "sandwich"]
 Projection = Literal["last", "sequential"]
 OptimizerName = Literal["sgd", "adamw"]
 LearningRateSchedule = Literal["cosine", "multistep"]
+MERGERS = ("integration", "sum")
+"""What `--merger` accepts by name, the default first; `training/mergers.py` has them under the same names."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,20 @@ class Method:
             network at the one capacity given.
         defaults: Its defaults by argument; without an entry, the argument stays None. A flag or a recipe wins over
             them.
+        has_merger: Whether `--merger` says how it merges gradients.
     """
 
     description: str
     has_subnetworks: bool = True
     defaults: Mapping[str, Any] = field(default_factory=lambda: USUAL)
+    has_merger: bool = False
 
 
 METHODS = {
     "prunnet": Method(
         "At every step the gradients of the dense network and of its subnetworks are merged, and projected where they "
-        "conflict (PrunNet, arXiv 2504.11879)."
+        "conflict (PrunNet, arXiv 2504.11879).",
+        has_merger=True,
     ),
     "joint": Method(
         "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet."

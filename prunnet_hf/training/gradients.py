@@ -3,35 +3,30 @@
 A PrunNet step has N+1 gradients `g_0..g_N` of every tensor: the dense network's and those of N subnetworks. They are
 merged into one: each is projected off those it conflicts with, then weighted by how much of its direction is left.
 Whatever the projections do, the result is a linear combination of the `g_i`, and its coefficients depend on dot
-products only. So the long vectors are read twice, by batched matmuls: once for their `(N+1, N+1)` Gram matrices, once
-to combine them. The rest is arithmetic on tiny matrices. Nothing here waits for a device, and only `projection_orders`
-draws random numbers. `gradients_reference.py` computes the same with plain loops over vectors.
+products only: `gram.py` computes these and combines the long vectors, and what is here is arithmetic on tiny matrices.
+Nothing waits for a device, and only `projection_orders` draws random numbers. `gradients_reference.py` computes the
+same with plain loops over vectors.
 
-"Row" means an output channel: convolutions are projected channel by channel (`per_row=True`), all other tensors as one
+Convolutions are projected row by row, which means channel by channel (`per_row=True`), all other tensors as one
 vector. The weights `a_i` are taken over the whole tensor in both cases.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ..runs.methods import Projection
+from .gram import merge, merge_weight_and_scores
 
 # If the squared norm of a projected gradient is below this share of the original's, the projection has cancelled it
 # and only rounding errors are left. Their direction is noise, so it counts as a zero vector.
 CANCELLED = 1e-6
-
-# On a CPU, this many numbers stay in the cache between two operations.
-_CPU_BLOCK_NUMEL = 2**18
-
-# A float32 norm is exact within these powers of two and is clamped outside. In both cases the squares and dot products
-# of the scaled vector neither overflow nor underflow.
-_SMALLEST_NORM, _LARGEST_NORM = 2.0**-96, 2.0**96
 
 
 def projection_orders(num_gradients: int, *, per_row: bool, generator: torch.Generator) -> Tensor:
@@ -95,7 +90,6 @@ def integration_coefficients(
     return len(orders) * (weights[:, None] * projected).sum(dim=1)
 
 
-@torch.no_grad()
 def integrate(
     gradients: Sequence[Tensor],
     orders: Tensor,
@@ -124,17 +118,10 @@ def integrate(
     Raises:
         ValueError: see `integration_coefficients`.
     """
-    like = gradients[0]
-    rows = [_as_rows(gradient, like) for gradient in gradients]
-    with torch.autocast(like.device.type, enabled=False):
-        gram = torch.cat([_gram(block, scale) for _, block, scale in _scaled_blocks(rows)])
-        coefficients = integration_coefficients(
-            _of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps
-        )
-        return _from_rows(_combine(rows, [coefficients])[0], like).to(like.dtype)
+    coefficients = partial(integration_coefficients, orders=orders, alpha=alpha, projection=projection, eps=eps)
+    return merge(gradients, coefficients, per_row=per_row)
 
 
-@torch.no_grad()
 def integrate_weight_and_scores(
     gradients: Sequence[Tensor],
     weight: Tensor,
@@ -149,9 +136,7 @@ def integrate_weight_and_scores(
 ) -> tuple[Tensor, Tensor]:
     """Merge the N+1 gradients of a prunable weight and those of its scores.
 
-    The scores' gradients are the weight's times `weight * sign(scores)`, element by element. They are never stored as
-    a whole: a block of them exists while its Gram matrices are computed, and their combination is a combination of the
-    weight's gradients times the same factor. A score of exactly 0 gets a gradient of exactly 0.
+    See `gram.merge_weight_and_scores` for how the scores' gradients follow from the weight's.
 
     Args:
         gradients: `mask_c * dL/dV` for each capacity, V being the effective weight: N+1 tensors `(*shape)`, or one
@@ -171,19 +156,11 @@ def integrate_weight_and_scores(
     Raises:
         ValueError: if the shapes differ, or as in `integration_coefficients`.
     """
-    _check_same_shape(gradients, weight, scores)
-    rows = [_as_rows(gradient, weight) for gradient in gradients]
-    factor = _as_rows(scores.float().sign().mul_(weight), weight)
-    with torch.autocast(weight.device.type, enabled=False):
-        weight_gram, score_gram = _weight_and_score_grams(rows, factor)
-        coefficients = [
-            integration_coefficients(_of_unit(gram, per_row), orders, alpha=alpha, projection=projection, eps=eps)
-            for gram, orders in ((weight_gram, weight_orders), (score_gram, score_orders))
-        ]
-        weight_gradient, score_gradient = _combine(rows, coefficients)
-    score_gradient.mul_(factor)
-    weight_gradient, score_gradient = _from_rows(weight_gradient, weight), _from_rows(score_gradient, weight)
-    return weight_gradient.to(gradients[0].dtype), score_gradient.to(scores.dtype)
+    of_weight, of_scores = (
+        partial(integration_coefficients, orders=orders, alpha=alpha, projection=projection, eps=eps)
+        for orders in (weight_orders, score_orders)
+    )
+    return merge_weight_and_scores(gradients, weight, scores, of_weight, of_scores, per_row=per_row)
 
 
 def _project_last(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
@@ -227,92 +204,6 @@ def _identity(gram: Tensor) -> Tensor:
     return torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
-def _as_rows(tensor: Tensor, like: Tensor) -> Tensor:
-    """View `(*shape)` as `(rows, k)` float32. A vector is one row. Rows have the order that `like` has in memory.
-
-    Dot products don't depend on that order, and copying into another would take as long as all the rest.
-    """
-    if tensor.ndim < 2:
-        return tensor.reshape(1, -1).float()
-    return tensor.permute(_row_order(like)).reshape(len(tensor), -1).float()
-
-
-def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """Undo `_as_rows`."""
-    if like.ndim < 2:
-        return rows.reshape(like.shape)
-    order = _row_order(like)
-    ordered = rows.reshape([like.shape[dimension] for dimension in order])
-    return ordered.permute(sorted(range(like.ndim), key=order.__getitem__))
-
-
-def _row_order(like: Tensor) -> list[int]:
-    """The first dimension, then the others from the widest stride to the narrowest."""
-    return [0, *sorted(range(1, like.ndim), key=lambda dimension: -like.stride()[dimension])]
-
-
-def _blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the position of a block of rows, and a copy of it, `(block, N+1, k)`.
-
-    Blocks avoid a second copy of all N+1 vectors in memory. On other devices than the CPU everything is one block: a
-    small kernel takes longer there than a pass over memory.
-    """
-    num_rows, length = rows[0].shape
-    on_cpu = rows[0].device.type == "cpu"
-    step = max(1, _CPU_BLOCK_NUMEL // (len(rows) * length)) if on_cpu else num_rows
-    for start in range(0, num_rows, step):
-        where = slice(start, start + step)
-        yield where, torch.stack([vectors[where] for vectors in rows], dim=1)
-
-
-def _scaled_blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield blocks multiplied by scales `(block, N+1, 1)`, and these scales."""
-    for where, block in _blocks(rows):
-        scale = _scale(block)
-        yield where, block.mul_(scale), scale
-
-
-def _scale(vectors: Tensor) -> Tensor:
-    """The power of two that brings the norm of each vector `(..., k)` near 1, without rounding: `(..., 1)`."""
-    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(_SMALLEST_NORM, _LARGEST_NORM)
-    return torch.ldexp(torch.ones_like(norm), -torch.frexp(norm).exponent)
-
-
-def _gram(block: Tensor, scale: Tensor) -> Tensor:
-    """Gram matrices `(block, N+1, N+1)`, float64, of vectors that were multiplied by `scale`."""
-    scale = scale.double()
-    return torch.bmm(block, block.transpose(1, 2)).double() / (scale * scale.transpose(1, 2))
-
-
-def _weight_and_score_grams(rows: Sequence[Tensor], factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram matrices `(rows, N+1, N+1)` of the rows, and of the rows times `factor` `(rows, k)`."""
-    factor_scale = _scale(factor)
-    weight_grams, score_grams = [], []
-    for where, block, scale in _scaled_blocks(rows):
-        weight_grams.append(_gram(block, scale))
-        scaled_factor = factor[where] * factor_scale[where]
-        score_grams.append(_gram(block.mul_(scaled_factor[:, None]), scale * factor_scale[where, None]))
-    return torch.cat(weight_grams), torch.cat(score_grams)
-
-
-def _of_unit(gram: Tensor, per_row: bool) -> Tensor:
-    """Gram matrices of each row, or of the tensor as one vector, `(1, N+1, N+1)`."""
-    return gram if per_row else gram.sum(dim=0, keepdim=True)
-
-
-def _combine(rows: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
-    """Combine N+1 tensors `(rows, k)`, once for each of the coefficients `(rows or 1, N+1)`: `(times, rows, k)`."""
-    # A coefficient beyond float32 belongs to a vector so small that its zeros times infinity would give NaN.
-    largest = torch.finfo(torch.float32).max
-    num_rows, length = rows[0].shape
-    expanded = [each.clamp(-largest, largest).float().expand(num_rows, -1) for each in coefficients]
-    per_row = torch.stack(expanded, dim=1)
-    combined = torch.empty(len(coefficients), num_rows, length, device=rows[0].device)
-    for where, block in _blocks(rows):
-        combined[:, where] = torch.bmm(per_row[where], block).transpose(0, 1)
-    return combined
-
-
 def _check_arguments(gram: Tensor, orders: Tensor, alpha: float, projection: str, eps: float) -> None:
     if gram.ndim != 3 or gram.shape[1] != gram.shape[2]:
         raise ValueError(f"gram has shape {tuple(gram.shape)}; it must be (rows, N+1, N+1).")
@@ -324,9 +215,3 @@ def _check_arguments(gram: Tensor, orders: Tensor, alpha: float, projection: str
     for name, value in (("alpha", alpha), ("eps", eps)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; it must be a finite number of at least 0.")
-
-
-def _check_same_shape(gradients: Sequence[Tensor], weight: Tensor, scores: Tensor) -> None:
-    for name, shape in (("scores", scores.shape), ("gradients[0]", gradients[0].shape)):
-        if shape != weight.shape:
-            raise ValueError(f"{name} has shape {tuple(shape)}; it must be the weight's, {tuple(weight.shape)}.")

@@ -5,14 +5,16 @@ A step runs the dense network and its subnetworks on the same images, one pass e
 weights, from which the gradient of its scores follows. So a pass leaves ordinary gradients of all parameters except
 the scores.
 
-A new training method is a subclass of `Objective`, an entry in `OBJECTIVES`, and one in `runs/methods.py`.
+A new training method is a subclass of `Objective`, an entry in `OBJECTIVES` of `methods.py`, and one in
+`runs/methods.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -24,9 +26,8 @@ from ..pruning.channels import Axis, unit_gradient, unit_scores
 from ..pruning.layers import PrunableConv2d, PrunableLayer, scored_modules
 from ..pruning.masking import score_gradient
 from ..pruning.subnetworks import scored_units
-from ..runs.arguments import TrainArguments
-from ..runs.methods import Projection, find_method
-from .gradients import integrate, integrate_weight_and_scores, projection_orders
+from .gram import Coefficients, gram_matrix, gram_matrix_with_scores, merge, merge_weight_and_scores
+from .mergers import Integration, Merger
 
 Gradients = dict[Tensor, Tensor]
 """The gradient of each parameter, by the parameter."""
@@ -117,53 +118,103 @@ class SumObjective(Objective):
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
         """Add up the gradients of the passes."""
         for layer in self.layers:
-            layer.weight.grad = _sum(layer.weight, passes)
+            layer.weight.grad = summed(layer.weight, passes)
             layer.scores.grad = score_gradient(layer.weight.grad, layer.weight, layer.scores)
         for parameter in self.other_parameters:
-            parameter.grad = _sum(parameter, passes)
+            parameter.grad = summed(parameter, passes)
         for units in self.units if len(passes) > 1 else ():
             units.scores.grad = torch.stack([units.gradient(gradients) for gradients in passes]).sum(dim=0)
 
 
-class KeptObjective(Objective):
-    """One network alone, with some weights pruned for good: these get a gradient of zero, and scores get none.
+def summed(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
+    """The sum of the gradients of a parameter."""
+    gradients = [gradients[parameter] for gradients in passes]
+    return torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]
 
-    In SGD and AdamW, a weight of zero with a gradient and a momentum of zero stays exactly zero, also with weight
-    decay.
+
+class MergingObjective(Objective):
+    """A `Merger` makes one gradient of those of the passes, tensor by tensor or with the same weights for all.
 
     Args:
         model: The network in training.
-        kept: Masks of the weights to train, by the name of each prunable weight: boolean, of the weight's shape.
-
-    Raises:
-        ValueError: If the names in `kept` aren't those of the prunable weights, or a mask has another shape.
+        merger: How.
+        dense_only: Parameters that only the dense pass trains, which must come first.
+        by_rows: Weights that are merged row by row.
+        scale_dense_gradients: Multiply the gradients that only the dense pass trains by the number of passes.
     """
 
-    def __init__(self, model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: PrunNetForImageClassification,
+        merger: Merger,
+        *,
+        dense_only: Collection[Tensor] = (),
+        by_rows: Collection[Tensor] = (),
+        scale_dense_gradients: bool = False,
+    ) -> None:
         super().__init__(model)
-        weights = prunable_weights(model)
-        check_kept(weights, kept)
-        # With the memory layout and device of the weights, whose gradients they multiply in every step.
-        self.masks = {weight: torch.empty_like(weight).copy_(kept[name]) for name, weight in weights.items()}
+        self.merger = merger
+        self.scale_dense_gradients = scale_dense_gradients
+        self.dense_parameters = [p for p in self.other_parameters if p in dense_only]
+        self.integrated_parameters = [p for p in self.other_parameters if p not in dense_only]
+        self.by_rows = by_rows
 
     @torch.no_grad()
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
-        """Add up the gradients of the passes, and set those of pruned weights to zero."""
-        for weight, mask in self.masks.items():
-            weight.grad = _sum(weight, passes) * mask
-        for parameter in self.other_parameters:
-            parameter.grad = _sum(parameter, passes)
+        """Merge the gradients layer by layer."""
+        fixed = self._fixed(passes, generator)
+        for layer in self.layers:
+            per_row = fixed is None and layer.weight in self.by_rows
+            of_weight, of_scores = (self._coefficients(fixed, per_row, generator) for _ in range(2))
+            gradients = [each[layer.weight] for each in passes]
+            layer.weight.grad, layer.scores.grad = merge_weight_and_scores(
+                gradients, layer.weight, layer.scores, of_weight, of_scores, per_row=per_row
+            )
+        for parameter in self.integrated_parameters:
+            per_row = fixed is None and parameter in self.by_rows
+            coefficients = self._coefficients(fixed, per_row, generator)
+            parameter.grad = merge([each[parameter] for each in passes], coefficients, per_row=per_row)
+        for units in self.units:
+            coefficients = self._coefficients(fixed, False, generator)
+            units.scores.grad = merge([units.gradient(each) for each in passes], coefficients, per_row=False)
+        dense_scale = len(passes) if self.scale_dense_gradients else 1
+        for parameter in self.dense_parameters:
+            parameter.grad = dense_scale * passes[0][parameter]
+
+    def _coefficients(self, fixed: Tensor | None, per_row: bool, generator: torch.Generator) -> Coefficients:
+        if fixed is not None:
+            return fixed
+        return partial(self.merger.coefficients, per_row=per_row, generator=generator)
+
+    def _fixed(self, passes: Sequence[Gradients], generator: torch.Generator) -> Tensor | None:
+        """The coefficients of the whole step, `(1, N+1)`, if the merger doesn't look at each tensor by itself."""
+        if self.merger.sees == "tensor":
+            return None
+        device = next(iter(passes[0])).device
+        gram = torch.zeros(1, len(passes), len(passes), dtype=torch.float64, device=device)
+        if self.merger.sees == "network":
+            gram += self._network_gram(passes)
+        return self.merger.coefficients(gram, per_row=False, generator=generator)
+
+    def _network_gram(self, passes: Sequence[Gradients]) -> Tensor:
+        grams = [
+            gram_matrix_with_scores([each[layer.weight] for each in passes], layer.weight, layer.scores)
+            for layer in self.layers
+        ]
+        grams += [gram_matrix([each[parameter] for each in passes]) for parameter in self.integrated_parameters]
+        grams += [gram_matrix([units.gradient(each) for each in passes]) for units in self.units]
+        return torch.stack(grams).sum(dim=0)
 
 
-class ConflictAwareObjective(Objective):
-    """PrunNet: conflict-aware integration of the gradients (arXiv 2504.11879, section 3.3).
+class ConflictAwareObjective(MergingObjective):
+    """PrunNet: conflict-aware integration of the gradients (arXiv 2504.11879, section 3.3), or another merger.
 
-    Only the dense pass, which must come first, trains classifier, projector and normalisation layers.
+    Only the dense pass, which must come first, trains classifier, projector and normalisation layers. Convolutions are
+    merged output channel by output channel.
 
     Args:
         model: The network in training.
-        alpha: See `gradients.integrate`.
-        projection: See `gradients.integrate`.
+        merger: How gradients are merged; by default as the paper does.
         scale_dense_gradients: Multiply the gradients that only the dense pass trains by the number of passes, as
             integration does with all others, so that one learning rate suits both. The paper doesn't do this.
     """
@@ -171,54 +222,16 @@ class ConflictAwareObjective(Objective):
     def __init__(
         self,
         model: PrunNetForImageClassification,
+        merger: Merger | None = None,
         *,
-        alpha: float = 0.5,
-        projection: Projection = "last",
         scale_dense_gradients: bool = False,
     ) -> None:
-        super().__init__(model)
-        self.scale_dense_gradients = scale_dense_gradients
-        self.alpha = alpha
-        self.projection = projection
-        dense_only = dense_pass_parameters(model)
-        self.dense_parameters = [p for p in self.other_parameters if p in dense_only]
-        self.integrated_parameters = [p for p in self.other_parameters if p not in dense_only]
-        # What would be prunable convolutions with single weights is projected row by row with units, too.
-        self.by_rows = _convolutions(model) if model.config.granularity == "channel" else set()
-
-    @torch.no_grad()
-    def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
-        """Integrate the gradients layer by layer."""
-        for layer in self.layers:
-            self._merge_layer(layer, [gradients[layer.weight] for gradients in passes], generator)
-        for parameter in self.integrated_parameters:
-            of_passes = [gradients[parameter] for gradients in passes]
-            parameter.grad = self._integrated(of_passes, generator, per_row=parameter in self.by_rows)
-        for units in self.units:
-            of_passes = [units.gradient(gradients) for gradients in passes]
-            units.scores.grad = self._integrated(of_passes, generator, per_row=False)
-        dense_scale = len(passes) if self.scale_dense_gradients else 1
-        for parameter in self.dense_parameters:
-            parameter.grad = dense_scale * passes[0][parameter]
-
-    def _integrated(self, gradients: list[Tensor], generator: torch.Generator, *, per_row: bool) -> Tensor:
-        orders = projection_orders(len(gradients), per_row=per_row, generator=generator)
-        return integrate(gradients, orders, per_row=per_row, alpha=self.alpha, projection=self.projection)
-
-    def _merge_layer(self, layer: PrunableLayer, gradients: list[Tensor], generator: torch.Generator) -> None:
-        per_row = isinstance(layer, PrunableConv2d)
-        weight_orders, score_orders = (
-            projection_orders(len(gradients), per_row=per_row, generator=generator) for _ in range(2)
-        )
-        layer.weight.grad, layer.scores.grad = integrate_weight_and_scores(
-            gradients,
-            layer.weight,
-            layer.scores,
-            weight_orders,
-            score_orders,
-            per_row=per_row,
-            alpha=self.alpha,
-            projection=self.projection,
+        super().__init__(
+            model,
+            merger or Integration(),
+            dense_only=dense_pass_parameters(model),
+            by_rows=_convolutions(model),
+            scale_dense_gradients=scale_dense_gradients,
         )
 
 
@@ -232,8 +245,9 @@ def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parame
 
 
 def _convolutions(model: PrunNetForImageClassification) -> set[Tensor]:
-    """The weights of the convolutions in the backbone."""
-    return {module.weight for module in model.prunnet.backbone.modules() if isinstance(module, nn.Conv2d)}
+    """The weights of the convolutions in the backbone that are prunable, or with single weights would be."""
+    kind = nn.Conv2d if model.config.granularity == "channel" else PrunableConv2d
+    return {module.weight for module in model.prunnet.backbone.modules() if isinstance(module, kind)}
 
 
 def _normalises(module: nn.Module) -> bool:
@@ -246,73 +260,3 @@ def _normalises(module: nn.Module) -> bool:
         return True
     named = any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
     return named and all(parameter.ndim == 1 for parameter in module.parameters(recurse=False))
-
-
-OBJECTIVES: dict[str, Callable[[PrunNetForImageClassification, TrainArguments], Objective]] = {
-    "prunnet": lambda model, options: ConflictAwareObjective(
-        model,
-        alpha=options.alpha,
-        projection=options.projection,
-        scale_dense_gradients=options.scale_dense_gradients,
-    ),
-    "joint": lambda model, options: SumObjective(model),
-    "independent": lambda model, options: SumObjective(model),
-}
-"""The objective of each method in `METHODS`, made from the network in training and the arguments of the run."""
-
-
-def create_objective(
-    model: PrunNetForImageClassification, options: TrainArguments, *, kept: Mapping[str, Tensor] | None = None
-) -> Objective:
-    """The objective of the method that `options` name.
-
-    Args:
-        model: The network in training.
-        options: The method, and what its objective needs to know.
-        kept: See `KeptObjective`; only for a method that trains one network alone.
-
-    Raises:
-        ValueError: If `kept` is given with a method that trains subnetworks.
-    """
-    if kept is None:
-        return OBJECTIVES[options.method](model, options)
-    if find_method(options.method).has_subnetworks:
-        raise ValueError(f"method must be 'independent' if kept says which weights to train; got {options.method!r}.")
-    return KeptObjective(model, kept)
-
-
-def _sum(parameter: Tensor, passes: Sequence[Gradients]) -> Tensor:
-    gradients = [gradients[parameter] for gradients in passes]
-    return torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]
-
-
-def prunable_weights(model: PrunNetForImageClassification) -> dict[str, Tensor]:
-    """The weights of the prunable layers, by the name of the parameter."""
-    return {f"{name}.weight": layer.weight for name, layer in model.prunable_layers().items()}
-
-
-def check_kept(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-    """Make sure that there is one mask of the right shape for each weight.
-
-    Raises:
-        ValueError: If there isn't.
-    """
-    strange = sorted(weights.keys() ^ kept.keys())
-    if strange:
-        raise ValueError(f"kept must have a mask for each prunable weight and no others; these differ: {strange}.")
-    for name, weight in weights.items():
-        if kept[name].shape != weight.shape:
-            raise ValueError(f"kept[{name!r}] must have shape {tuple(weight.shape)}; got {tuple(kept[name].shape)}.")
-
-
-@torch.no_grad()
-def leave_out(model: PrunNetForImageClassification, kept: Mapping[str, Tensor]) -> None:
-    """Set to zero, in place, the prunable weights that `kept` leaves out.
-
-    Raises:
-        ValueError: If there isn't one mask of the right shape for each prunable weight.
-    """
-    weights = prunable_weights(model)
-    check_kept(weights, kept)
-    for name, weight in weights.items():
-        weight.masked_fill_(~kept[name].to(weight.device), 0.0)

@@ -41,8 +41,9 @@ from .checkpoints import (
     warn_of_changes,
     warn_of_other_processes,
 )
+from .kept_weights import leave_out
+from .methods import create_objective
 from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
-from .objectives import create_objective, leave_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import NOTHING_LOST, Agreement, Interruption
 from .reports import TrainingReport, start_trackers

@@ -29,8 +29,8 @@ from prunnet_hf.compression.round_files import (
 )
 from prunnet_hf.compression.sap_arguments import SapArguments
 from prunnet_hf.runs.arguments import DataArguments
+from prunnet_hf.training.kept_weights import leave_out, prunable_weights
 from prunnet_hf.training.networks import create_processor
-from prunnet_hf.training.objectives import leave_out, prunable_weights
 from tests.compression.test_trajectory import measured
 from tests.training.test_objectives import tiny_model
 from tests.training.tiny_run import arguments

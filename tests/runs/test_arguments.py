@@ -208,6 +208,8 @@ def test_unknown_flag_is_named() -> None:
         ({"capacities": [1.0]}, r"capacities .*subnetwork.*\[1\.0\]"),
         ({"capacities": []}, r"capacities .*subnetwork.*\[\]"),
         ({"eval_capacities": [2.0]}, r"eval_capacities .*\(0, 1\].*2\.0"),
+        ({"merger": "mean"}, r"merger must be one of integration, sum, or PACKAGE\.MODULE:CLASS; got 'mean'"),
+        ({"method": "joint", "merger": "sum"}, r"merger .*--method prunnet; got 'sum' with --method joint.*Leave"),
         ({"method": "independent"}, r"--method independent .*\[0\.1, 0\.2, 0\.4, 0\.6, 0\.8\]"),
         ({"epochs": 0}, r"epochs .*at least 1.*0"),
         ({"batch_size": 1}, r"batch_size .*at least 2.*1"),

@@ -17,16 +17,14 @@ from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.runs.methods import METHODS
 from prunnet_hf.training.gradients import projection_orders
 from prunnet_hf.training.gradients_reference import integrate_reference, integrate_weight_and_scores_reference
+from prunnet_hf.training.kept_weights import check_kept, leave_out, prunable_weights
+from prunnet_hf.training.mergers import Integration
+from prunnet_hf.training.methods import OBJECTIVES, create_objective
 from prunnet_hf.training.objectives import (
-    OBJECTIVES,
     ConflictAwareObjective,
     Gradients,
     SumObjective,
-    check_kept,
-    create_objective,
     dense_pass_parameters,
-    leave_out,
-    prunable_weights,
 )
 from prunnet_hf.training.optimizers import create_optimizer
 from tests.tiny_models import UNITS_OF_RESNET18
@@ -163,7 +161,7 @@ def test_gradients_of_units_are_autograds_of_a_gate_behind_each_unit(
 def test_gradients_of_units_are_merged_as_one_vector_a_group_and_convolutions_by_rows(projection: str) -> None:
     model = model_of_units("resnet18", UNITS_OF_RESNET18).float()
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    objective = ConflictAwareObjective(model, alpha=0.7, projection=projection)
+    objective = ConflictAwareObjective(model, Integration(alpha=0.7, projection=projection))
     objective.merge(passes, torch.Generator().manual_seed(3))
 
     generator = torch.Generator().manual_seed(3)
@@ -198,7 +196,7 @@ def test_sum_of_a_single_pass_is_that_pass() -> None:
 def test_conflict_aware_gradients_are_the_references(backbone: str, projection: str) -> None:
     model = tiny_model(backbone)
     passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
-    objective = ConflictAwareObjective(model, alpha=0.7, projection=projection)
+    objective = ConflictAwareObjective(model, Integration(alpha=0.7, projection=projection))
     objective.merge(passes, torch.Generator().manual_seed(3))
 
     # The same orders again: for each layer those of its weight, then of its scores; then those of the other tensors.
@@ -295,7 +293,8 @@ def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
 def test_options_reach_the_objective() -> None:
     chosen = TrainArguments(alpha=0.25, projection="sequential", scale_dense_gradients=True)
     found = create_objective(tiny_model("resnet10t"), chosen)
-    assert (found.alpha, found.projection, found.scale_dense_gradients) == (0.25, "sequential", True)
+    assert (found.merger.alpha, found.merger.projection) == (0.25, "sequential")
+    assert found.scale_dense_gradients
 
 
 def test_every_method_has_an_objective() -> None:

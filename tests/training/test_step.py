@@ -26,7 +26,8 @@ from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.objectives import Gradients, SumObjective, create_objective
+from prunnet_hf.training.methods import create_objective
+from prunnet_hf.training.objectives import Gradients, SumObjective
 from prunnet_hf.training.passes import MaskedPasses
 from prunnet_hf.training.step import MOST_OVERFLOWS, FiniteWatch, TrainingStep
 from tests.accelerate_state import reset_accelerate
