@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Place:
         for source in sorted((self.data_dir.resolve() / "train").iterdir()):
             link = folder / ("test" if source.name.startswith(HELD_OUT) else "train") / source.name
             link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
+            with suppress(FileExistsError):  # another job makes them too
                 link.symlink_to(source, target_is_directory=True)
         return folder
 

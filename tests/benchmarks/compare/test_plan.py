@@ -90,8 +90,8 @@ def test_the_trial_with_the_largest_mean_is_chosen_and_carried(tmp_path: Path) -
     assert [trial["mean"] for trial in chosen[DEFAULT]["trials"]] == [60.0, 65.0, 23.33]
     for recipe in ("omniglot", "grocery"):
         carried = [run for run in compared_runs(recipe, "main", chosen) if run.entry.settings_of == DEFAULT]
-        assert {run.entry.name for run in carried} >= {DEFAULT, "default, weights"}
-        assert all(run.flags["learning_rate"] == trials[1].settings["learning_rate"] for run in carried)
+        assert {run.entry.name for run in carried} == {DEFAULT}
+        assert all(run.flags["margin"] == trials[1].settings["margin"] for run in carried)
 
 
 def test_without_a_finished_trial_the_first_is_chosen(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_an_unknown_method_is_refused() -> None:
 def test_a_missing_choice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"chosen\.json is missing.*--phase validation.*--phase choose"):
         read_chosen(tmp_path)
-    with pytest.raises(ValueError, match=r"chosen\.json has no settings of 'default, units'.*--phase choose"):
-        settings_for(find_entry("default, weights"), {})
+    with pytest.raises(ValueError, match=r"chosen\.json has no settings of 'alone, dense'.*--phase choose"):
+        settings_for(find_entry("alone 0.2"), {})
 
 
 def test_flags_become_words() -> None:
