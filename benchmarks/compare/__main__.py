@@ -3,6 +3,7 @@
     python -m benchmarks.compare --recipe omniglot --data_dir DIR --jobs 2    # everything that has no row yet
     python -m benchmarks.compare --recipe grocery --data_dir DIR --jobs 2
     python -m benchmarks.compare --recipe omniglot --list
+    python -m benchmarks.compare --recipe omniglot --report                   # tables and pictures of both recipes
 
 Three phases follow one another. `validation` tries settings on training classes of Omniglot that are held out, and
 `choose` writes into `benchmarks/results/compare/chosen.json` which were best by the mean over capacities of the
@@ -23,6 +24,7 @@ from prunnet_hf.runs.run_directory import write_json
 
 from .methods import MAIN, SIDE, VALIDATION, words_of
 from .plan import CHOSEN, RESULTS, VALIDATED, Run, choose, compared_runs, read_chosen, selected, validation_runs
+from .report import write_report
 from .running import Place, perform_all
 
 CHOOSE = "choose"
@@ -32,6 +34,9 @@ PHASES = (VALIDATION, CHOOSE, MAIN, SIDE)
 def main() -> None:
     """Do the phases that were asked for, or list their runs."""
     given = create_parser().parse_args()
+    if given.report:
+        print("\n".join(map(str, write_report(given.results))))
+        return
     signal.signal(signal.SIGTERM, _stop)
     phases = given.phase or [phase for phase in PHASES if phase != CHOOSE or given.recipe == VALIDATED]
     failures: list[str] = []
@@ -62,6 +67,7 @@ def create_parser() -> CommandParser:
     parser.add_argument("--work_dir", type=Path, default=Path("out/compare"), help="run directories and logs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where rows and the choice are written")
     parser.add_argument("--list", action="store_true", help="only list the runs, and which have a row")
+    parser.add_argument("--report", action="store_true", help="only write tables and pictures of the rows so far")
     return parser
 
 

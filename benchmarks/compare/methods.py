@@ -10,7 +10,7 @@ Where a trained smallest capacity is tried for one method, it is tried for all t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Value = str | float | bool | Sequence[float]
 Flags = Mapping[str, Value]
@@ -69,7 +69,7 @@ class Entry:
     settings_of: str | None = None
     has_teacher: bool = False
     capacity: float | None = None
-    post_hoc: bool = field(default=False)
+    post_hoc: bool = False
 
 
 def _alone(name: str, capacity: float, flags: Flags, trials: Sequence[Flags] = ()) -> Entry:
@@ -106,8 +106,23 @@ ENTRIES = (
     _with_teacher("bct", 0.1),
 )
 """The main comparison, the most important first."""
-SIDE_ENTRIES: tuple[Entry, ...] = ()
-"""Shorter comparisons."""
+
+
+def _merged(name: str, merger: str) -> Entry:
+    return Entry(name, {**OURSELVES, **UNITS, "merger": merger}, settings_of=DEFAULT)
+
+
+SIDE_ENTRIES = (
+    Entry(
+        "post hoc, magnitude",
+        {"method": "joint", "capacities": SMALLEST["capacities"], "eval_capacities": (0.05,)},
+        post_hoc=True,
+    ),
+    _merged("merger: sum", "sum"),
+    _merged("merger: UPGrad", "benchmarks.compare.mergers:UPGrad"),
+    _merged("merger: PCGrad", "benchmarks.compare.mergers:PCGrad"),
+)
+"""Shorter comparisons, of one data set. Mergers are compared with the default, which integrates."""
 
 
 def find_entry(name: str) -> Entry:

@@ -84,9 +84,12 @@ class Place:
 
 
 def training_command(run: Run, place: Place) -> list[str]:
-    """The command that trains."""
-    words = [sys.executable, str(ROOT / "train_accelerate.py"), "--config", run.recipe]
-    words += ["--data_dir", str(place.images(run)), "--output_dir", str(place.directory(run)), *EVERY_RUN]
+    """The command that trains, or prunes what its teacher's run trained."""
+    folders = ["--data_dir", str(place.images(run)), "--output_dir", str(place.directory(run))]
+    if run.entry.post_hoc and run.teacher is not None:
+        program = [sys.executable, "-m", "benchmarks.compare.post_hoc", str(place.directory(run.teacher))]
+        return [*program, *folders, *words_of(run.flags)]
+    words = [sys.executable, str(ROOT / "train_accelerate.py"), "--config", run.recipe, *folders, *EVERY_RUN]
     words += ["--eval_capacities", "0.05", "--seed", str(run.seed), *words_of(run.flags)]
     if run.teacher is not None:
         words += ["--teacher", str(place.directory(run.teacher))]

@@ -1,0 +1,150 @@
+"""Means, standard errors, differences and costs, with values that can be checked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
+from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
+from benchmarks.compare.report import write_report
+from benchmarks.compare.tables import cost_table, difference_table, quality_table, summary
+
+ROUND = {0.05: 0.5, 0.1: 0.6, 0.2: 0.7, 0.4: 0.7, 0.6: 0.8, 1.0: 0.9}
+"""Its mean is 0.7."""
+
+
+def row(name: str, seed: int, cells: dict[float, float], *, minutes: float = 2.0, **recipe: Any) -> dict[str, Any]:
+    """A row whose self-tests are `cells`, and whose cross-tests are a tenth lower."""
+    return {
+        "entry": name,
+        "seed": seed,
+        "flags": {},
+        "self": {f"{capacity:g}": value for capacity, value in cells.items()},
+        "cross": {f"{capacity:g}": value - 0.1 for capacity, value in cells.items()},
+        "cpu_seconds": 60 * minutes,
+        "record": {
+            "recipe": {"capacity_sampling": "sandwich", "capacity_draws": 2, "capacities": [0.1, 0.2], **recipe},
+            "capacities": [{"capacity": c, "file_bytes": 1e6 * c, "latency_ms": c} for c in cells],
+        },
+    }
+
+
+def rows_of(name: str, *cells: dict[float, float], **recipe: Any) -> Rows:
+    return Rows(find_entry(name), tuple(row(name, seed, each, **recipe) for seed, each in enumerate(cells)))
+
+
+def shifted(by: float) -> dict[float, float]:
+    return {capacity: value + by for capacity, value in ROUND.items()}
+
+
+@pytest.fixture
+def every() -> dict[str, Rows]:
+    rows = [
+        rows_of(DEFAULT, shifted(0.0), shifted(0.02), shifted(0.04)),
+        rows_of(DENSE_ALONE, {1.0: 0.90}, {1.0: 0.92}, {1.0: 0.94}),
+        rows_of("thin, alone 0.2", {0.2: 0.75}),
+        rows_of("regression 0.2", {0.2: 0.75}),
+        rows_of("regression 0.1", {0.1: 0.7}),
+    ]
+    return {each.entry.name: each for each in rows}
+
+
+def test_a_standard_error_is_that_of_the_mean() -> None:
+    figure = Figure.of([1.0, 2.0, 6.0])  # mean 3, squares 4 + 1 + 9 = 14, variance 7
+    assert (figure.mean, figure.count) == (3.0, 3)
+    assert figure.error == pytest.approx((7 / 3) ** 0.5)
+    assert str(figure) == "3.0 ± 1.5"
+    assert str(Figure.of([70.04])) == "70.0"
+    assert Figure.of([]) is None
+
+
+def test_errors_of_a_difference_add_up_as_squares() -> None:
+    difference = Figure(5.0, 0.3, 3).minus(Figure(3.5, 0.4, 2))
+    assert (difference.mean, difference.count) == (1.5, 2)
+    assert difference.error == pytest.approx(0.5)
+    assert Figure(5.0, 0.3, 3).minus(Figure(3.5, None, 1)).error is None
+
+
+def test_figures_are_in_percent_over_seeds(every: dict[str, Rows]) -> None:
+    assert str(every[DEFAULT].figure(SELF, 0.2)) == "72.0 ± 1.2"  # 70, 72, 74: deviation 2, by the root of 3
+    assert str(every[DEFAULT].figure(CROSS, 0.2)) == "62.0 ± 1.2"
+    assert str(every[DEFAULT].figure(SELF, MEAN)) == "72.0 ± 1.2"
+    assert every[DENSE_ALONE].figure(SELF, MEAN) is None
+    assert every[DENSE_ALONE].figure(SELF, 0.2) is None
+
+
+def test_the_quality_table(every: dict[str, Rows]) -> None:
+    assert quality_table({name: every[name] for name in (DEFAULT, DENSE_ALONE)}) == [
+        "| method | seeds | test | 0.05 | 0.1 | 0.2 | 0.4 | 0.6 | dense | mean |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| default, units | 3 | self | 52.0 ± 1.2 | 62.0 ± 1.2 | 72.0 ± 1.2 | 72.0 ± 1.2 | 82.0 ± 1.2 | 92.0 ± 1.2 | "
+        "72.0 ± 1.2 |",
+        "|  | | cross | 42.0 ± 1.2 | 52.0 ± 1.2 | 62.0 ± 1.2 | 62.0 ± 1.2 | 72.0 ± 1.2 | 82.0 ± 1.2 | 62.0 ± 1.2 |",
+        "| alone, dense | 3 | self | - | - | - | - | - | 92.0 ± 1.2 | - |",
+    ]
+
+
+def test_the_difference_table(every: dict[str, Rows]) -> None:
+    lines = difference_table(every)
+    assert not any(line.startswith(f"| {DEFAULT} ") for line in lines)
+    # A network alone, at 75, against 72 and 62; one that searches another's gallery at 65 against the default's 62.
+    assert lines[4:8] == [
+        "| thin, alone 0.2 | 1 | self | - | - | 3.0 | - | - | - | - |",
+        "|  | | cross | - | - | 13.0 | - | - | - | - |",
+        "| regression 0.2 | 1 | self | - | - | 3.0 | - | - | - | - |",
+        "|  | | cross | - | - | 3.0 | - | - | - | - |",
+    ]
+    assert lines[2].split(" | ")[8] == "0.0 ± 1.6"  # twice 1.155, as squares
+    assert difference_table({DENSE_ALONE: every[DENSE_ALONE]}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "passes"),
+    [
+        (DEFAULT, {}, "4"),
+        ("paper", {"capacity_sampling": "fixed", "capacities": [0.2, 0.4, 0.6, 0.8]}, "5"),
+        ("paper", {"capacity_sampling": "fixed", "capacities": [0.2, 1.0]}, "2"),
+        (DENSE_ALONE, {}, "1"),
+        ("bct 0.1", {}, "1, and 1 forward"),
+        ("post hoc, magnitude", {}, "0"),
+    ],
+)
+def test_passes_of_a_step(name: str, recipe: dict[str, Any], passes: str) -> None:
+    assert passes_of(rows_of(name, ROUND, **recipe)) == passes
+
+
+def test_networks_for_one_capacity_are_stored_side_by_side(every: dict[str, Rows]) -> None:
+    assert stored_bytes(every, every[DEFAULT], (0.1, 0.2, 1.0)) == 1e6  # one file
+    assert stored_bytes(every, every["regression 0.2"], (0.1, 0.2, 1.0)) == pytest.approx(1.3e6)
+    assert stored_bytes(every, every["thin, alone 0.2"], (0.1, 0.2, 1.0)) is None  # 0.1 isn't there
+    assert stored_bytes(every, every["thin, alone 0.2"], (0.2, 1.0)) == pytest.approx(1.2e6)
+    assert cost_table(every)[2:4] == [
+        "| default, units | 4 | 2.0 ± 0.0 | 1.00 |",
+        "| alone, dense | 1 | 2.0 ± 0.0 | - |",
+    ]
+
+
+def test_the_summary_has_what_the_tables_have(every: dict[str, Rows]) -> None:
+    found = summary(every)[DEFAULT]
+    assert found["seeds"] == [0, 1, 2]
+    assert found["cross"]["0.2"]["mean"] == pytest.approx(62.0)
+    assert set(found["self"]) == {*(f"{capacity:g}" for capacity in CAPACITIES[:-1]), "dense", "mean"}
+
+
+def test_a_report_is_written_from_the_rows_that_are_there(every: dict[str, Rows], tmp_path: Path) -> None:
+    folder = tmp_path / "grocery" / "main"
+    folder.mkdir(parents=True)
+    for rows in every.values():
+        for each in rows.rows:
+            (folder / f"{each['entry'].replace(' ', '-')}-{each['seed']}.json").write_text(json.dumps(each))
+    assert [*read_rows(tmp_path, "grocery", "main")] == [*every]
+    files = {file.name for file in write_report(tmp_path)}
+    assert files == {"tables.md", "summary.json", "grocery-main-capacity.png", "grocery-main-cost.png"}
+    text = (tmp_path / "tables.md").read_text()
+    assert "\n".join(quality_table(every)) in text
+    assert "Omniglot" not in text
+    assert json.loads((tmp_path / "summary.json").read_text())["omniglot main"] == {}
