@@ -7,7 +7,6 @@ method under the same name.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any, Literal
 
 CapacitySampling = Literal["fixed", "sandwich"]
@@ -31,15 +30,13 @@ class Derived:
     of: Callable[[Any], Any]
 
 
-USUAL: Mapping[str, Any] = MappingProxyType(
-    {
-        "capacity_sampling": "sandwich",
-        "learning_rate": 0.0375,
-        "weight_decay": 5e-4,
-        "scale_dense_gradients": True,
-        "alpha": 0.5,
-    }
-)
+USUAL: dict[str, Any] = {
+    "capacity_sampling": "sandwich",
+    "learning_rate": 0.0375,
+    "weight_decay": 5e-4,
+    "scale_dense_gradients": True,
+    "alpha": 0.5,
+}
 """The defaults, by argument, of a method that has none of its own: values, or `Derived` ones."""
 
 
@@ -62,11 +59,27 @@ class Method:
     has_merger: bool = False
 
 
+_PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
+
 METHODS = {
     "prunnet": Method(
         "At every step the gradients of the dense network and of its subnetworks are merged, and projected where they "
         "conflict (PrunNet, arXiv 2504.11879).",
         has_merger=True,
+    ),
+    "paper": Method(
+        "PrunNet as its paper's code has it: fixed capacities, softmax, and a start and an AdamW of its own (arXiv "
+        "2504.11879).",
+        defaults=USUAL
+        | {
+            "capacity_sampling": "fixed",
+            "classifier": "softmax",
+            "learning_rate": 0.1,
+            "weight_decay": Derived("0.0005 for sgd, 0.01 for adamw", lambda given: _PAPER_DECAY[given.optimizer]),
+            "score_learning_rate": Derived("learning_rate", lambda given: given.learning_rate),
+            "score_weight_decay": Derived("weight_decay", lambda given: given.weight_decay),
+            "scale_dense_gradients": False,
+        },
     ),
     "joint": Method(
         "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet."
@@ -97,7 +110,7 @@ def by_method(name: str, description: str) -> Any:
     """
     usual = [f"Default {_text(USUAL[name])}"] if name in USUAL else []
     others = [
-        f"with {method} {_text(settings.defaults[name])}"
+        f"with {method}: {_text(settings.defaults[name])}"
         for method, settings in METHODS.items()
         if settings.defaults.get(name) != USUAL.get(name)
     ]

@@ -10,12 +10,20 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import TrainArguments
 from ..runs.methods import find_method
 from .kept_weights import KeptObjective
-from .mergers import create_merger
+from .mergers import Integration, create_merger
 from .objectives import ConflictAwareObjective, Objective, SumObjective
+
+PAPER_EPS = 1e-8
+"""The `eps` of the paper's released code, which switches off the projection of very small gradients."""
 
 OBJECTIVES: dict[str, Callable[[PrunNetForImageClassification, TrainArguments], Objective]] = {
     "prunnet": lambda model, options: ConflictAwareObjective(
         model, create_merger(options), scale_dense_gradients=options.scale_dense_gradients
+    ),
+    "paper": lambda model, options: ConflictAwareObjective(
+        model,
+        Integration(alpha=options.alpha, projection=options.projection, eps=PAPER_EPS),
+        scale_dense_gradients=options.scale_dense_gradients,
     ),
     "joint": lambda model, options: SumObjective(model),
     "independent": lambda model, options: SumObjective(model),

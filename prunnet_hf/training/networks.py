@@ -21,6 +21,7 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import MEAN, VARIANCE, add_statistics, batch_norms
 from ..pruning.masking import check_capacities, format_capacity
 from ..runs.arguments import DataArguments, ModelArguments, RunArguments
+from .paper import initialise_as_paper
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,10 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         **labels,
         **_classifier_settings(model),
     )
-    return PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)
+    network = PrunNetForImageClassification(config, pretrained_backbone=model.takes_pretrained_weights)
+    if arguments.train.method == "paper":
+        initialise_as_paper(network, is_pretrained=model.takes_pretrained_weights)
+    return network
 
 
 def _classifier_settings(model: ModelArguments) -> dict[str, Any]:

@@ -237,11 +237,13 @@ class ConflictAwareObjective(MergingObjective):
 
 def dense_pass_parameters(model: PrunNetForImageClassification) -> set[nn.Parameter]:
     """Parameters that only the dense pass trains: those of classifier, projector and normalisation layers."""
-    shared = {*model.classifier.parameters(), *model.prunnet.projector.parameters()}
-    for module in model.modules():
-        if _normalises(module):
-            shared.update(module.parameters(recurse=False))
-    return shared
+    return {*model.classifier.parameters(), *model.prunnet.projector.parameters(), *norm_parameters(model)}
+
+
+def norm_parameters(network: nn.Module) -> set[nn.Parameter]:
+    """The parameters of normalisation layers."""
+    norms = [module for module in network.modules() if _normalises(module)]
+    return {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
 
 
 def _convolutions(model: PrunNetForImageClassification) -> set[Tensor]:

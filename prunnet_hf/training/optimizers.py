@@ -10,8 +10,10 @@ from transformers import get_cosine_schedule_with_warmup
 from ..pruning.channels import UnitScores
 from ..pruning.layers import scored_modules
 from ..runs.arguments import TrainArguments
+from .objectives import norm_parameters
 
 MULTISTEP_FACTOR = 0.1
+ADAMW_EPS, PAPER_ADAMW_EPS = 1e-8, 1e-6
 UNIT_RATE = 5.0
 """How many times the learning rate the scores of units have by default."""
 
@@ -20,29 +22,37 @@ def create_optimizer(model: nn.Module, options: TrainArguments) -> torch.optim.O
     """SGD or AdamW over all parameters; see `parameter_groups`."""
     groups = parameter_groups(model, options)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, eps=PAPER_ADAMW_EPS if options.method == "paper" else ADAMW_EPS)
     return torch.optim.SGD(groups, momentum=options.momentum)
 
 
 def parameter_groups(model: nn.Module, options: TrainArguments) -> list[dict[str, Any]]:
-    """All parameters with their highest learning rate and their weight decay; scores are a group if theirs differ.
+    """All parameters, in groups of one highest learning rate and one weight decay.
 
     By default scores of weights are trained as weights are (the paper's recipe). Scores of units, which are few, have
-    `UNIT_RATE` times the learning rate and no decay.
+    `UNIT_RATE` times the learning rate and no decay. The paper's AdamW lets neither biases nor norms decay.
     """
-    scored = scored_modules(model)
     rate, decay = options.learning_rate, options.weight_decay
+    scored = scored_modules(model)
     usual = (UNIT_RATE * rate, 0.0) if any(isinstance(module, UnitScores) for module in scored) else (rate, decay)
     given = (options.score_learning_rate, options.score_weight_decay)
-    own_rate, own_decay = (value if other is None else other for value, other in zip(usual, given, strict=True))
-    if not scored or (own_rate, own_decay) == (rate, decay):
-        return [{"params": list(model.parameters()), "lr": rate, "weight_decay": decay}]
-    scores = {module.scores: None for module in scored}
-    rest = [parameter for parameter in model.parameters() if parameter not in scores]
+    of_scores = tuple(value if other is None else other for value, other in zip(usual, given, strict=True))
+    scores = {module.scores for module in scored}
+    undecayed = _biases_and_norms(model) if (options.method, options.optimizer) == ("paper", "adamw") else set()
+    groups: dict[tuple[float, ...], list[nn.Parameter]] = {(rate, decay): []}  # the rest first, as in checkpoints
+    for parameter in model.parameters():
+        settings = of_scores if parameter in scores else (rate, 0.0 if parameter in undecayed else decay)
+        groups.setdefault(settings, []).append(parameter)
     return [
-        {"params": rest, "lr": rate, "weight_decay": decay},
-        {"params": list(scores), "lr": own_rate, "weight_decay": own_decay},
+        {"params": members, "lr": lr, "weight_decay": weight_decay}
+        for (lr, weight_decay), members in groups.items()
+        if members
     ]
+
+
+def _biases_and_norms(model: nn.Module) -> set[nn.Parameter]:
+    biases = {parameter for name, parameter in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    return biases | norm_parameters(model)
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, options: TrainArguments, steps_per_epoch: int) -> LambdaLR:

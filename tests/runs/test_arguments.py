@@ -114,7 +114,8 @@ def test_pretrained_backbone_is_a_bool_or_auto(tmp_path: Path, text: str, expect
 def test_every_recipe_states_what_defaults_have_changed(path: Path) -> None:
     stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert {"learning_rate", "scale_dense_gradients", "pretrained_backbone"} <= stated.keys()
-    is_the_papers = stated.get("capacity_sampling") == "fixed"
+    is_the_papers = stated.get("method") == "paper"
+    assert (stated.get("capacity_sampling") == "fixed") is is_the_papers
     assert stated["scale_dense_gradients"] is not is_the_papers
 
 
@@ -124,21 +125,21 @@ def test_every_published_recipe_is_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "rate", "decay", "epochs", "milestones"),
+    ("name", "backbone", "alpha", "rate", "decay", "epochs", "milestones"),
     [
-        ("gldv2_resnet18", "resnet18", 0.1, 5e-4, 30, [5, 10, 20]),
-        ("gldv2_resnet50", "resnet50", 0.1, 5e-4, 30, [5, 10, 20]),
-        ("gldv2_resnext50", "resnext50_32x4d", 0.1, 5e-4, 30, [5, 10, 20]),
-        ("gldv2_mobilenetv2", "mobilenetv2_100", 0.1, 5e-4, 30, [5, 10, 20]),
-        ("gldv2_vit_small", "vit_small_patch16_224.augreg_in21k", 3e-5, 1e-3, 30, None),
-        ("gldv2_swin_tiny", "swin_tiny_patch4_window7_224", 1e-3, 1e-2, 30, None),
-        ("gldv2_convnext_tiny", "convnext_tiny.fb_in1k", 3e-5, 1e-3, 30, None),
-        ("in_shop_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
-        ("veri776_resnet18", "resnet18", 0.1, 5e-4, 200, [50, 100, 150]),
+        ("gldv2_resnet18", "resnet18", 0.5, 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnet50", "resnet50", 0.5, 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_resnext50", "resnext50_32x4d", 0.5, 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_mobilenetv2", "mobilenetv2_100", 0.5, 0.1, 5e-4, 30, [5, 10, 20]),
+        ("gldv2_vit_small", "vit_small_patch16_224.augreg_in21k", 1.0, 3e-5, 1e-2, 30, None),
+        ("gldv2_swin_tiny", "swin_tiny_patch4_window7_224", 1.0, 1e-3, 1e-2, 30, None),
+        ("gldv2_convnext_tiny", "convnext_tiny.fb_in1k", 1.0, 3e-5, 1e-2, 30, None),
+        ("in_shop_resnet18", "resnet18", 0.5, 0.1, 5e-4, 200, [50, 100, 150]),
+        ("veri776_resnet18", "resnet18", 0.5, 0.1, 5e-4, 200, [50, 100, 150]),
     ],
 )
 def test_recipes_of_the_benchmarks(
-    name: str, backbone: str, rate: float, decay: float, epochs: int, milestones: list[int] | None
+    name: str, backbone: str, alpha: float, rate: float, decay: float, epochs: int, milestones: list[int] | None
 ) -> None:
     arguments = parse_arguments(["--config", str(RECIPES[0].with_name(f"{name}.yaml"))])
     model, data, train = arguments.model, arguments.data, arguments.train
@@ -153,7 +154,9 @@ def test_recipes_of_the_benchmarks(
     assert data.class_share == (0.3 if data.dataset == "gldv2" else None)
     assert (data.shorter_side, data.image_size, data.augmentation) == (256, 224, "crop_flip")
     assert (train.batch_size, train.capacities, train.eval_capacities) == (64, [0.2, 0.4, 0.6, 0.8], [0.05, 0.1])
-    assert train.capacity_sampling == "fixed"
+    assert (train.method, train.capacity_sampling, train.alpha) == ("paper", "fixed", alpha)
+    assert (train.score_learning_rate, train.score_weight_decay) == (rate, decay)  # scores are trained as weights
+    assert (model.classifier, train.scale_dense_gradients) == ("softmax", False)
     assert train.output_dir == f"out/{name}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from prunnet_hf.runs.arguments import ModelArguments, TrainArguments, parse_arguments
-from prunnet_hf.runs.methods import METHODS, USUAL, Derived, Method, by_method, fill_defaults
+from prunnet_hf.runs.methods import METHODS, USUAL, Derived, Method, by_method, fill_defaults, find_method
 
 
 @dataclass
@@ -72,4 +72,16 @@ def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]
         parse_arguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "changes it. Default 0.5" in text
+    assert "Highest learning rate. Default 0.0375; with paper: 0.1." in text
+    assert "5 times that for granularity channel. With paper: learning_rate." in text
     assert "(default: None)" not in text
+
+
+def test_help_and_errors_list_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, method in METHODS.items():
+        assert f"{name}: {method.description}" in text
+    with pytest.raises(ValueError, match=f"method.*{', '.join(METHODS)}.*'sfsc'"):
+        find_method("sfsc")

@@ -285,7 +285,9 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize(("method", "merges"), [("prunnet", True), ("joint", False), ("independent", False)])
+@pytest.mark.parametrize(
+    ("method", "merges"), [("prunnet", True), ("paper", True), ("joint", False), ("independent", False)]
+)
 def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
     assert isinstance(create_objective(tiny_model("resnet10t"), options(method)), ConflictAwareObjective) == merges
 
@@ -295,6 +297,7 @@ def test_options_reach_the_objective() -> None:
     found = create_objective(tiny_model("resnet10t"), chosen)
     assert (found.merger.alpha, found.merger.projection) == (0.25, "sequential")
     assert found.scale_dense_gradients
+    assert (found.merger.eps, create_objective(tiny_model("resnet10t"), options("paper")).merger.eps) == (0.0, 1e-8)
 
 
 def test_every_method_has_an_objective() -> None:
