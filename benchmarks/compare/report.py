@@ -13,6 +13,7 @@ from .methods import DEFAULT, MAIN, SIDE, VALIDATION
 from .plan import CHOSEN
 from .plots import plot_capacities, plot_costs
 from .tables import cost_table, difference_table, quality_table, summary
+from .targets import target_table
 
 TABLES = "tables.md"
 SUMMARY = "summary.json"
@@ -51,6 +52,8 @@ def _page(recipe: str, phase: str, every: Mapping[str, Rows]) -> list[str]:
     lines = ["", f"## {name}", "", *quality_table(every)]
     if differences := difference_table(every):
         lines += ["", f"{name}: what each has more than `{DEFAULT}`", "", *differences]
+    if phase == MAIN and (targets := target_table(every)):
+        lines += ["", f"{name}: what was wanted of `{DEFAULT}`", "", *targets]
     return [*lines, "", f"{name}: what it costs", "", *cost_table(every)]
 
 

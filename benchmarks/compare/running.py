@@ -143,7 +143,7 @@ def run_process(words: Sequence[str], log: Path, place: Place) -> float:
 def last_line(log: Path) -> str:
     """The last line of a log that isn't empty."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing"
+    return lines[-1].strip() if lines else "nothing"
 
 
 class Queue:
