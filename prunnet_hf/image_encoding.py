@@ -21,7 +21,9 @@ from .pruning.calibration import BAR_DELAY
 _WANTED = "Pass a list of paths, PIL images or arrays"
 
 
-def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, progress: bool) -> NDArray[np.float32]:
+def encode_images(
+    model: Any, images: Any, *, batch_size: int, normalize: bool, progress: bool | None
+) -> NDArray[np.float32]:
     """Embed images; see `PrunNetPreTrainedModel.encode`.
 
     Args:
@@ -29,7 +31,7 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, 
         images: One image, or an iterable of images, each a path, PIL image, array or tensor.
         batch_size: Number of images in a forward pass.
         normalize: Whether embeddings get unit length.
-        progress: Whether to show a bar if it takes some seconds.
+        progress: Whether to show a bar, see `bar_options`.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
@@ -38,7 +40,7 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, 
     network = model.base_model
     parts = [torch.empty(0, model.config.embedding_dim)]
     each = _each(images)
-    bar = tqdm(each, desc="encode", total=_count(images), unit="image", delay=BAR_DELAY, disable=not progress)
+    bar = tqdm(each, desc="encode", total=_count(images), unit="image", **bar_options(progress))
     with torch.inference_mode(), _evaluating(network):
         for batch in _batches(bar, batch_size):
             parts.append(_embedded(network, model.image_processor(batch, return_tensors="pt")["pixel_values"]))
@@ -46,6 +48,22 @@ def encode_images(model: Any, images: Any, *, batch_size: int, normalize: bool, 
     _check_finite(embeddings)
     array: NDArray[np.float32] = (F.normalize(embeddings) if normalize else embeddings).numpy()
     return array
+
+
+def bar_options(progress: bool | None) -> dict[str, Any]:
+    """What tqdm needs to show a bar as it was asked for.
+
+    Args:
+        progress: True for a bar, False for none, None for one on a terminal if the work takes some seconds.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"progress must be True, False or None (a bar for long work on a terminal); got {progress!r}.")
+    if progress is None:
+        return {"disable": None, "delay": BAR_DELAY}  # tqdm's None asks whether it writes to a terminal
+    return {"disable": not progress}
 
 
 def unit_rows(embeddings: Any, argument: str, dim: int) -> NDArray[np.float32]:

@@ -107,7 +107,7 @@ class PrunNetPreTrainedModel(PreTrainedModel):
         network.own_image_processor = processor
 
     def encode(
-        self, images: Any, batch_size: int = 32, normalize: bool = True, *, progress: bool = True
+        self, images: Any, batch_size: int = 32, normalize: bool = True, *, progress: bool | None = None
     ) -> NDArray[np.float32]:
         """Embed images, processed by `image_processor`; searching compares such embeddings.
 
@@ -115,8 +115,9 @@ class PrunNetPreTrainedModel(PreTrainedModel):
             images: An iterable of images: paths, PIL images, arrays or tensors, also mixed; or one of these. Arrays
                 hold uint8, uint16, or floats from 0 to 1.
             batch_size: Number of images in a forward pass. Only these are in memory at a time.
-            normalize: Give every embedding unit length, so that inner products are cosines.
-            progress: Show a bar if it takes some seconds.
+            normalize: Give every embedding unit length, so that inner products are cosines. False gives what the
+                network gives, its `pooler_output`.
+            progress: Show a bar (True) or none (False); by default one on a terminal, if it takes some seconds.
 
         Returns:
             `(num_images, embedding_dim)`, in the order of `images`. The model's own mode stays as it was.

@@ -13,6 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from prunnet_hf import (
+    Gallery,
     PrunNetForImageClassification,
     PrunNetImageProcessor,
     PrunNetModel,
@@ -242,3 +243,36 @@ def test_similarities_are_cosines_of_every_pair(model):
 def test_what_has_no_similarity_is_refused(model, b, words):
     with pytest.raises(ValueError, match=words):
         model.similarity(np.ones((1, model.config.embedding_dim)), b)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_a_bar_is_shown_if_asked_for_or_for_long_work_on_a_terminal(model, monkeypatch, tmp_path, terminal, seconds):
+    RGB.save(tmp_path / "a.png")
+    monkeypatch.setattr("prunnet_hf.image_encoding.BAR_DELAY", seconds)
+
+    def shown(work):
+        stream = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr("sys.stderr", stream)
+        work()
+        return "image/s" in stream.getvalue()
+
+    long_on_a_terminal = terminal and seconds == 0
+    for progress, expected in ((None, long_on_a_terminal), (True, True), (False, False)):
+        assert shown(lambda p=progress: model.encode([RGB], progress=p)) == expected
+        assert shown(lambda p=progress: Gallery.from_folder(model, tmp_path, progress=p)) == expected
+    gallery = Gallery.from_folder(model, tmp_path, progress=False)
+    RGB.rotate(90).save(tmp_path / "b.png")
+    assert shown(lambda: gallery.add(tmp_path)) == long_on_a_terminal
+
+
+def test_progress_is_true_false_or_none(model):
+    with pytest.raises(TypeError, match=r"progress must be True, False or None.*got 'bar'"):
+        model.encode([RGB], progress="bar")

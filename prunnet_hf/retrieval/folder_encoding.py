@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.official_files import require_folder
+from ..image_encoding import bar_options
 from ..modeling_prunnet import PrunNetModel
 from .embedding_parts import check_output
 from .image_batches import Reading, embed_part, read_batches
@@ -29,7 +30,7 @@ def encode_folder(
     num_workers: int = 0,
     skip_corrupt_images: bool = False,
     images_per_part: int = IMAGES_PER_PART,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> list[str]:
     """Embed all images of a folder, and of folders inside it, into a Parquet file.
 
@@ -45,7 +46,7 @@ def encode_folder(
         num_workers: Number of processes that read images; 0 reads them here.
         skip_corrupt_images: Leave out images that can't be decoded, with a warning, instead of stopping.
         images_per_part: At most so many images are embedded again after the process was killed.
-        progress: Whether to show a bar.
+        progress: Whether to show a bar; by default on a terminal, if it takes some seconds.
 
     Returns:
         The images that were left out, as paths relative to `data_dir`.
@@ -72,7 +73,7 @@ def encode_files(
     batch_size: int,
     num_workers: int,
     skip_corrupt_images: bool,
-    progress: bool,
+    progress: bool | None,
 ) -> tuple[NDArray[np.float32], set[int]]:
     """Embed image files as `encode_folder` does, into memory.
 
@@ -88,7 +89,7 @@ def encode_files(
     batches = read_batches(
         FileImages(Path.cwd(), paths), [range(len(paths))], reading, how.batch_size, how.num_workers
     )
-    with tqdm(desc="encode", total=len(paths), unit="image", disable=not progress) as bar:
+    with tqdm(desc="encode", total=len(paths), unit="image", **bar_options(progress)) as bar:
         array, _, left_out = embed_part(model, batches, skip_corrupt_images, bar)
     warn_of(left_out, len(paths))
     without = set(left_out)

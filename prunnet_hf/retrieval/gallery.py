@@ -73,7 +73,7 @@ class Gallery:
         batch_size: int = 64,
         num_workers: int = 0,
         skip_corrupt_images: bool = False,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> Self:
         """Embed a folder of images, and of folders inside it, and index it.
 
@@ -85,7 +85,7 @@ class Gallery:
             batch_size: Number of images in a forward pass.
             num_workers: Number of processes that read images.
             skip_corrupt_images: Leave out images that can't be decoded, with a warning.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar; by default on a terminal, if it takes some seconds.
 
         Raises:
             FileNotFoundError: If there is no such folder.
@@ -133,7 +133,7 @@ class Gallery:
         label_column: str | None = None,
         path_column: str | None = None,
         batch_size: int = 64,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> Self:
         """Embed the images of a data set of the `datasets` library, and index them.
 
@@ -145,7 +145,7 @@ class Gallery:
             label_column: Name of the column with labels, if there is one; class labels become their names.
             path_column: Name of the column with a text that names each image; by default it is `row-<number>`.
             batch_size: Number of images in a forward pass.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar; by default on a terminal, if it takes some seconds.
 
         Raises:
             ValueError: If a column is missing, or as in `from_folder`.
@@ -319,7 +319,7 @@ class Gallery:
         batch_size: int = 64,
         num_workers: int = 0,
         skip_corrupt_images: bool = False,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> Added:
         """Add images that aren't there yet, by path and content.
 
@@ -330,7 +330,7 @@ class Gallery:
             batch_size: Number of images in a forward pass.
             num_workers: Number of processes that read images, if these are a folder or paths.
             skip_corrupt_images: Leave out files that can't be decoded, with a warning.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar; by default on a terminal, if it takes some seconds.
 
         Returns:
             How many images were new, changed or known. The gallery is as before if anything goes wrong.

@@ -36,7 +36,7 @@ class Embedding:
     batch_size: int
     num_workers: int
     skip_corrupt_images: bool
-    progress: bool
+    progress: bool | None
 
 
 @dataclass
@@ -146,7 +146,7 @@ def embedded_dataset(
     label_column: str | None,
     path_column: str | None,
     batch_size: int,
-    progress: bool,
+    progress: bool | None,
 ) -> Candidates:
     """Embed the images of a data set; see `Gallery.from_dataset`."""
     columns = {"image_column": image_column, "label_column": label_column, "path_column": path_column}

@@ -20,6 +20,7 @@ from transformers import BaseImageProcessor
 
 from ..configuration_prunnet import PrunNetConfig
 from ..data.splits import listed
+from ..image_encoding import bar_options
 from ..modeling_prunnet import PrunNetModel
 from ..storage.weights_digest import settle_space
 from .embedding_parts import EmbeddingParts, claim_output
@@ -45,7 +46,7 @@ class Encoding:
     num_workers: int = 0
     skip_corrupt_images: bool = False
     images_per_part: int = IMAGES_PER_PART
-    progress: bool = True
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("images_per_part", 1), ("num_workers", 0)):
@@ -119,7 +120,7 @@ class TableEncoder:
         reading = Reading(self._processor)
         batches = read_batches(images, list(missing.values()), reading, self.how.batch_size, self.how.num_workers)
         initial = len(places) - sum(map(len, missing.values()))
-        bar = tqdm(desc="encode", total=len(places), initial=initial, unit="image", disable=not self.how.progress)
+        bar = tqdm(desc="encode", total=len(places), initial=initial, unit="image", **bar_options(self.how.progress))
         with bar:
             for number, span in missing.items():
                 own = islice(batches, -(-len(span) // self.how.batch_size))
