@@ -23,6 +23,8 @@ from .embedding_table import PATH
 
 Split = Literal["train", "query", "gallery"]
 _READ_AT_A_TIME = 1024
+_END = 16
+"""Bytes at the end of an image that tell it from others of its size: a PNG file has a checksum of its pixels there."""
 
 
 class ImageSource(TorchDataset[dict[str, Any]], ABC):
@@ -104,6 +106,7 @@ class DatasetImages(ImageSource):
     def __init__(self, images: Dataset, root: str | os.PathLike[str] | None = None) -> None:
         self._images = stored_images(images)
         self._sizes: list[int | None] = []
+        self._ends: list[bytes] = []
         self._labels: list[int] = images[CLASS][:] if isinstance(images.features.get(CLASS), ClassLabel) else []
         self._classes: list[str] = images.features[CLASS].names if self._labels else []
         self._files = self._listed_files()
@@ -123,9 +126,9 @@ class DatasetImages(ImageSource):
         return self._classes[self._labels[place]] if self._labels else None
 
     def state(self, place: int) -> tuple[int, int]:
-        """The size of the file, and when it was modified; of an image inside the data set only its size is known."""
+        """The size of the file, and when it was modified; of an image inside the data set instead how it ends."""
         size, file = self._sizes[place], self._files[place]
-        return (size, 0) if size is not None else _state(Path(file or ""))
+        return (size, int.from_bytes(self._ends[place])) if size is not None else _state(Path(file or ""))
 
     def _listed_files(self) -> list[str | None]:
         """The path of each image that has a file of its own, without reading the images."""
@@ -134,7 +137,9 @@ class DatasetImages(ImageSource):
         for start in range(0, len(stored), _READ_AT_A_TIME):
             column = stored[start : start + _READ_AT_A_TIME][IMAGE]
             paths += pc.struct_field(column, "path").to_pylist()
-            self._sizes += pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+            content = pc.struct_field(column, "bytes")
+            self._sizes += pc.binary_length(content).to_pylist()
+            self._ends += pc.binary_slice(content, -_END, None).to_pylist()
         return [path if size is None else None for path, size in zip(paths, self._sizes, strict=True)]
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +22,7 @@ from prunnet_hf.retrieval.embedding_shards import Shard, encode_shard, find_shar
 from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.encoding import main
 from prunnet_hf.retrieval.folder_encoding import encode_folder
-from prunnet_hf.retrieval.image_sources import DatasetImages, folder_images, load_images
+from prunnet_hf.retrieval.image_sources import folder_images
 from prunnet_hf.retrieval.table_encoder import Encoding, TableEncoder
 from tests.processes import run_processes
 from tests.retrieval.conftest import SIZE
@@ -220,32 +218,3 @@ def test_unreadable_images_are_left_out_also_if_they_are_a_whole_shard(
         found = [encode_shard(skipping, folder_images(photos), tmp_path / "shards", Shard(n, 5)) for n in range(1, 6)]
         assert found == [[], [], [], [], ["top.png"]]
     assert find_shards(tmp_path / "shards").num_images == 4
-
-
-def test_a_data_set_of_files_has_their_paths_and_classes(
-    model: PrunNetModel, encoder: TableEncoder, tmp_path: Path
-) -> None:
-    for split in ("train", "test"):
-        for seed, name in enumerate(("a/1.png", "a/2.png", "b/3.png", "b/4.png")):
-            (tmp_path / "set" / split / name).parent.mkdir(parents=True, exist_ok=True)
-            noise(seed).save(tmp_path / "set" / split / name)
-    images = load_images("image_folder", "gallery", str(tmp_path / "set"))
-    for number in (1, 2):
-        encode_shard(encoder, images, tmp_path / "shards", Shard(number, 2))
-    found = find_shards(tmp_path / "shards").read(1)
-    assert (found.paths, found.labels) == (["test/b/3.png", "test/b/4.png"], ["b", "b"])
-    expected = model.encode([tmp_path / "set" / path for path in found.paths], normalize=False)
-    np.testing.assert_allclose(found.embeddings, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_images_inside_a_data_set_are_called_by_their_rows(encoder: TableEncoder, tmp_path: Path) -> None:
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["x", "y"])})
-    rows = Dataset.from_dict({"image": [noise(0), noise(1)], "label": [1, 0]}, features=features)
-    encode_shard(encoder, DatasetImages(rows), tmp_path / "shards", Shard(1, 1))
-    found = find_shards(tmp_path / "shards").read(0)
-    assert (found.paths, found.labels) == (["row-0", "row-1"], ["y", "x"])
-
-
-def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="split must be one of train, query, gallery; got 'test'"):
-        load_images("glyphs", "test", None)  # type: ignore[arg-type]
