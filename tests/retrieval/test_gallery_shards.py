@@ -131,3 +131,11 @@ def test_what_does_not_fit_the_trained_gallery_is_refused(shards: Path, tmp_path
         index_shards(shards, gallery, trained=tmp_path / "graph", shard=Shard(1, 2))
     with pytest.raises(ValueError, match=r"factory='NSG8'.*can't fill shard by shard.*HNSW32"):
         index_shards(shards, gallery, "NSG8", progress=False)
+
+
+def test_shards_of_two_dimensions_are_refused(shards: Path, tmp_path: Path) -> None:
+    narrow = replace(random_embeddings(), embeddings=random_embeddings().embeddings[:, :6].copy())
+    other = write_shards(tmp_path / "narrow", narrow, 5)
+    (other / Shard(4, 5).file).replace(shards / Shard(4, 5).file)
+    with pytest.raises(ValueError, match=r"shard-00004-of-00005\.parquet is of dimension 6, and shard-00001.*of 8"):
+        train_gallery(shards, tmp_path / "gallery", "Flat")
