@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from prunnet_hf import PrunNetModel
+from prunnet_hf.training.earlier_defaults import keep_earlier_defaults
 from tests.training.tiny_run import arguments, make_photos, train_quietly, weights
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints_0_1"
@@ -56,3 +57,23 @@ def test_a_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (0.1, False, None, "softmax")),
+        ({"learning_rate": 0.05}, (0.05, False, None, "softmax")),
+        ({"scale_dense_gradients": True, "score_learning_rate": 0.2}, (0.1, True, 0.2, "softmax")),
+    ],
+)
+def test_a_training_keeps_the_defaults_it_began_with_but_not_what_is_given_now(
+    given: dict[str, float], expected: tuple[object, ...], tmp_path: Path
+) -> None:
+    shutil.copytree(CHECKPOINTS / "run", tmp_path / "run")
+    # This method has a default of its own for each of these, among them rates of scores that follow another argument.
+    run = arguments(tmp_path, tmp_path / "run", method="paper", **{"learning_rate": None, **given})
+    keep_earlier_defaults(run)
+    options = run.train
+    found = (options.learning_rate, options.scale_dense_gradients, options.score_learning_rate, run.model.classifier)
+    assert found == expected

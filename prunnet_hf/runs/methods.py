@@ -70,8 +70,7 @@ METHODS = {
     "paper": Method(
         "PrunNet as its paper's code has it: fixed capacities, softmax, and a start and an AdamW of its own (arXiv "
         "2504.11879).",
-        defaults=USUAL
-        | {
+        defaults={
             "capacity_sampling": "fixed",
             "classifier": "softmax",
             "learning_rate": 0.1,
@@ -79,6 +78,7 @@ METHODS = {
             "score_learning_rate": Derived("learning_rate", lambda given: given.learning_rate),
             "score_weight_decay": Derived("weight_decay", lambda given: given.weight_decay),
             "scale_dense_gradients": False,
+            "alpha": 0.5,
         },
     ),
     "joint": Method(

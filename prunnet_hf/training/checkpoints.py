@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from ..data.identity import differences_of_data
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
-from ..runs.arguments import TrainArguments
 from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
 from ..runs.ownership import STEP, claim_run, earlier_work, refuse_what_is_not_ours
-from .state_files import Stateful, read_state, recipe_of_earlier_version, what_is_wrong, write_state
+from .state_files import Stateful, read_state, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -269,20 +268,6 @@ def load_checkpoint(accelerator: Accelerator, run: Path, states: Mapping[str, St
         offer = f"--resume then continues from {whole.name}" if whole else "no other is whole, so leave out --resume"
         raise ValueError(f"The checkpoint {newest} is damaged: it {problem}. Remove it; {offer}.")
     read_state(accelerator, newest, states or {})
-
-
-EARLIER_DEFAULTS: dict[str, Any] = {"learning_rate": 0.1, "scale_dense_gradients": False}
-"""What these arguments were by default in versions before 0.2."""
-
-
-def keep_earlier_defaults(options: TrainArguments) -> None:
-    """Let a run of an earlier version go on with the defaults that it began with."""
-    usual = TrainArguments(method=options.method, capacities=options.capacities)
-    for checkpoint in list_checkpoints(Path(options.output_dir))[-1:]:
-        recipe = recipe_of_earlier_version(checkpoint)
-        for name, value in EARLIER_DEFAULTS.items():
-            if recipe.get(name) == value and getattr(options, name) == getattr(usual, name):
-                setattr(options, name, value)
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -34,13 +34,13 @@ from .checkpoints import (
     check_best,
     forget_others,
     keep_best,
-    keep_earlier_defaults,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
     warn_of_changes,
     warn_of_other_processes,
 )
+from .earlier_defaults import keep_earlier_defaults
 from .kept_weights import leave_out
 from .methods import create_objective
 from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
@@ -101,7 +101,7 @@ class Trainer:
         self.arguments = arguments
         self.options = arguments.train
         if self.options.resume:
-            keep_earlier_defaults(self.options)
+            keep_earlier_defaults(arguments)
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)

@@ -1,0 +1,49 @@
+"""Runs of earlier versions that are resumed go on with the defaults of their time; see `keep_earlier_defaults`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..runs.arguments import ModelArguments, RunArguments, TrainArguments
+from ..runs.methods import Method, fill_defaults, find_method
+from .checkpoints import list_checkpoints
+from .state_files import recipe_of_earlier_version
+
+EARLIER_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "scale_dense_gradients": False,
+    "capacity_sampling": "sandwich",
+    "weight_decay": 5e-4,
+    "alpha": 0.5,
+    # Versions before 0.2 didn't have these arguments, and trained in this way.
+    "merger": "integration",
+    "classifier": "softmax",
+    "score_learning_rate": None,
+    "score_weight_decay": None,
+}
+"""What arguments whose default depends on the method were by default in versions before 0.2."""
+
+
+def keep_earlier_defaults(arguments: RunArguments) -> None:
+    """Let a run of an earlier version go on with the defaults that it began with, in what wasn't given."""
+    for checkpoint in list_checkpoints(Path(arguments.train.output_dir))[-1:]:
+        recipe = recipe_of_earlier_version(checkpoint)
+        if recipe:
+            for part in (arguments.model, arguments.train):
+                _keep_earlier_defaults(part, find_method(arguments.train.method), recipe)
+
+
+def _keep_earlier_defaults(part: ModelArguments | TrainArguments, method: Method, recipe: Mapping[str, Any]) -> None:
+    given = copy(part)
+    names = {entry.name for entry in fields(part)} & method.defaults.keys() & EARLIER_DEFAULTS.keys()
+    for name in names:
+        left_out = copy(given)
+        setattr(left_out, name, None)
+        fill_defaults(left_out, method)
+        is_default = getattr(given, name) == getattr(left_out, name)
+        if is_default and recipe.get(name, EARLIER_DEFAULTS[name]) == EARLIER_DEFAULTS[name]:
+            setattr(part, name, EARLIER_DEFAULTS[name])
