@@ -252,6 +252,13 @@ class TrainArguments:
         metadata={"help": "Leave out steps whose loss or gradient isn't finite, instead of stopping."},
     )
     max_grad_norm: float = field(default=100.0, metadata={"help": "The gradient is clipped to this norm; above 0."})
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "For bct and regression: the finished network whose space is learned: a run directory, a model or "
+            "a Hub repository. It stays as it is."
+        },
+    )
     merger: str | None = field(
         default=None,
         metadata={
@@ -333,6 +340,16 @@ class TrainArguments:
             raise ValueError(
                 f"merger is only for --method prunnet; got {self.merger!r} with --method {self.method}, which has its "
                 "own way of merging gradients. Leave --merger out."
+            )
+        if method.needs_teacher and self.teacher is None and not self.eval_only:
+            raise ValueError(
+                f"teacher must name a finished run or a model for --method {self.method}, such as --teacher "
+                "out/dense; got None."
+            )
+        if self.teacher is not None and not method.needs_teacher:
+            raise ValueError(
+                f"teacher is only for methods that train towards one; got {self.teacher!r} with --method "
+                f"{self.method}. Leave --teacher out, or give --method bct or regression."
             )
         if self.merger not in (None, *MERGERS) and ":" not in self.merger:
             raise ValueError(

@@ -149,7 +149,8 @@ def evaluate_run(
     """
     options, run = arguments.train, Path(arguments.train.output_dir)
     if model.config.prunable and not find_method(options.method).has_subnetworks:
-        model = model.prune(options.capacities[0])
+        trained, model = model, model.prune(options.capacities[0])
+        model.is_classifier_new = trained.is_classifier_new
     subnetworks = cut_subnetworks(model, [*options.capacities, *options.eval_capacities, 1.0])
     if accelerator.is_main_process and not is_evaluated_again(arguments):
         discard_conclusions(run)

@@ -51,12 +51,16 @@ class Method:
         defaults: Its defaults by argument; without an entry, the argument stays None. A flag or a recipe wins over
             them.
         has_merger: Whether `--merger` says how it merges gradients.
+        needs_teacher: Whether it trains towards the network that `--teacher` names.
+        has_classifier: Whether it trains a classifier.
     """
 
     description: str
     has_subnetworks: bool = True
     defaults: Mapping[str, Any] = field(default_factory=lambda: USUAL)
     has_merger: bool = False
+    needs_teacher: bool = False
+    has_classifier: bool = True
 
 
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
@@ -84,8 +88,25 @@ METHODS = {
     "joint": Method(
         "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet."
     ),
+    "sfsc": Method(
+        "SFSC's loss, our aggregation: each pass learns evidence for classes, and its uncertainty weighs its "
+        "projected gradient, for comparison with PrunNet (arXiv 2206.08289)."
+    ),
     "independent": Method(
         "One network is trained alone, at the one capacity given, for comparison with PrunNet.", has_subnetworks=False
+    ),
+    "bct": Method(
+        "One network of one capacity is trained with an added cross entropy through the classifier of a frozen "
+        "teacher, for comparison with PrunNet (BCT, arXiv 2003.11942).",
+        has_subnetworks=False,
+        needs_teacher=True,
+    ),
+    "regression": Method(
+        "One network of one capacity learns the embeddings of a frozen teacher, without labels, for comparison with "
+        "PrunNet.",
+        has_subnetworks=False,
+        needs_teacher=True,
+        has_classifier=False,
     ),
 }
 

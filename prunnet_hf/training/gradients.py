@@ -83,7 +83,7 @@ def integration_coefficients(
     _check_arguments(gram, orders, alpha, projection, eps)
     gram = gram.double()
     orders = orders.to(gram.device, non_blocking=True)
-    project = _project_last if projection == "last" else _project_sequentially
+    project = _project_last if projection == "last" else project_sequentially
     projected = project(gram, orders, eps)
     weights = ((_kept_cosines(gram, projected) + 1) / 2) ** alpha
     weights = weights / weights.sum()
@@ -174,8 +174,14 @@ def _project_last(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
     return _identity(gram) - removed
 
 
-def _project_sequentially(gram: Tensor, orders: Tensor, eps: float) -> Tensor:
-    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, each projection starting from the result of the one before."""
+def project_sequentially(gram: Tensor, orders: Tensor, eps: float = 0.0) -> Tensor:
+    """Coefficients `(rows, i, m)` of `g_m` in `g'_i`, each projection starting from the result of the one before.
+
+    Args:
+        gram: see `integration_coefficients`; float64.
+        orders: see there; on the device of `gram`.
+        eps: see there.
+    """
     identity = _identity(gram)
     squared_norms = gram.diagonal(dim1=1, dim2=2)
     itself = torch.arange(len(orders), device=orders.device)

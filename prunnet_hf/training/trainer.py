@@ -24,6 +24,7 @@ from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
 from ..runs.description import base_model, command_line, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
+from ..runs.methods import find_method
 from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
 from .batches import Batches, create_batches
@@ -42,13 +43,14 @@ from .checkpoints import (
 )
 from .earlier_defaults import keep_earlier_defaults
 from .kept_weights import leave_out
-from .methods import create_objective
+from .methods import Circumstances, create_objective
 from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
 from .processes import NOTHING_LOST, Agreement, Interruption
 from .reports import TrainingReport, start_trackers
 from .state_files import Stateful
 from .step import TrainingStep
+from .teachers import load_teacher
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class Trainer:
         if kept is not None:
             leave_out(self.model, kept)
         lay_out(self.model, self.memory_format)
+        self.model.classifier.requires_grad_(find_method(self.options.method).has_classifier)
         for module in scored_modules(self.model):
             module.scores.requires_grad_(False)  # the objective sets their gradients; autograd and DDP ignore them
 
@@ -198,7 +201,12 @@ class Trainer:
 
     def _create_step(self, optimizer: AcceleratedOptimizer, kept: Mapping[str, torch.Tensor] | None) -> TrainingStep:
         options = self.options
-        objective = create_objective(self.model, options, kept=kept)
+        teacher = None
+        if options.teacher is not None:
+            teacher = load_teacher(options.teacher, self.model.config, self.processor, self.accelerator)
+            lay_out(teacher.model, self.memory_format)
+        circumstances = Circumstances(self.steps_per_epoch, teacher)
+        objective = create_objective(self.model, options, circumstances, kept=kept)
         capacities = pass_capacities(
             options.method,
             options.capacities,
@@ -370,6 +378,8 @@ class Trainer:
         lay_out(model, torch.contiguous_format)
         for module in scored_modules(model):
             module.scores.requires_grad_(True)
+        model.classifier.requires_grad_(True)
+        model.is_classifier_new = not find_method(self.options.method).has_classifier  # and then isn't saved
         measure_running_statistics(
             self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
         )

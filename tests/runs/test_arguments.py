@@ -186,7 +186,12 @@ def test_recipe_that_is_no_mapping(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("epochs: 2.5", "epochs"), ("epochs: many", "epochs"), ("method: sfsc", "method"), ("stem_pool: 7", "stem_pool")],
+    [
+        ("epochs: 2.5", "epochs"),
+        ("epochs: many", "epochs"),
+        ("method: best", "method"),
+        ("stem_pool: 7", "stem_pool"),
+    ],
 )
 def test_wrong_type_in_a_recipe_is_refused_as_in_a_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: str
@@ -204,7 +209,9 @@ def test_unknown_flag_is_named() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "sfsc"}, r"method .*prunnet, .*'sfsc'"),
+        ({"method": "nothing"}, r"method .*prunnet, .*'nothing'"),
+        ({"method": "bct", "capacities": [0.2]}, r"teacher .*--method bct, such as --teacher .*None"),
+        ({"teacher": "out/dense"}, r"teacher .*'out/dense' with --method prunnet.*bct"),
         ({"optimizer": "lion"}, r"optimizer .*sgd, adamw.*'lion'"),
         ({"capacities": [0.0, 0.2]}, r"capacities .*\(0, 1\].*0\.0"),
         ({"capacities": [1.5]}, r"capacities .*\(0, 1\].*1\.5"),

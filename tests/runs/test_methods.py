@@ -83,5 +83,5 @@ def test_help_and_errors_list_every_method(capsys: pytest.CaptureFixture[str]) -
     text = " ".join(capsys.readouterr().out.split())
     for name, method in METHODS.items():
         assert f"{name}: {method.description}" in text
-    with pytest.raises(ValueError, match=f"method.*{', '.join(METHODS)}.*'sfsc'"):
-        find_method("sfsc")
+    with pytest.raises(ValueError, match=f"method.*{', '.join(METHODS)}.*'best'"):
+        find_method("best")

@@ -380,12 +380,12 @@ def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerat
         torch.testing.assert_close(ends[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def several_updates(granularity: Granularity = "weight") -> dict[str, Tensor]:
+def several_updates(granularity: Granularity = "weight", method: str = "prunnet") -> dict[str, Tensor]:
     """The state after three updates of two batches each, which all processes share."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = tiny_model(VIT_OF_UNITS if granularity == "channel" else WITHOUT_BATCH_STATISTICS, granularity)
     model.prunnet.projector.eval()
-    step = training_step(model, accelerator)
+    step = training_step(model, accelerator, method)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(rank)  # nothing in a step may hang on the random state of a process
     for number in range(6):
@@ -418,6 +418,11 @@ def compiled_update() -> dict[str, Tensor]:
     return state(model)
 
 
+def updates_by_uncertainty() -> dict[str, Tensor]:
+    """As `several_updates`, with passes that are weighed by what they noted about their own images."""
+    return several_updates(method="sfsc")
+
+
 def orders_of_two_steps() -> list[Tensor]:
     """A process's first random order of each step, whose own random state is its own."""
     accelerator = Accelerator(cpu=True)
@@ -439,7 +444,7 @@ def orders_of_two_steps() -> list[Tensor]:
 def two_processes() -> dict[str, Any]:
     """What each of two processes has to show, from a single start of them."""
     found: dict[str, Any] = {}
-    for function in (several_updates, updates_of_units, orders_of_two_steps, compiled_update):
+    for function in (several_updates, updates_of_units, updates_by_uncertainty, orders_of_two_steps, compiled_update):
         found[function.__name__] = function()
         reset_accelerate()
     return found
@@ -480,6 +485,13 @@ def test_processes_that_train_units_make_the_steps_of_one(by_two: list[dict[str,
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
         if name.endswith("units.scores"):
             assert (value - start[name]).abs().max() > 1e-3, name
+
+
+def test_processes_weigh_passes_by_the_uncertainty_over_all_their_images(by_two: list[dict[str, Any]]) -> None:
+    first, second = (rank["updates_by_uncertainty"] for rank in by_two)
+    for name, value in updates_by_uncertainty().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(by_two: list[dict[str, Any]]) -> None:
