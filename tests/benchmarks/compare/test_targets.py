@@ -30,6 +30,10 @@ def test_all_targets_of_the_rows_that_are_there() -> None:
         "| mean of cross-tests less `joint, units`: at least 0, less one error | -1.0 ± 1.2 | yes |",
     ]
     assert target_table({DENSE_ALONE: rows[1]}) == []
+    alone = rows_of(DEFAULT, shifted(0.0))
+    assert (
+        target_table({DEFAULT: alone})[2] == "| dense less cross-test at 0.2: at most 1.5 | 30.0 | no, by one seed |"
+    )
 
 
 @pytest.mark.parametrize(
