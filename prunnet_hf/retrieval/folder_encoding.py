@@ -38,8 +38,8 @@ def encode_folder(
 
     Args:
         model: A trained network, dense or a subnetwork, on the device to use.
-        data_dir: The folder. An image's label is the first part of its path inside `data_dir`; null if the image lies
-            in `data_dir` itself.
+        data_dir: The folder. An image's label is the folder inside `data_dir` that it lies in, or inside its `train/`
+            or `test/`; null if it lies in `data_dir` itself.
         output: The file to write, see `embedding_table`. Until it is whole, only `<output>.partial/` exists.
         image_processor: Turns images into pixel_values; by default the model's own.
         batch_size: Number of images in a forward pass.

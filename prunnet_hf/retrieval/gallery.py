@@ -79,7 +79,7 @@ class Gallery:
 
         Args:
             model: A trained network, usually the dense one, on the device to use.
-            folder: An image's label is the first part of its path inside it.
+            folder: An image's label is the folder inside it that it lies in, or inside its `train/` or `test/`.
             factory: faiss's factory string, such as `"Flat"` (exact), `"HNSW32"`, `"IVF4096,PQ32"`; `"auto"` chooses
                 by the number of images and the machine's memory.
             batch_size: Number of images in a forward pass.

@@ -85,7 +85,7 @@ class FileImages(ImageSource):
         return {PATH: name, IMAGE: {"path": str(self.root / name), "bytes": None}}
 
     def label(self, place: int) -> str | None:
-        """The first part of its path inside the folder."""
+        """What `label_of` says of its path inside the folder."""
         return label_of(self.names[place])
 
     def state(self, place: int) -> tuple[int, int]:
@@ -180,9 +180,14 @@ def load_images(dataset: str, split: Split, data_dir: str | None, *, bounding_bo
 
 
 def label_of(path: str) -> str | None:
-    """The label of an image by its path inside a folder: the first part, if it lies in a folder there."""
-    folder, slash, _ = path.partition("/")
-    return unicodedata.normalize("NFC", folder) if slash else None  # as training writes the names of classes
+    """The label of an image by its path inside a folder: the first folder there that isn't `train` or `test`.
+
+    These hold a folder for each class where there is one to train on, so they are labels only of images that lie right
+    in them.
+    """
+    *folders, _ = path.split("/")
+    classes = folders[1:] if len(folders) > 1 and folders[0] in ("train", "test") else folders
+    return unicodedata.normalize("NFC", classes[0]) if classes else None  # as training writes the names of classes
 
 
 def _state(file: Path) -> tuple[int, int]:

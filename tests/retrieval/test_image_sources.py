@@ -16,7 +16,7 @@ from PIL import Image
 from prunnet_hf import PrunNetModel
 from prunnet_hf.data.reading import BOX, read_image
 from prunnet_hf.retrieval.embedding_table import read_embeddings
-from prunnet_hf.retrieval.image_sources import DatasetImages, ImageSource, Split, folder_images, load_images
+from prunnet_hf.retrieval.image_sources import DatasetImages, ImageSource, Split, folder_images, label_of, load_images
 from prunnet_hf.retrieval.table_encoder import Encoding, TableEncoder
 from tests.miniatures.gldv2 import make_gldv2
 from tests.miniatures.in_shop import make_in_shop
@@ -128,3 +128,20 @@ def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     make_revisited(tmp_path, "roxford5k")
     with pytest.raises(ValueError, match=r"split='train': dataset='roxford5k' has no images to train on.*gallery"):
         load_images("roxford5k", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("1.png", None),
+        ("a/1.png", "a"),
+        ("a/b/1.png", "a"),
+        ("train/a/1.png", "a"),
+        ("test/a/b/1.png", "a"),
+        ("train/train/1.png", "train"),
+        ("train/1.png", "train"),
+        ("a/train/1.png", "a"),
+    ],
+)
+def test_label_is_the_class_folder_not_that_of_the_training_or_test_images(path: str, label: str | None) -> None:
+    assert label_of(path) == label
