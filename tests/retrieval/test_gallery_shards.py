@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunnet_hf import Embeddings, Gallery
+from prunnet_hf.retrieval import gallery_index
 from prunnet_hf.retrieval.embedding_shards import Shard
 from prunnet_hf.retrieval.embedding_table import write_embeddings
 from prunnet_hf.retrieval.gallery_shards import index_shards, train_gallery
@@ -52,8 +53,8 @@ def test_a_trained_gallery_is_filled_like_one_that_is_trained_on_the_way(shards:
 def test_the_index_is_trained_on_a_sample_of_all_shards(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("prunnet_hf.retrieval.gallery_index.SAMPLE_A_CLUSTER", 3)
-    monkeypatch.setattr("prunnet_hf.retrieval.gallery_index.LEAST_SAMPLE", 1)
+    monkeypatch.setattr(gallery_index, "SAMPLE_A_CLUSTER", 3)
+    monkeypatch.setattr(gallery_index, "LEAST_SAMPLE", 1)
     with caplog.at_level(logging.WARNING):
         for name, seed in (("a", 0), ("again", 0), ("b", 1)):
             train_gallery(shards, tmp_path / name, "IVF8,Flat", seed=seed)
