@@ -143,7 +143,7 @@ class Shards:
 
     @property
     def made(self) -> str:
-        """A digest of how they were made; empty for a table that is no shard."""
+        """A digest of how they were made; empty for a table that isn't a shard."""
         return self.facts[0].others.get(_SHARDS, "")
 
     @property

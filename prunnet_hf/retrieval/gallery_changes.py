@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from .embedding_table import PATH
 from .gallery_files import About
-from .gallery_images import DIGEST, IMAGES_SCHEMA, Candidates, Embedding, path_of
+from .gallery_images import DIGEST, IMAGES_SCHEMA, Candidates, Embedding
 from .gallery_queries import Vectors, unit_vectors
 from .gallery_rows import Rows
 from .spaces import check_compatible
@@ -49,14 +49,14 @@ def add_images(rows: Rows, about: About, candidates: Candidates, model: Any, how
     wanted = [
         n
         for n, name in enumerate(candidates.paths)
-        if name not in known or digests[known[name]] != candidates.digests[n]
+        if (row := known.get(os.path.abspath(name))) is None or digests[row] != candidates.digests[n]
     ]
     chosen, embeddings = candidates.only(wanted).embedded(model, how)
-    changed = [name for name in chosen.paths if name in known]
+    changed = [row for name in chosen.paths if (row := known.get(os.path.abspath(name))) is not None]
     if len(embeddings):
         check_compatible(about, embeddings)
         vectors = unit_vectors(about, embeddings.embeddings, "images")
-        _change(rows, about, [known[name] for name in changed], vectors, chosen.table())
+        _change(rows, about, changed, vectors, chosen.table())
     return Added(len(chosen.paths) - len(changed), len(changed), len(candidates.paths) - len(wanted))
 
 
@@ -73,17 +73,17 @@ def remove_images(rows: Rows, about: About, paths: Iterable[str | os.PathLike[st
     """
     places = _places(rows)
     given = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    names = [path if path in places else path_of(path) for path in given]
-    missing = [name for name in names if name not in places]
+    missing = [path for path in given if os.path.abspath(path) not in places]
     if missing:
         others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"paths must be of images in the gallery; {missing[0]!r} isn't{others}.")
-    removed = sorted({places[name] for name in names})
+    removed = sorted({places[os.path.abspath(path)] for path in given})
     _change(rows, about, removed, np.empty((0, about.embedding_dim), dtype=np.float32), IMAGES_SCHEMA.empty_table())
 
 
 def _places(rows: Rows) -> dict[str, int]:
-    return {name: row for row, name in enumerate(rows.images.column(PATH).to_pylist())}
+    """The row of each image by its absolute path, so that `photos/1.jpg` and `/home/me/photos/1.jpg` are the same."""
+    return {os.path.abspath(name): row for row, name in enumerate(rows.images.column(PATH).to_pylist())}
 
 
 def _change(rows: Rows, about: About, removed: Sequence[int], added: Vectors, images: pa.Table) -> None:

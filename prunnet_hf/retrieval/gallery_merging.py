@@ -42,7 +42,7 @@ def merge_galleries(parts: Sequence[Place], output: Place, *, progress: bool = T
 
     Raises:
         FileExistsError: If there is something at `output`.
-        FileNotFoundError: If a part is missing, or is no gallery.
+        FileNotFoundError: If a part is missing, or not a gallery.
         ValueError: If one is damaged, they are of several spaces or were trained otherwise, faiss can't merge such
             indices, some lack embeddings, or a path comes twice.
     """
@@ -114,7 +114,7 @@ def _in_order(folders: Sequence[Path]) -> list[Path]:
     """Folders with the parts of the same shards in their order, after checking that none of these is missing."""
     groups: dict[tuple[str, int], dict[int, Path]] = {}
     for folder in folders:
-        read_about(folder)  # which says it best if this is no gallery
+        read_about(folder)  # which says it best if this isn't a gallery
         facts = pq.read_schema(folder / IMAGES).metadata or {}
         part = Shard.parse(facts.get(PART.encode(), b"1/1").decode(), f"part of {folder}")
         of = str(folder.resolve()) if part.count == 1 else facts.get(PART_OF.encode(), b"").decode()

@@ -35,15 +35,14 @@ class EvidentialObjective(MergingObjective):
         self.uncertainty = UncertaintyWeighted()
         super().__init__(model, self.uncertainty)
         self.annealing_steps = ANNEALING_EPOCHS * steps_per_epoch
-        self._harder = model.config if model.config.classifier != "softmax" else None
+        self.config = model.config
 
     def loss(self, outputs: PrunNetClassifierOutput, inputs: Mapping[str, Tensor], index: int, step: int) -> Tensor:
         """See `Objective`; it also notes the uncertainty of the pass."""
         logits, labels = cast("Tensor", outputs.logits), inputs["labels"]
         self._note(index, uncertainty_of(logits.detach()).mean())
-        if self._harder is not None:
-            config = self._harder
-            logits = with_margin(logits, labels, config.classifier, config.logit_scale, config.margin)
+        config = self.config
+        logits = with_margin(logits, labels, config.classifier, config.logit_scale, config.margin)
         return evidential_loss(logits, labels, penalty=min(1.0, step / self.annealing_steps))
 
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:

@@ -317,8 +317,10 @@ def test_a_path_that_is_written_in_another_way_is_the_same_image(
     assert relative.paths == [f"photos/{name}" for name in NAMES]
     assert relative.add("photos", progress=False) == Added(0, 0, 5)
     assert relative.add(["./photos//top.png"], progress=False) == Added(0, 0, 1)
+    assert relative.add(photos, progress=False) == Added(0, 0, 5)  # by its absolute path
     relative.remove("./photos/top.png")
-    assert len(relative) == 4
+    relative.remove(photos / NAMES[0])
+    assert len(relative) == 3
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF2,SQ8,RFlat"])
