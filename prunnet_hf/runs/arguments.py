@@ -33,6 +33,8 @@ from .methods import (
 )
 from .recipes import CONFIG_HELP, read_recipe, recipe_flags
 
+EVIDENCE_PENALTY = 1.0
+"""The published factor."""
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
@@ -259,6 +261,10 @@ class TrainArguments:
             "a Hub repository. It stays as it is."
         },
     )
+    evidence_penalty: float = field(
+        default=EVIDENCE_PENALTY,
+        metadata={"help": "For sfsc: factor on the penalty for misleading evidence; 0 leaves the penalty out."},
+    )
     merger: str | None = field(
         default=None,
         metadata={
@@ -315,6 +321,7 @@ class TrainArguments:
         scores = [name for name in ("score_learning_rate", "score_weight_decay") if getattr(self, name) is not None]
         _check_at_least(self, 0, *scores)
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
+        _check_at_least(self, 0, "evidence_penalty")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")
         if not 0.0 <= self.shrink_share <= 1.0:
@@ -350,6 +357,11 @@ class TrainArguments:
             raise ValueError(
                 f"teacher is only for methods that train towards one; got {self.teacher!r} with --method "
                 f"{self.method}. Leave --teacher out, or give --method bct or regression."
+            )
+        if self.evidence_penalty != EVIDENCE_PENALTY and not method.learns_evidence:
+            raise ValueError(
+                f"evidence_penalty is only for methods that learn evidence; got {self.evidence_penalty!r} with "
+                f"--method {self.method}. Leave --evidence_penalty out, or give --method sfsc."
             )
         if self.merger not in (None, *MERGERS) and ":" not in self.merger:
             raise ValueError(

@@ -53,6 +53,7 @@ class Method:
         has_merger: Whether `--merger` says how it merges gradients.
         needs_teacher: Whether it trains towards the network that `--teacher` names.
         has_classifier: Whether it trains a classifier.
+        learns_evidence: Whether `--evidence_penalty` is part of its loss.
     """
 
     description: str
@@ -61,6 +62,7 @@ class Method:
     has_merger: bool = False
     needs_teacher: bool = False
     has_classifier: bool = True
+    learns_evidence: bool = False
 
 
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
@@ -90,7 +92,8 @@ METHODS = {
     ),
     "sfsc": Method(
         "SFSC's loss, our aggregation: each pass learns evidence for classes, and its uncertainty weighs its "
-        "projected gradient, for comparison with PrunNet (arXiv 2206.08289)."
+        "projected gradient, for comparison with PrunNet (arXiv 2206.08289).",
+        learns_evidence=True,
     ),
     "independent": Method(
         "One network is trained alone, at the one capacity given, for comparison with PrunNet.", has_subnetworks=False

@@ -29,12 +29,16 @@ class EvidentialObjective(MergingObjective):
         model: The network in training.
         steps_per_epoch: For the weight of the penalty for misleading evidence, which grows from 0 to 1 over the first
             `ANNEALING_EPOCHS` epochs.
+        penalty: A factor on that weight, at least 0.
     """
 
-    def __init__(self, model: PrunNetForImageClassification, *, steps_per_epoch: int = 1) -> None:
+    def __init__(
+        self, model: PrunNetForImageClassification, *, steps_per_epoch: int = 1, penalty: float = 1.0
+    ) -> None:
         self.uncertainty = UncertaintyWeighted()
         super().__init__(model, self.uncertainty)
         self.annealing_steps = ANNEALING_EPOCHS * steps_per_epoch
+        self.penalty = penalty
         self.config = model.config
 
     def loss(self, outputs: PrunNetClassifierOutput, inputs: Mapping[str, Tensor], index: int, step: int) -> Tensor:
@@ -43,7 +47,7 @@ class EvidentialObjective(MergingObjective):
         self._note(index, uncertainty_of(logits.detach()).mean())
         config = self.config
         logits = with_margin(logits, labels, config.classifier, config.logit_scale, config.margin)
-        return evidential_loss(logits, labels, penalty=min(1.0, step / self.annealing_steps))
+        return evidential_loss(logits, labels, penalty=self.penalty * min(1.0, step / self.annealing_steps))
 
     def merge(self, passes: Sequence[Gradients], generator: torch.Generator) -> None:
         """See `Objective`."""

@@ -54,7 +54,9 @@ OBJECTIVES: dict[str, Callable[[PrunNetForImageClassification, TrainArguments, C
         scale_dense_gradients=options.scale_dense_gradients,
     ),
     "joint": lambda model, options, around: SumObjective(model),
-    "sfsc": lambda model, options, around: EvidentialObjective(model, steps_per_epoch=around.steps_per_epoch),
+    "sfsc": lambda model, options, around: EvidentialObjective(
+        model, steps_per_epoch=around.steps_per_epoch, penalty=options.evidence_penalty
+    ),
     "independent": lambda model, options, around: SumObjective(model),
     "bct": lambda model, options, around: BackwardCompatibleObjective(
         model, around.given_teacher.classifier(class_names_of(model.config))

@@ -56,6 +56,13 @@ def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) 
     assert arguments.train.momentum == 0.9
 
 
+def test_evidence_penalty_is_a_flag_of_sfsc_alone() -> None:
+    found = parse_arguments(["--method", "sfsc", "--evidence_penalty", "0"])
+    assert found.train.evidence_penalty == 0.0
+    # What config.yaml of a run with another method says, or doesn't say, is that of a recipe, too.
+    assert TrainArguments(method="joint", evidence_penalty=1.0) == TrainArguments(method="joint")
+
+
 def test_recipe_values_are_converted_as_flags_are(tmp_path: Path) -> None:
     # YAML 1.1 reads 1e-3, without a point, as text.
     recipe = write_recipe(
@@ -212,6 +219,9 @@ def test_unknown_flag_is_named() -> None:
         ({"method": "nothing"}, r"method .*prunnet, .*'nothing'"),
         ({"method": "bct", "capacities": [0.2]}, r"teacher .*--method bct, such as --teacher .*None"),
         ({"teacher": "out/dense"}, r"teacher .*'out/dense' with --method prunnet.*bct"),
+        ({"evidence_penalty": 0.5}, r"evidence_penalty .*got 0\.5 with --method prunnet.*--method sfsc"),
+        ({"method": "sfsc", "evidence_penalty": -0.5}, r"evidence_penalty .*at least 0; got -0\.5"),
+        ({"method": "sfsc", "evidence_penalty": float("inf")}, r"evidence_penalty .*at least 0; got inf"),
         ({"optimizer": "lion"}, r"optimizer .*sgd, adamw.*'lion'"),
         ({"capacities": [0.0, 0.2]}, r"capacities .*\(0, 1\].*0\.0"),
         ({"capacities": [1.5]}, r"capacities .*\(0, 1\].*1\.5"),

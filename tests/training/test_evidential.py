@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunnet_hf.modeling_prunnet import PrunNetClassifierOutput
+from prunnet_hf.runs.arguments import TrainArguments
 from prunnet_hf.training.evidential import (
     EvidentialObjective,
     UncertaintyWeighted,
@@ -19,6 +20,7 @@ from prunnet_hf.training.evidential import (
     evidential_loss,
     uncertainty_of,
 )
+from prunnet_hf.training.methods import Circumstances, create_objective
 from tests.training.test_objectives import CAPACITIES, pass_gradients, tiny_model
 
 ONE = math.log(math.e - 1)
@@ -114,11 +116,13 @@ def test_passes_count_by_their_mean_uncertainty_over_all_batches_of_a_step() -> 
         objective.merge([], torch.Generator())
 
 
-def test_the_penalty_grows_over_ten_epochs() -> None:
-    objective = EvidentialObjective(tiny_model("resnet10t"), steps_per_epoch=5)
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.0])
+def test_the_penalty_grows_over_ten_epochs_and_has_a_factor(factor: float) -> None:
+    options = TrainArguments(method="sfsc", evidence_penalty=factor)
+    objective = create_objective(tiny_model("resnet10t"), options, Circumstances(steps_per_epoch=5))
     logits, inputs = torch.tensor([[ONE, ONE]]), {"labels": torch.tensor([0])}
     found = [float(objective.loss(outputs(logits), inputs, 0, step)) for step in (0, 25, 50, 99)]
-    expected = [5 / 6 + share * (math.log(2) - 0.5) for share in (0.0, 0.5, 1.0, 1.0)]
+    expected = [5 / 6 + factor * share * (math.log(2) - 0.5) for share in (0.0, 0.5, 1.0, 1.0)]
     assert found == pytest.approx(expected, abs=1e-5)
 
 
