@@ -14,14 +14,13 @@ import sys
 from pathlib import Path
 
 from prunnet_hf.commands import CommandParser, run_command
+from prunnet_hf.data.streams import num_images
 from prunnet_hf.image_processing_prunnet import PrunNetImageProcessor
 from prunnet_hf.modeling_prunnet import PrunNetModel
-from prunnet_hf.retrieval.dataset_encoding import encode
+from prunnet_hf.retrieval.dataset_encoding import encode_share
 from prunnet_hf.retrieval.protocols import resolve_protocol
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.runs.run_data import load_run_data
-
-QUERY, GALLERY = "query", "gallery"
 
 
 def main() -> None:
@@ -40,10 +39,13 @@ def cross_test(run: Path, teacher: Path, data_dir: str) -> dict[str, float]:
     arguments = parse_arguments(["--config", str(run / "config.yaml"), "--data_dir", data_dir])
     splits = load_run_data(arguments)
     processor = PrunNetImageProcessor.from_pretrained(run / "model")
-    query = encode({QUERY: PrunNetModel.from_pretrained(run / "model")}, splits.query, processor, progress=False)
-    network = PrunNetModel.from_pretrained(teacher / "model")
-    gallery = encode({GALLERY: network}, splits.gallery, processor, progress=False)
-    return resolve_protocol(splits.protocol)(query.side(QUERY), gallery.side(GALLERY))
+    query, gallery = (
+        encode_share({directory: PrunNetModel.from_pretrained(directory / "model")}, images, processor, progress=False)
+        .in_order(num_images(images))
+        .side(directory)
+        for directory, images in ((run, splits.query), (teacher, splits.gallery))
+    )
+    return resolve_protocol(splits.protocol)(query, gallery)
 
 
 if __name__ == "__main__":

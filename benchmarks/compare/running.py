@@ -61,7 +61,8 @@ class Place:
 
     def log(self, run: Run) -> Path:
         """Where its processes print to."""
-        return self.directory(run).with_suffix(".log")
+        directory = self.directory(run)
+        return directory.with_name(f"{directory.name}.log")  # with_suffix would cut "0.2-seed0" off
 
     def images(self, run: Run) -> Path:
         """The folder with its images."""

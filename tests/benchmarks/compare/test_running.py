@@ -90,3 +90,8 @@ def test_a_process_writes_its_log_and_its_time_is_counted(place: Place, tmp_path
 def test_a_process_that_fails_is_reported_with_its_last_line(place: Place, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"run\.log ends with: no such flag"):
         run_process([sys.executable, "-c", "raise SystemExit('no such flag')"], tmp_path / "run.log", place)
+
+
+def test_runs_of_two_capacities_have_logs_of_their_own(place: Place) -> None:
+    logs = {place.log(run).name for run in runs_of_seed_0(place, "alone 0.1", "alone 0.2")}
+    assert logs == {"alone-0.1-seed0.log", "alone-0.2-seed0.log"}
