@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,14 @@ from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.modeling_prunnet import PrunNetClassifierOutput
 from prunnet_hf.pruning.layers import scored_modules
 from prunnet_hf.runs.arguments import TrainArguments
+from prunnet_hf.runs.methods import METHODS
 from prunnet_hf.training.capacities import pass_capacities
 from prunnet_hf.training.gradients import projection_orders
-from prunnet_hf.training.methods import create_objective
+from prunnet_hf.training.methods import Circumstances, create_objective
 from prunnet_hf.training.objectives import Gradients, SumObjective
 from prunnet_hf.training.passes import MaskedPasses
 from prunnet_hf.training.step import MOST_OVERFLOWS, FiniteWatch, TrainingStep
+from prunnet_hf.training.teachers import Teacher
 from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 
@@ -59,12 +61,19 @@ def tiny_model(
 
 
 def training_step(
-    model: PrunNetForImageClassification, accelerator: Accelerator, method: str = "prunnet", *capacities: float
+    model: PrunNetForImageClassification,
+    accelerator: Accelerator,
+    method: str = "prunnet",
+    *capacities: float,
+    teacher: Teacher | None = None,
 ) -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    options = TrainArguments(method=method, capacities=list(capacities) or [0.2, 0.5])
-    objective, passes = create_objective(model, options), pass_capacities(method, options.capacities)
+    options = TrainArguments(
+        method=method, capacities=list(capacities) or [0.2, 0.5], teacher=teacher and teacher.source
+    )
+    objective = create_objective(model, options, Circumstances(teacher=teacher))
+    passes = pass_capacities(method, options.capacities)
     return TrainingStep(model, wrapped, objective, passes, optimizer, accelerator, max_grad_norm=100.0, seed=0)
 
 
@@ -380,12 +389,23 @@ def test_compiled_passes_make_the_same_steps_from_two_graphs(compiled: Accelerat
         torch.testing.assert_close(ends[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def another_network(accelerator: Accelerator) -> Teacher:
+    """The same on all processes."""
+    model = tiny_model(WITHOUT_BATCH_STATISTICS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1)
+    return Teacher("out/dense", model.requires_grad_(False).eval(), accelerator)
+
+
 def several_updates(granularity: Granularity = "weight", method: str = "prunnet") -> dict[str, Tensor]:
     """The state after three updates of two batches each, which all processes share."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = tiny_model(VIT_OF_UNITS if granularity == "channel" else WITHOUT_BATCH_STATISTICS, granularity)
     model.prunnet.projector.eval()
-    step = training_step(model, accelerator, method)
+    model.classifier.requires_grad_(METHODS[method].has_classifier)
+    teacher = another_network(accelerator) if METHODS[method].needs_teacher else None
+    step = training_step(model, accelerator, method, *([0.5] if teacher else []), teacher=teacher)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(rank)  # nothing in a step may hang on the random state of a process
     for number in range(6):
@@ -423,6 +443,16 @@ def updates_by_uncertainty() -> dict[str, Tensor]:
     return several_updates(method="sfsc")
 
 
+def updates_by_bct() -> dict[str, Tensor]:
+    """As `several_updates`, of one network towards the classifier of another."""
+    return several_updates(method="bct")
+
+
+def updates_by_regression() -> dict[str, Tensor]:
+    """As `several_updates`, of one network towards the embeddings of another."""
+    return several_updates(method="regression")
+
+
 def orders_of_two_steps() -> list[Tensor]:
     """A process's first random order of each step, whose own random state is its own."""
     accelerator = Accelerator(cpu=True)
@@ -444,7 +474,8 @@ def orders_of_two_steps() -> list[Tensor]:
 def two_processes() -> dict[str, Any]:
     """What each of two processes has to show, from a single start of them."""
     found: dict[str, Any] = {}
-    for function in (several_updates, updates_of_units, updates_by_uncertainty, orders_of_two_steps, compiled_update):
+    functions = (several_updates, updates_of_units, updates_by_uncertainty, updates_by_bct, updates_by_regression)
+    for function in (*functions, orders_of_two_steps, compiled_update):
         found[function.__name__] = function()
         reset_accelerate()
     return found
@@ -492,6 +523,21 @@ def test_processes_weigh_passes_by_the_uncertainty_over_all_their_images(by_two:
     for name, value in updates_by_uncertainty().items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("updates", [updates_by_bct, updates_by_regression])
+def test_processes_that_train_towards_a_teacher_make_the_steps_of_one(
+    updates: Callable[[], dict[str, Tensor]], by_two: list[dict[str, Any]]
+) -> None:
+    first, second = (rank[updates.__name__] for rank in by_two)
+    start = state(tiny_model(WITHOUT_BATCH_STATISTICS))
+    for name, value in updates().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        if name.startswith("classifier.") and updates is updates_by_regression:
+            assert torch.equal(value, start[name]), name
+        elif name.endswith(("mlp.fc1.weight", "classifier.weight", "projector.0.weight")):
+            assert (value - start[name]).abs().max() > 1e-3, name
 
 
 def test_random_orders_are_alike_on_all_processes_and_others_in_each_step(by_two: list[dict[str, Any]]) -> None:
