@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
@@ -22,7 +21,7 @@ from ..configuration_prunnet import PrunNetConfig
 from ..data.splits import listed
 from ..image_encoding import bar_options
 from ..modeling_prunnet import PrunNetModel
-from ..storage.weights_digest import settle_space
+from ..storage.weights_digest import digest_tensors, settle_space
 from .embedding_parts import EmbeddingParts, claim_output
 from .embedding_table import as_table, table_schema
 from .image_batches import Reading, embed_part, read_batches
@@ -166,16 +165,12 @@ def _model_name(config: PrunNetConfig) -> str:
 
 
 def _plan(model: PrunNetModel, image_processor: BaseImageProcessor) -> dict[str, Any]:
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     processing = json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
     return {
         "embedding_space": model.config.embedding_space,
         "capacity": model.config.capacity,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "weights": weights.hexdigest()[:16],
+        "weights": digest_tensors(model.state_dict()),
         "image_processor": hashlib.sha256(processing.encode()).hexdigest()[:16],
     }
 

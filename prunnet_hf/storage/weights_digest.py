@@ -41,6 +41,15 @@ def digest_weights(
     return digest.hexdigest()[:DIGITS]
 
 
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of tensors as they are: their names, types, shapes and bytes; 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGITS]
+
+
 def _embedding_parameters(model: Any, state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The parameters that make the embeddings, by name, whichever class holds the network."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."

@@ -48,6 +48,7 @@ class Progress:
         steps_per_epoch: Number of steps in an epoch; None in checkpoints of versions that didn't record it.
         evaluated: The epoch that `eval_every` evaluated last; None in checkpoints of versions that didn't record it.
         data: The training images (see `data.identity`); None in checkpoints of versions that didn't record them.
+        teacher: See `Teacher.identity`; None without a teacher, and in checkpoints of versions that didn't record it.
     """
 
     epoch: int = 0
@@ -64,6 +65,7 @@ class Progress:
     steps_per_epoch: int | None = None
     data: dict[str, Any] | None = None
     evaluated: int | None = None
+    teacher: dict[str, str] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores."""
@@ -73,13 +75,16 @@ class Progress:
         """Restore what a checkpoint stored.
 
         Raises:
-            ValueError: If it has other entries, or is of a training on other images than `data`.
+            ValueError: If it has other entries, or is of a training on other images than `data`, or towards another
+                teacher than `teacher`.
         """
-        data = self.data
+        data, teacher = self.data, self.teacher
         if data is not None:
             check_same_data(state.get("data") or {}, data)
+        if teacher is not None:
+            _check_same_teacher(state.get("teacher") or teacher, teacher)
         self.__dict__.update(vars(Progress(**_known(state))))
-        self.data = data or self.data
+        self.data, self.teacher = data or self.data, teacher or self.teacher
 
 
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -93,6 +98,15 @@ def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--resume found a run that was trained on other images: {'; '.join(differences)}. Put the training "
             "images back as they were, or start without --resume in another --output_dir."
+        )
+
+
+def _check_same_teacher(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    if before["digest"] != now["digest"]:
+        raise ValueError(
+            f"--resume found a run that was trained towards another teacher: the weights of --teacher {now['source']} "
+            f"aren't those that {before['source']} had. Put the teacher back as it was, or start without --resume in "
+            "another --output_dir."
         )
 
 

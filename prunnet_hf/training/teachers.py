@@ -14,6 +14,7 @@ from ..commands import model_directory
 from ..configuration_prunnet import PrunNetConfig
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
+from ..storage.weights_digest import SCORES, digest_tensors
 
 PROCESSING = (
     *("size", "crop_size", "resample", "image_mean", "image_std"),
@@ -41,6 +42,16 @@ class Teacher:
         with self.accelerator.autocast():
             embeddings: Tensor = self.model.prunnet(pixel_values).pooler_output
         return embeddings
+
+    def identity(self, *, has_classifier: bool) -> dict[str, str]:
+        """What a checkpoint remembers of the teacher: where it came from, and a digest of what a run learns from.
+
+        Args:
+            has_classifier: Whether the run learns from its classifier, too.
+        """
+        tensors = self.model.state_dict() if has_classifier else self.model.prunnet.state_dict()
+        used = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCORES)}
+        return {"source": self.source, "digest": digest_tensors(used)}
 
     def classifier(self, class_names: list[str]) -> nn.Module:
         """From embeddings to logits.

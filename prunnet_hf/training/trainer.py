@@ -205,6 +205,7 @@ class Trainer:
         if options.teacher is not None:
             teacher = load_teacher(options.teacher, self.model.config, self.processor, self.accelerator)
             lay_out(teacher.model, self.memory_format)
+            self.progress.teacher = teacher.identity(has_classifier=find_method(options.method).has_classifier)
         circumstances = Circumstances(self.steps_per_epoch, teacher)
         objective = create_objective(self.model, options, circumstances, kept=kept)
         capacities = pass_capacities(

@@ -19,7 +19,7 @@ from prunnet_hf.retrieval.dataset_encoding import encode
 from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.folder_encoding import encode_folder
 from prunnet_hf.retrieval.spaces import check_compatible
-from prunnet_hf.storage.weights_digest import digest_weights
+from prunnet_hf.storage.weights_digest import digest_tensors, digest_weights
 from tests.tiny_models import tiny, tiny_of_units
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints_0_1"
@@ -44,6 +44,14 @@ def saved(model: Any, directory: Path, **options: Any) -> dict[str, Any]:
     model.save_pretrained(directory, **options)
     config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def test_names_types_shapes_and_values_of_tensors_make_their_digest() -> None:
+    zeros = torch.zeros(2, 3)
+    found = digest_tensors({"a": zeros, "b": torch.ones(())})
+    assert found == digest_tensors({"b": torch.ones(()), "a": zeros.T.contiguous().T})
+    others = [{"c": zeros}, {"a": zeros.half()}, {"a": zeros.T}, {"a": zeros + 1}, {"a": -zeros}]
+    assert len({found, *map(digest_tensors, others), digest_tensors({"a": zeros})}) == 7
 
 
 def test_the_digests_of_all_types(dense) -> None:

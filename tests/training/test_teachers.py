@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.runs.arguments import RunArguments
+from prunnet_hf.training.checkpoints import Progress
 from prunnet_hf.training.engine import train
 from prunnet_hf.training.networks import create_processor
 from prunnet_hf.training.teachers import load_teacher
@@ -55,6 +57,49 @@ def test_a_resumed_run_ends_with_the_same_weights_and_the_teacher_as_it_was(
     found = trainer(again).run().model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(dense / "model").items())
+
+
+def changed(teacher: Path, name: str) -> None:
+    model = PrunNetForImageClassification.from_pretrained(teacher)
+    model.state_dict()[name].flatten()[0].add_(1)  # in place
+    model.save_pretrained(teacher)
+
+
+@pytest.mark.parametrize(
+    ("method", "unused", "used"),
+    [
+        ("bct", None, "classifier.weight"),
+        ("regression", "classifier.weight", "prunnet.backbone.bn1.running_mean"),
+    ],
+)
+def test_a_resumed_run_refuses_a_teacher_that_changed_in_what_it_learns_from(
+    photos: Path, dense: Path, tmp_path: Path, method: str, unused: str | None, used: str
+) -> None:
+    trainer(towards(photos, tmp_path / "run", dense, method, epochs=1)).run()
+    teacher = tmp_path / "moved"
+    shutil.copytree(dense / "model", teacher)
+    if unused:
+        changed(teacher, unused)
+    reset_accelerate()
+    resumed = trainer(towards(photos, tmp_path / "run", teacher, method, resume=True))
+    assert resumed.run().step == 6
+    assert json.loads((tmp_path / "run/checkpoints/step-6/progress.json").read_text())["teacher"] == {
+        "source": str(teacher),
+        "digest": resumed.progress.teacher["digest"],
+    }
+    changed(teacher, used)
+    reset_accelerate()
+    with pytest.raises(ValueError, match=rf"another teacher: .*--teacher {teacher} .*Put .*back.*--output_dir"):
+        trainer(towards(photos, tmp_path / "run", teacher, method, epochs=3, resume=True)).run()
+
+
+def test_a_checkpoint_of_a_version_that_did_not_record_the_teacher_goes_on() -> None:
+    now = {"source": "out/dense", "digest": "0123456789abcdef"}
+    progress = Progress(teacher=now)
+    progress.load_state_dict({"epoch": 1, "step": 3, "skipped": 0})
+    assert (progress.step, progress.teacher) == (3, now)
+    with pytest.raises(ValueError, match=r"--teacher out/dense aren't those that out/other had"):
+        progress.load_state_dict({"teacher": {"source": "out/other", "digest": "f" * 16}})
 
 
 def test_regression_trains_no_classifier(photos: Path, dense: Path, tmp_path: Path) -> None:
