@@ -18,6 +18,7 @@ from .export_gallery import export_gallery
 from .galleries import index, search, show
 from .info import info
 from .prune import prune
+from .quantize import quantize
 from .shards import merge
 
 NAME = "prunnet"
@@ -84,7 +85,7 @@ def push(context: typer.Context) -> None:
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
-for verb in (prune, index, merge, search, show, info):
+for verb in (prune, index, merge, quantize, search, show, info):
     app.command()(verb)
 app.command("export-gallery")(export_gallery)
 

@@ -128,7 +128,7 @@ def write_rows(
     refuse_other_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_whole(folder, GALLERY_FILES) as staging:
-        if replaces is not None and _state(folder) not in (None, replaces):
+        if replaces is not None and state_of(folder) not in (None, replaces):
             raise FileExistsError(
                 f"{folder} was saved by another process since it was loaded, and what that has added would be lost. "
                 "Load it again, and change it then; or choose another name."
@@ -180,31 +180,31 @@ def read_gallery(folder: Path, *, mmap: bool) -> Stored:
     while True:
         if folder.is_dir():
             tidy_directory(folder, GALLERY_FILES)
-        state = _state(folder)
+        state = state_of(folder)
         try:
             return _read(folder, mmap)
         except (OSError, ValueError):
-            if _state(folder) == state:  # else another process has just replaced it
+            if state_of(folder) == state:  # else another process has just replaced it
                 raise
 
 
 def _read(folder: Path, mmap: bool) -> Stored:
     about, files = read_about(folder)
-    state = _state(folder)
+    state = state_of(folder)
     for name in (INDEX, IMAGES):
-        _check_file(folder / name, files[name], contents=not (mmap and name == INDEX))
+        check_file(folder / name, files[name], contents=not (mmap and name == INDEX))
     index = _read_index(folder / INDEX, mmap)
     with pq.ParquetFile(folder / IMAGES, page_checksum_verification=True) as file:
         images = file.read([PATH, LABEL, DIGEST]).cast(IMAGES_SCHEMA)
     counts = {INDEX: index.ntotal, IMAGES: len(images), ABOUT: about.num_images}
     if len(set(counts.values())) > 1 or index.d != about.embedding_dim:
         raise _damaged(folder, f"its files have different numbers of images, {counts}, or dimensions")
-    if _state(folder) != state:
+    if state_of(folder) != state:
         raise _damaged(folder, "it was replaced while it was read")
     return Stored(about, index, images, str(state))
 
 
-def _state(folder: Path) -> str | None:
+def state_of(folder: Path) -> str | None:
     """What tells a gallery from those that were or will be in its place: its digest; None if it can't be read."""
     try:
         members = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -279,7 +279,7 @@ def vector_batches(folder: Path, state: str, size: int = ROWS_A_GROUP) -> Iterat
     Raises:
         ValueError: If the gallery has another state by now.
     """
-    if _state(folder) != state:
+    if state_of(folder) != state:
         raise ValueError(f"{folder} was saved by another process since it was loaded. Load it again.")
     file = pq.ParquetFile(folder / IMAGES, page_checksum_verification=True)
     if EMBEDDING in file.schema_arrow.names:
@@ -324,7 +324,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_file(path: Path, stated: tuple[int, str], *, contents: bool) -> None:
+def check_file(path: Path, stated: tuple[int, str], *, contents: bool) -> None:
+    """Refuse a file of a gallery that isn't as it was written.
+
+    Args:
+        path: The file.
+        stated: Its size and SHA-256, by `read_about`.
+        contents: Whether to compare the SHA-256, for which all of it is read.
+
+    Raises:
+        ValueError: If it is missing, or differs.
+    """
     size, sha256 = stated
     if not path.is_file():
         raise _damaged(path.parent, f"{path.name} is missing")

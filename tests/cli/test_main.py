@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prunnet_hf import Embeddings, Gallery
 from prunnet_hf.cli.main import main
+from prunnet_hf.cli.networks import load_network
 from prunnet_hf.storage.lock import locked
 from tests.tiny_models import tiny
 
@@ -62,6 +64,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
         "prune",
         "index",
         "merge",
+        "quantize",
         "search",
         "show",
         "info",
@@ -129,6 +132,31 @@ def test_shards_are_indexed_in_parts_and_merged(
     with locked(tmp_path / "part-3" / ".indexing.lock", "a gallery"):
         assert main(["merge", "part-1", "part-2", "--output", "part-3"]) == 1
     assert "part-3' is being written by process" in capsys.readouterr().err
+
+
+def test_a_gallery_is_quantised_and_searched_by_subnetworks(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = load_network(str(model))
+    rows = np.random.default_rng(0).standard_normal((300, network.config.embedding_dim)).astype(np.float32)
+    query = str(photos / "a/1.png")
+    rows[7] = network.encode([query])[0]
+    paths = [f"{number}.png" for number in range(300)]
+    embeddings = Embeddings(rows, network.config.embedding_space, 1.0, paths)
+    Gallery.from_embeddings(embeddings).save(tmp_path / "gallery")
+    words = ["quantize", str(tmp_path / "gallery"), "--output", str(tmp_path / "small"), "--bytes"]
+    assert main([*words, "4"]) == 0
+    out = capsys.readouterr().out
+    assert f"small: 300 images, OPQ4,PQ4x8np, space {network.config.embedding_space}" in out
+    assert main(["search", str(tmp_path / "small"), query, "--model", str(model), "--k", "1", "--json"]) == 0
+    (best,) = json.loads(capsys.readouterr().out)["found"]
+    assert best["path"] == "7.png"
+    assert main([*words, "4"]) == 1
+    assert "small' holds a gallery. Choose another name" in capsys.readouterr().err
+    words[3] = str(tmp_path / "other")
+    assert main([*words, "5"]) == 1
+    assert "bytes must divide the" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_json_is_a_line_for_each_query_and_capacity(
