@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,15 +46,15 @@ def add_images(rows: Rows, about: About, candidates: Candidates, model: Any, how
     Raises:
         ValueError: If embeddings are of another space or dimension or not finite, or the gallery can't change.
     """
-    known = _places(rows)
+    known = {place: row for row, place in enumerate(_places(rows.images.column(PATH).to_pylist()))}
     digests = rows.images.column(DIGEST).to_pylist()
     wanted = [
         n
-        for n, name in enumerate(candidates.paths)
-        if (row := known.get(os.path.abspath(name))) is None or digests[row] != candidates.digests[n]
+        for n, place in enumerate(_places(candidates.paths))
+        if (row := known.get(place)) is None or digests[row] != candidates.digests[n]
     ]
     chosen, embeddings = candidates.only(wanted).embedded(model, how)
-    changed = [row for name in chosen.paths if (row := known.get(os.path.abspath(name))) is not None]
+    changed = [row for place in _places(chosen.paths) if (row := known.get(place)) is not None]
     if len(embeddings):
         check_compatible(about, embeddings)
         vectors = unit_vectors(about, embeddings.embeddings, "images")
@@ -71,19 +73,26 @@ def remove_images(rows: Rows, about: About, paths: Iterable[str | os.PathLike[st
     Raises:
         ValueError: If there is no image of such a path, or the gallery can't change.
     """
-    places = _places(rows)
+    rows_at: dict[str, list[int]] = defaultdict(list)
+    for row, place in enumerate(_places(rows.images.column(PATH).to_pylist())):
+        rows_at[place].append(row)
     given = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    missing = [path for path in given if os.path.abspath(path) not in places]
+    places = _places(given)
+    missing = [path for path, place in zip(given, places, strict=True) if place not in rows_at]
     if missing:
         others = f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"paths must be of images in the gallery; {missing[0]!r} isn't{others}.")
-    removed = sorted({places[os.path.abspath(path)] for path in given})
+    removed = sorted({row for place in places for row in rows_at[place]})
     _change(rows, about, removed, np.empty((0, about.embedding_dim), dtype=np.float32), IMAGES_SCHEMA.empty_table())
 
 
-def _places(rows: Rows) -> dict[str, int]:
-    """The row of each image by its absolute path, so that `photos/1.jpg` and `/home/me/photos/1.jpg` are the same."""
-    return {os.path.abspath(name): row for row, name in enumerate(rows.images.column(PATH).to_pylist())}
+def _places(paths: Iterable[str]) -> list[str]:
+    """Where images lie, so that `photos/1.jpg` is `/home/me/photos/1.jpg`, and one folder, whatever links lead to it.
+
+    Only folders are looked up, each once. A link to a file is an image of its own, as it is for `find_images`.
+    """
+    folder = cache(os.path.realpath)
+    return [os.path.join(folder(os.path.dirname(path)), os.path.basename(path)) for path in paths]
 
 
 def _change(rows: Rows, about: About, removed: Sequence[int], added: Vectors, images: pa.Table) -> None:

@@ -323,6 +323,33 @@ def test_a_path_that_is_written_in_another_way_is_the_same_image(
     assert len(relative) == 3
 
 
+def test_a_folder_that_a_link_leads_to_is_the_same(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photos, target_is_directory=True)
+    assert gallery.add(tmp_path / "link", progress=False) == Added(0, 0, 5)
+    noise(7).save(photos / "a/1.png")
+    assert gallery.add([tmp_path / "link/a/1.png"], progress=False) == Added(0, 1, 0)
+    gallery.remove([tmp_path / "link/b/../a/2.png", photos / "a/1.png"])
+    assert sorted(gallery.paths) == [str(photos / name) for name in ("b/3.png", "b/4.png", "top.png")]
+    # The folder is on another disk now, and a link stands where it was.
+    photos.rename(tmp_path / "disk")
+    photos.symlink_to(tmp_path / "disk")
+    assert gallery.add(tmp_path / "disk/b", progress=False) == Added(0, 0, 2)
+
+
+def test_a_link_to_a_file_is_an_image_of_its_own(gallery: Gallery, photos: Path) -> None:
+    (photos / "a/link.png").symlink_to(photos / "a/1.png")
+    assert gallery.add(photos, progress=False) == Added(1, 0, 5)
+    gallery.remove(photos / "a/link.png")
+    assert gallery.paths == paths_in(photos)
+
+
+def test_a_path_that_is_there_twice_is_removed_twice(gallery: Gallery) -> None:
+    paths = ["row-0", "row-1", os.path.abspath("row-0")]
+    twice = Gallery.from_embeddings(Embeddings(np.eye(3, 6, dtype=np.float32), gallery.embedding_space, 1.0, paths))
+    twice.remove("row-0")
+    assert twice.paths == ["row-1"]
+
+
 @pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF2,SQ8,RFlat"])
 def test_an_index_that_holds_all_vectors_needs_no_others(
     photos: Path, model: PrunNetModel, tmp_path: Path, factory: str
