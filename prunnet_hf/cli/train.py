@@ -19,13 +19,13 @@ NAME = "train_accelerate.py"
 
 def main(words: Sequence[str] | None = None, name: str = NAME) -> int:
     """Train as the command line, or `words` instead of it, says; returns 0, or 1 after an error in one line."""
-    return run_command(name, lambda: train_and_describe(words), words)
+    return run_command(name, lambda: train_and_describe(words, name), words)
 
 
-def train_and_describe(words: Sequence[str] | None = None) -> None:
+def train_and_describe(words: Sequence[str] | None = None, name: str = NAME) -> None:
     """Train, then write the model card."""
     disable_progress_bar()  # transformers shows one for every model saved
-    result = train(parse_arguments(words))
+    result = train(parse_arguments(words, name))
     if result.is_main_process:
         with Interruption("only the model card is missing, which --eval_only writes."):
             print(write_card(result.directory))

@@ -76,16 +76,18 @@ from .schedules import check_no_layer_is_zero, masks_of_round
 from .scopes import Masks
 from .trajectory import Round, Trajectory, measure_round
 
+NAME = "prunnet_hf.compression.sap"
+
 
 def main() -> int:
     """Run the loop as the command line says and return 0; or print in one line why it failed and return 1."""
-    return run_command("prunnet_hf.compression.sap", run_loop)
+    return run_command(NAME, run_loop)
 
 
 def run_loop() -> None:
     """Run the loop with the arguments of the command line, and print its rounds."""
     disable_progress_bar()  # of transformers, for every model saved and loaded
-    arguments = parse_sap_arguments()
+    arguments = parse_sap_arguments(name=NAME)
     with Interruption(NOTHING_LOST) as interruption:
         loop = PruningLoop(*arguments)
         interruption.advice = "what is done is saved; continue with the same command and --resume."

@@ -130,13 +130,16 @@ class SapArguments:
         return 0 if self.schedule == "one_shot" else number - 1
 
 
-def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunArguments, SapArguments]:
+def parse_sap_arguments(
+    command_line: Sequence[str] | None = None, name: str | None = None
+) -> tuple[RunArguments, SapArguments]:
     """Read the command line. Flags win over the recipe of `--config FILE`, which wins over the defaults.
 
     The recipe may be one for training: its method and capacities are ignored, see `SETTLED`.
 
     Args:
         command_line: Arguments without the program's name; `sys.argv` if not given.
+        name: How the program is called, for `--help` and errors; by default the name of its file.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
@@ -144,7 +147,7 @@ def parse_sap_arguments(command_line: Sequence[str] | None = None) -> tuple[RunA
         ValueError: If the recipe isn't a mapping or has unknown keys, or an argument is out of range or isn't used.
     """
     kinds = [ModelArguments, DataArguments, TrainArguments, SapArguments]
-    model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED)
+    model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED, name)
     if train.eval_only:
         raise ValueError("eval_only must be left out: the pruning loop evaluates each round right after its training.")
     check_prunes_weights(model.granularity)

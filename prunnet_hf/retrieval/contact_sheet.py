@@ -27,12 +27,12 @@ class Hit:
     """An image that was found.
 
     Attributes:
-        image: Its picture.
+        image: Its picture, or a word that stands in its place.
         score: Its cosine with the query.
         is_correct: Whether it has the query's label; None if that isn't known.
     """
 
-    image: Image.Image
+    image: Image.Image | str
     score: float
     is_correct: bool | None
 
@@ -137,6 +137,10 @@ def _framed(hit: Hit) -> Image.Image:
     return framed
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture as a square of `side` pixels."""
+def _square(picture: Image.Image | str, side: int) -> Image.Image:
+    """The middle of a picture as a square of `side` pixels, or a word on a grey one."""
+    if isinstance(picture, str):
+        tile = Image.new("RGB", (side, side), LINES)
+        ImageDraw.Draw(tile).text((side // 2, side // 2), picture, INK, _font(13), "mm")
+        return tile
     return ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)

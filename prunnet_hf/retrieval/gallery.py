@@ -163,7 +163,9 @@ class Gallery:
         gallery = cls._made(images, factory)
         gallery.model = model
         places = {path: place for place, path in enumerate(images.paths)}
-        gallery.open_picture = lambda path: to_rgb(dataset[places[path]][image_column])
+        gallery.open_picture = lambda path: (
+            to_rgb(dataset[places[path]][image_column]) if path in places else open_image(path)
+        )
         return gallery
 
     @classmethod
@@ -284,10 +286,10 @@ class Gallery:
             output: A PNG file to write the picture to as well.
 
         Returns:
-            The picture.
+            The picture. A grey square stands for an image whose file is missing or damaged, and is logged.
 
         Raises:
-            FileNotFoundError: If an image that was found isn't at its path any more.
+            FileNotFoundError: If a query is missing, or none of the images that were found is at its path any more.
             TypeError: As in `search`.
             ValueError: As in `search`.
         """

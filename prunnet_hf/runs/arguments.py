@@ -418,8 +418,8 @@ class _Formatter(ArgumentDefaultsHelpFormatter):
 class _Parser(HfArgumentParser, CommandParser):
     """Flags from the fields of dataclasses, and errors as `CommandParser` has them."""
 
-    def __init__(self, kinds: Sequence[type]) -> None:
-        super().__init__(list(kinds), formatter_class=_Formatter)  # type: ignore[arg-type]
+    def __init__(self, kinds: Sequence[type], name: str | None) -> None:
+        super().__init__(list(kinds), prog=name, formatter_class=_Formatter)  # type: ignore[arg-type]
         # transformers adds it for flags that are true by default, which this one is for most methods.
         if "scale_dense_gradients" in {action.dest for action in self._actions}:
             negative = ("--no_scale_dense_gradients", "--no-scale-dense-gradients")
@@ -427,17 +427,18 @@ class _Parser(HfArgumentParser, CommandParser):
             self.add_argument(*negative, dest="scale_dense_gradients", action="store_false", default=None, help=same)
 
 
-def parse_arguments(command_line: Sequence[str] | None = None) -> RunArguments:
+def parse_arguments(command_line: Sequence[str] | None = None, name: str | None = None) -> RunArguments:
     """Read flags, which win over the recipe that `--config` names, which wins over the defaults.
 
     Args:
         command_line: The words after the program's name; by default those of `sys.argv`.
+        name: How the program is called, for `--help` and errors; by default the name of its file.
 
     Raises:
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it isn't a mapping, or has unknown keys.
     """
-    model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line)
+    model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line, name=name)
     return RunArguments(model, data, train)
 
 
@@ -445,6 +446,7 @@ def parse_dataclasses(
     kinds: Sequence[type],
     command_line: Sequence[str] | None = None,
     settled: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> list[Any]:
     """Read several dataclasses from flags, which win over the recipe of `--config`, which wins over the defaults.
 
@@ -452,6 +454,7 @@ def parse_dataclasses(
         kinds: The dataclasses; each field is a flag and a key of the recipe.
         command_line: The words after the program's name; by default those of `sys.argv`.
         settled: Arguments that the command itself decides; they win over flags.
+        name: As for `parse_arguments`.
 
     Returns:
         One instance of each dataclass.
@@ -460,7 +463,7 @@ def parse_dataclasses(
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it isn't a mapping, or has unknown keys.
     """
-    parser = _Parser(kinds)
+    parser = _Parser(kinds, name)
     parser.add_argument("--config", help=f"{CONFIG_HELP}; flags win over it.")
     flags = list(sys.argv[1:] if command_line is None else command_line)
     known, unknown = parser.parse_known_args(flags)

@@ -126,6 +126,11 @@ def test_shards_are_indexed_in_parts_and_merged(
     assert main(["search", "gallery", query, "--model", str(model), "--json"]) == 0
     (best, *_) = json.loads(capsys.readouterr().out)["found"]
     assert (best["path"], best["label"], round(best["score"], 3)) == (query, "b", 1.0)
+    assert main(["index", "--from", "shards", "--output", "without"]) == 0
+    assert main(["show", "without", query, "--model", str(model), "--output", "found.png"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "index its shards again with --data_dir DIR, or set gallery.open_picture.\n"
+    )
     assert main(["index", "--from", "shards", "--train_only", "--trained", "trained", "--output", "other"]) == 1
     assert "--train_only makes what --trained and --shard fill later" in capsys.readouterr().err
     (tmp_path / "part-3").mkdir()
@@ -338,6 +343,16 @@ def test_errors_are_one_line(
     assert main(words) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(error)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "demo"])
+def test_help_and_flags_that_cannot_be_read_name_the_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: prunnet {verb} [-h]")
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "--epochs", "x"])
+    assert capsys.readouterr().err == f"prunnet {verb}: error: argument --epochs: invalid int value: 'x'\n"
 
 
 def test_flags_are_those_of_the_scripts(capsys: pytest.CaptureFixture[str]) -> None:

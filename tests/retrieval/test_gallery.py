@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+from itertools import permutations
 from pathlib import Path
 
 import faiss
@@ -472,13 +473,16 @@ def test_embeddings_and_their_table_become_a_gallery(gallery: Gallery, model: Pr
         Gallery.from_embeddings(twice)
 
 
-def test_a_data_set_becomes_a_gallery(model: PrunNetModel) -> None:
+def test_a_data_set_becomes_a_gallery(model: PrunNetModel, tmp_path: Path) -> None:
     features = Features({"image": ImageFeature(), "kind": ClassLabel(names=["cat", "dog"])})
     images = Dataset.from_dict({"image": [noise(1), noise(2)], "kind": [1, 0]}, features=features)
     gallery = Gallery.from_dataset(model, images, label_column="kind", progress=False)
     assert (gallery.paths, gallery.labels) == (["row-0", "row-1"], ["dog", "cat"])
     assert gallery.search(noise(2), 1, model=model).paths == [["row-1"]]
     assert gallery.show([noise(2)], [model], k=1).size[1] > 100
+    noise(3).save(tmp_path / "3.png")
+    gallery.add([tmp_path / "3.png"], progress=False)
+    assert gallery.show([noise(2)], [model], k=2).size[0] == 302 + 2 * 106 + 12  # images of both kinds
     with pytest.raises(ValueError, match="label_column must be one of image, kind; got 'label'"):
         Gallery.from_dataset(model, images, label_column="label")
 
@@ -492,9 +496,48 @@ def test_a_picture_of_what_was_found(gallery: Gallery, photos: Path, model: Prun
     green, red, grey = (26, 127, 55), (207, 34, 46), (175, 184, 193)
     frames = [picture.getpixel((x, 12)) for x in range(picture.width)]
     assert {colour: frames.count(colour) for colour in (green, red, grey)} == {green: 100, red: 200, grey: 100}
-    (photos / "b/3.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b/3.png doesn't exist"):
-        gallery.show([photos / "a/1.png"], [model], k=4)
+
+
+def test_a_picture_without_some_of_the_images_says_which(
+    gallery: Gallery, photos: Path, model: PrunNetModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing, damaged, query = photos / "a/2.png", photos / "b/4.png", photos / "a/1.png"
+    whole = gallery.show([query], [model, model.prune(0.2)], k=4)
+    missing.unlink()
+    damaged.write_bytes(b"no picture")
+    picture = gallery.show([query], [model, model.prune(0.2)], k=4)
+    (record,) = caplog.records
+    names = {f"{missing} (missing)", f"{damaged} (damaged)"}
+    assert record.getMessage() in {
+        f"2 of 4 images that were found can't be opened: {', '.join(order)}." for order in permutations(names)
+    }
+    paths = gallery.search([query], 5, model=model).paths[0]
+    for place, path in enumerate(path for path in paths if path != str(query)):
+        below_the_word = (302 + 106 * place + 50, 12 + 90)  # pictures of 100 pixels, one every 106
+        is_grey = picture.getpixel(below_the_word) == (209, 217, 224)
+        assert is_grey == (path in (str(missing), str(damaged)))
+        assert is_grey == (picture.getpixel(below_the_word) != whole.getpixel(below_the_word))
+
+
+def test_a_picture_of_nothing_says_where_relative_paths_start(
+    gallery: Gallery, photos: Path, model: PrunNetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = model.encode(paths_in(photos))
+    relative = Gallery.from_embeddings(Embeddings(vectors, gallery.embedding_space, 1.0, NAMES))
+    query, output = noise(9), tmp_path / "found.png"
+    with pytest.raises(
+        FileNotFoundError, match=r"none of the images that were found .*\.png \(missing\), .*--data_dir DIR, or"
+    ):
+        relative.show(query, [model], k=3, output=output)
+    assert not output.exists()
+    monkeypatch.chdir(photos)
+    relative.show(query, [model], k=3, output=output)
+    assert output.exists()
+    shutil.rmtree(photos / "a")
+    shutil.rmtree(photos / "b")
+    (photos / "top.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"none of the images .*: /.*\. Put them back, or index"):
+        gallery.show(query, [model], k=1)
 
 
 def test_it_says_in_three_lines_what_it_is(gallery: Gallery, photos: Path, model: PrunNetModel) -> None:
