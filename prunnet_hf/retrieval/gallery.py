@@ -254,7 +254,8 @@ class Gallery:
             queries: Images, as `model.encode` takes them; or `Embeddings`; or an array `(num_queries, dim)` with its
                 `embedding_space`.
             k: How many images to find for each query.
-            model: The network that embeds images: any of the gallery's space, such as a subnetwork.
+            model: The network that embeds images: any of the gallery's space, such as a subnetwork; or one whose
+                queries were trained for this very index.
             embedding_space: Id of the space of an array.
 
         Raises:
@@ -262,7 +263,7 @@ class Gallery:
             ValueError: If the queries are of another space, have another dimension or aren't finite, `k` is out of
                 range, or the gallery is empty.
         """
-        array = query_vectors(self.about, queries, model, embedding_space)
+        array = query_vectors(self.about, self._rows.index, queries, model, embedding_space)
         check_k(k, len(self))
         scores, rows = self._rows.index.search(array, int(k))
         return Found(rows, scores, self._rows.images)

@@ -10,17 +10,21 @@ from numpy.typing import NDArray
 from ..prunable_model import PrunNetPreTrainedModel
 from .embedding_table import Embeddings
 from .gallery_files import About
+from .product_quantizer import own_space
 from .search import normalize
-from .spaces import check_compatible
+from .spaces import Embedder, check_compatible, space_of
 
 Vectors = NDArray[np.float32]
 
 
-def query_vectors(about: About, queries: Any, model: PrunNetPreTrainedModel | None, space: str | None) -> Vectors:
+def query_vectors(
+    about: About, index: Any, queries: Any, model: PrunNetPreTrainedModel | None, space: str | None
+) -> Vectors:
     """The queries that `Gallery.search` was given, `(num_queries, dim)`, of length 1.
 
     Args:
         about: Of the gallery.
+        index: Of the gallery.
         queries: Images, `Embeddings`, or an array.
         model: The network that embeds images.
         space: Id of the space of an array.
@@ -30,10 +34,10 @@ def query_vectors(about: About, queries: Any, model: PrunNetPreTrainedModel | No
         ValueError: If they are of another space or dimension, or not finite.
     """
     if isinstance(queries, Embeddings):
-        check_compatible(about, queries)
+        _check_may_ask(about, index, queries)
         return unit_vectors(about, queries.embeddings, "queries")
     if model is not None:
-        check_compatible(about, model)
+        _check_may_ask(about, index, model)
         return unit_vectors(about, model.encode(queries, progress=False), "queries")
     if not _is_table(queries):
         raise TypeError(
@@ -46,8 +50,15 @@ def query_vectors(about: About, queries: Any, model: PrunNetPreTrainedModel | No
             "embedding_space must say of which space an array of queries is (model.config.embedding_space), as "
             "dimensions that agree don't show it; got None. Embeddings carry theirs."
         )
-    check_compatible(about, space)
+    _check_may_ask(about, index, space)
     return unit_vectors(about, queries, "queries")
+
+
+def _check_may_ask(about: About, index: Any, asker: Embedder) -> None:
+    """Refuse queries of another space, except those that were trained for this very index."""
+    space = space_of(asker)
+    if space != about.embedding_space and (space is None or space != own_space(index, about.embedding_space)):
+        check_compatible(about, asker)
 
 
 def unit_vectors(about: About, array: NDArray[np.floating], argument: str) -> Vectors:

@@ -41,7 +41,7 @@ def check_compatible(a: Embedder, b: Embedder) -> None:
         TypeError: If an argument is none of these.
         ValueError: If the ids differ, or one was never set.
     """
-    spaces = {"a": _embedding_space("a", a), "b": _embedding_space("b", b)}
+    spaces = {"a": space_of(a, "a"), "b": space_of(b, "b")}
     for argument, space in spaces.items():
         if not space:
             raise ValueError(
@@ -66,7 +66,16 @@ def check_known_space(embedding_space: str | None) -> str:
     return embedding_space
 
 
-def _embedding_space(argument: str, item: Embedder) -> str | None:
+def space_of(item: Embedder, argument: str = "item") -> str | None:
+    """The id of an embedding space; None if it was never set.
+
+    Args:
+        item: As in `check_compatible`.
+        argument: What error messages call it.
+
+    Raises:
+        TypeError: If it is something else.
+    """
     if item is None or isinstance(item, str):
         return item
     if isinstance(item, PrunNetPreTrainedModel):

@@ -15,6 +15,7 @@ from prunnet_hf.cli.main import main
 from prunnet_hf.cli.networks import load_network
 from prunnet_hf.storage.lock import locked
 from tests.tiny_models import tiny
+from tests.training.tiny_run import make_photos
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,22 @@ def test_a_gallery_is_quantised_and_searched_by_subnetworks(
     words[3] = str(tmp_path / "other")
     assert main([*words, "5"]) == 1
     assert "bytes must divide the" in capsys.readouterr().err
+    assert main([*words, "4", "--steps", "3", "--capacity", "0.2"]) == 1
+    assert (
+        "--learn must say which network teaches, a run or a model, for --steps, --capacity" in capsys.readouterr().err
+    )
     assert not (tmp_path / "other").exists()
+    learn = ["--learn", str(model), "--data_dir", str(make_photos(tmp_path / "data")), "--capacity", "0.2"]
+    learn += ["--steps", "2", "--batch_size", "4", "--query_side", "projector"]
+    assert main([*words, "4", *learn]) == 0
+    out = capsys.readouterr().out
+    assert "Learned in 2 steps of " in out
+    phone = str(tmp_path / "other/subnetworks/capacity-0.20")
+    assert f"{phone}: queries for this index alone" in out
+    assert main(["search", str(tmp_path / "other"), query, "--model", phone]) == 0
+    capsys.readouterr()
+    assert main(["search", str(tmp_path / "small"), query, "--model", phone]) == 1
+    assert "can't be compared" in capsys.readouterr().err
 
 
 def test_json_is_a_line_for_each_query_and_capacity(

@@ -1,0 +1,335 @@
+"""A gallery quantised and then learned, from its folder to a new one: prepared, learned with checkpoints, written.
+
+Until the new gallery is whole, what was computed lies in `.learning/` in its folder: the index as faiss made it, the
+exact embeddings, what the teacher says, and checkpoints. The same command goes on there, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from datasets import Dataset
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.identity import identify
+from ..data.reading import read_image, stored_images
+from ..modeling_prunnet import PrunNetModel
+from ..pruning.masking import check_capacity, format_capacity
+from ..retrieval.embedding_parts import agree_on_plan
+from ..retrieval.gallery_files import About, refuse_existing
+from ..retrieval.gallery_quantizing import StoredRows, write_quantized
+from ..retrieval.product_quantizer import ProductQuantizer, own_space, unit
+from ..retrieval.spaces import check_compatible
+from ..storage.weights_digest import digest_weights, set_space
+from .checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from .gallery_teaching import start_index, teaching_of
+from .joint_quantization import JointQuantizer, JointStep, Rows, Settings, Teaching
+from .processes import Agreement, Interruption
+
+WORK, PLAN = ".learning", "plan.json"
+SUBNETWORKS = "subnetworks"
+"""In the gallery's folder: the networks whose queries were trained for it, as in the directory of a run."""
+QuerySide = Literal["projector", "backbone"]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is learned, and how its progress is kept.
+
+    Attributes:
+        capacities: The networks that ask; by default those of training, and the dense one.
+        query_side: What of each network learns with the centroids, for this index alone; None leaves all as they are.
+        labels: Learn from the classes of the training images, which the gallery's labels must name.
+        num_images: At most so many training images are searched for, and as many images of the gallery itself.
+        settings: Of a step.
+        checkpoint_steps: A checkpoint is saved after so many steps.
+        log_every: The loss is logged after so many steps.
+        report_to: Names of accelerate's trackers.
+    """
+
+    capacities: Sequence[float] | None = None
+    query_side: QuerySide | None = None
+    labels: bool = False
+    num_images: int = 20_000
+    settings: Settings = field(default_factory=Settings)
+    checkpoint_steps: int = 100
+    log_every: int = 10
+    report_to: Sequence[str] = ()
+
+
+@dataclass
+class Progress:
+    """How far learning has come; saved with every checkpoint.
+
+    Attributes:
+        step: Number of steps so far.
+        seconds: Time that they took.
+        search_seconds: The part of it that searches took.
+        first_loss: The loss of the first step.
+        last_loss: The loss of the last.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    search_seconds: float = 0.0
+    first_loss: float = 0.0
+    last_loss: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint stores."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what a checkpoint stored."""
+        self.__dict__.update(vars(Progress(**state)))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of it.
+
+    Attributes:
+        about: What the new gallery is.
+        progress: Of all steps.
+        networks: Folders of the networks whose queries were trained, by capacity.
+    """
+
+    about: About
+    progress: Progress
+    networks: dict[float, Path]
+
+
+def learn_gallery(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    num_bytes: int,
+    model: PrunNetModel,
+    images: Dataset,
+    learning: Learning,
+    *,
+    seed: int = 0,
+    with_embeddings: bool = True,
+    progress: bool = True,
+) -> Learned:
+    """Quantise a gallery as `quantize_gallery` does, and learn its centroids, and if wanted who asks.
+
+    Args:
+        source: The gallery's folder.
+        output: The folder of the new gallery.
+        num_bytes: How many bytes an embedding becomes.
+        model: The dense network, prunable, of the gallery's space, on the device to use.
+        images: Training images, with columns `image` and `label`. Labels are used only if `learning` says so.
+        learning: What is learned.
+        seed: Decides which images the index is trained on.
+        with_embeddings: Also store the embeddings.
+        progress: Whether to show bars.
+
+    Raises:
+        FileExistsError: If there is a gallery, or something else, at `output`.
+        FloatingPointError: If the loss isn't finite any more.
+        SystemExit: If SIGINT or SIGTERM asked to stop, after a checkpoint was saved.
+        ValueError: If the model is of another space or pruned, an option can't be, what is in `output` was begun
+            otherwise, or as in `quantize_gallery`.
+    """
+    output = Path(output)
+    refuse_existing(output)
+    rows = StoredRows.of(source)
+    check_compatible(rows.about, model)
+    capacities = _capacities(model, learning)
+    work = output / WORK
+    (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+    drawn = _drawn(images, learning)
+    plan = {
+        "gallery": rows.state,
+        "model": digest_weights(model),
+        "images": identify(images)["digest"],
+        "capacities": capacities,
+        **{"bytes": num_bytes, "seed": seed, "query_side": learning.query_side, "labels": learning.labels},
+        **{"num_images": learning.num_images, **asdict(learning.settings)},
+    }
+    agree_on_plan(work / PLAN, plan, f"Give the same arguments again, choose another output, or remove {work}.")
+    with Interruption("nothing is lost; give the same command again.") as interruption:
+        index = start_index(work, rows, num_bytes, seed=seed, progress=progress)
+        networks = {capacity: model.prune(capacity) for capacity in capacities}
+        asking = {} if learning.query_side else {_folder(c): network for c, network in networks.items()}
+        teaching, embedded = teaching_of(
+            work,
+            rows,
+            {"dense": model, **asking},
+            drawn,
+            learning.settings.num_exact,
+            labels=learning.labels,
+            num_of_gallery=min(learning.num_images, learning.settings.steps * learning.settings.batch_size // 2),
+            seed=learning.settings.seed,
+            progress=progress,
+        )
+        queries = [torch.from_numpy(embedded[name]) for name in asking]
+        learner = _Learner(work, index, networks, drawn, queries, teaching, learning, interruption)
+        done = learner.run(progress)
+        space = own_space(index, rows.about.embedding_space)
+        if learning.query_side:
+            _save_networks(work / SUBNETWORKS, networks, str(space))
+        about = write_quantized(output, rows, index, num_bytes, with_embeddings=with_embeddings, progress=progress)
+        for name in (SUBNETWORKS, "logs"):
+            if (work / name).is_dir():
+                os.replace(work / name, output / name)
+        shutil.rmtree(work)
+    folders = {capacity: output / SUBNETWORKS / _folder(capacity) for capacity in capacities}
+    return Learned(about, done, folders if learning.query_side else {})
+
+
+class _Learner:
+    """The loop over steps, with a bar, trackers and checkpoints."""
+
+    def __init__(
+        self,
+        work: Path,
+        index: Any,
+        networks: dict[float, PrunNetModel],
+        images: Dataset,
+        queries: list[Tensor],
+        teaching: Teaching,
+        learning: Learning,
+        interruption: Interruption,
+    ) -> None:
+        self.work, self.learning, self.interruption = work, learning, interruption
+        self.accelerator = Accelerator(
+            log_with=list(learning.report_to) or None,
+            project_config=ProjectConfiguration(str(work), logging_dir=str(work / "logs")),
+        )
+        if self.accelerator.num_processes > 1:
+            raise ValueError(
+                f"A gallery is learned by one process; there are {self.accelerator.num_processes}: use no launcher."
+            )
+        quantizer = ProductQuantizer(index)
+        learned = _learning_networks(networks, learning.query_side)
+        settings = learning.settings
+        module = JointQuantizer(quantizer.centroids(), learned)
+        optimizer = module.optimizer(settings.learning_rate, settings.query_learning_rate)
+        module, optimizer = self.accelerator.prepare(module, optimizer)
+        device = self.accelerator.device
+        known = torch.from_numpy(teaching.dense[len(images) :])
+        ask = _Asking(learned, stored_images(images), known, device) if learned else _Embedded(queries, known, device)
+        self.step = JointStep(module, quantizer, optimizer, ask, teaching, len(networks), settings, self.accelerator)
+        self.progress = Progress()
+
+    def run(self, show: bool) -> Progress:
+        """Do the steps that aren't done yet."""
+        if list_checkpoints(self.work):
+            load_checkpoint(self.accelerator, self.work, {"progress": self.progress})
+            self.step.search_seconds = self.progress.search_seconds
+            self.step.quantizer.write(self.step.learner.centroids)
+        config = {"capacities": str(self.learning.capacities), "query_side": str(self.learning.query_side)}
+        self.accelerator.init_trackers("prunnet", config={**config, **asdict(self.learning.settings)})
+        steps, agreement = self.learning.settings.steps, Agreement(self.accelerator)
+        bar = tqdm(total=steps, initial=self.progress.step, desc="learn", unit="step", disable=not show)
+        with bar, self.interruption.held():
+            while self.progress.step < steps:
+                self._step(bar)
+                is_asked_to_stop = self.interruption.is_due(agreement)
+                if is_asked_to_stop or self.progress.step % self.learning.checkpoint_steps == 0:
+                    self._save()
+                if is_asked_to_stop:
+                    self.interruption.leave_if_asked()
+        self.accelerator.end_training()
+        return self.progress
+
+    def _step(self, bar: tqdm[Any]) -> None:
+        progress, begun = self.progress, perf_counter()
+        loss = self.step(progress.step)
+        progress.seconds += perf_counter() - begun
+        progress.search_seconds = self.step.search_seconds
+        progress.first_loss, progress.last_loss = (progress.first_loss if progress.step else loss), loss
+        progress.step += 1
+        bar.update()
+        if progress.step % self.learning.log_every == 0:
+            bar.set_postfix(loss=f"{loss:.4f}")
+            share = progress.search_seconds / progress.seconds
+            self.accelerator.log({"loss": loss, "search_share": share}, step=progress.step)
+
+    def _save(self) -> None:
+        save_checkpoint(self.accelerator, self.work, self.progress.step, keep=1, states={"progress": self.progress})
+        self.interruption.advice = f"step {self.progress.step} is saved; give the same command again."
+
+
+class _Embedded:
+    """Queries of networks that don't learn: embedded once; `known` are those of the gallery itself."""
+
+    def __init__(self, queries: Sequence[Tensor], known: Tensor, device: torch.device) -> None:
+        self.queries, self.device = [torch.cat([each, known]) for each in queries], device
+
+    def __call__(self, network: int, images: Rows) -> Tensor:
+        return self.queries[network][torch.from_numpy(images)].to(self.device)
+
+
+class _Asking:
+    """Queries of networks that learn, whose running statistics stay; `known` are those of the gallery itself."""
+
+    def __init__(self, networks: Sequence[PrunNetModel], images: Dataset, known: Tensor, device: torch.device) -> None:
+        self.networks, self.images, self.known, self.device = networks, images, known, device
+
+    def __call__(self, network: int, images: Rows) -> Tensor:
+        model, count = self.networks[network].train(False), len(self.images)
+        pixels = [read_image(self.images[int(image)]) for image in images if image < count]
+        inputs = model.image_processor(pixels, return_tensors="pt")["pixel_values"].to(self.device)
+        asked = unit(model(pixel_values=inputs).pooler_output)
+        return torch.cat([asked, self.known[torch.from_numpy(images[images >= count] - count)].to(asked)])
+
+
+def _capacities(model: PrunNetModel, learning: Learning) -> list[float]:
+    if not model.config.prunable:
+        raise ValueError(
+            f"model must be the dense, prunable network, which teaches; got one of capacity "
+            f"{format_capacity(model.config.capacity)}. Name the run, or the checkpoint from which it was pruned."
+        )
+    if learning.capacities is None:
+        return [*model.config.capacities, 1.0]
+    if not learning.capacities or len(set(learning.capacities)) < len(learning.capacities):
+        raise ValueError(f"capacities must be different ones, at least one; got {list(learning.capacities)}.")
+    return [check_capacity(capacity) for capacity in learning.capacities]
+
+
+def _drawn(images: Dataset, learning: Learning) -> Dataset:
+    """The training images, or a sample of them."""
+    batch = learning.settings.batch_size
+    if min(len(images), learning.num_images) < batch:
+        raise ValueError(
+            f"batch_size={batch} is more than the {min(len(images), learning.num_images)} training images: choose a "
+            "smaller one."
+        )
+    if len(images) <= learning.num_images:
+        return images
+    rng = np.random.default_rng(learning.settings.seed)
+    return images.select(np.sort(rng.choice(len(images), learning.num_images, replace=False)))
+
+
+def _learning_networks(networks: dict[float, PrunNetModel], query_side: QuerySide | None) -> list[PrunNetModel]:
+    if query_side is None:
+        return []
+    for network in networks.values():
+        network.requires_grad_(query_side == "backbone")
+        network.projector.requires_grad_(True)
+    return list(networks.values())
+
+
+def _save_networks(folder: Path, networks: dict[float, PrunNetModel], space: str) -> None:
+    """Save the networks that learned, as belonging to one index and nothing else."""
+    for capacity, network in networks.items():
+        network.requires_grad_(True)
+        set_space(network, space)
+        network.save_pretrained(folder / _folder(capacity))
+
+
+def _folder(capacity: float) -> str:
+    return f"capacity-{format_capacity(capacity)}"

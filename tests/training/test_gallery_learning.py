@@ -1,0 +1,214 @@
+"""A gallery that is learned: whole, resumable with the same bytes, searched by subnetworks, refused by no mistake."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from prunnet_hf import Gallery, PrunNetModel, check_compatible
+from prunnet_hf.configuration_prunnet import Granularity
+from prunnet_hf.data.loading import load_splits
+from prunnet_hf.retrieval.gallery_quantizing import quantize_gallery
+from prunnet_hf.retrieval.product_quantizer import ProductQuantizer
+from prunnet_hf.training import gallery_learning
+from prunnet_hf.training.gallery_learning import WORK, Learned, Learning, learn_gallery
+from prunnet_hf.training.gallery_teaching import exact_neighbours
+from prunnet_hf.training.joint_quantization import Settings
+from tests.retrieval.sharded import random_embeddings
+from tests.tiny_models import tiny, tiny_of_units
+from tests.training.tiny_run import make_photos
+
+SETTINGS = Settings(steps=6, batch_size=8, num_found=40, num_exact=20, learning_rate=0.01, query_learning_rate=0.01)
+LEARNING = Learning(settings=SETTINGS, checkpoint_steps=2)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[Granularity, tuple[Path, PrunNetModel]]:
+    """For each granularity a model, and a gallery of its space: the photos, and random rows."""
+    made: dict[Granularity, tuple[Path, PrunNetModel]] = {}
+    for granularity in ("weight", "channel"):
+        model = network(granularity)
+        folder = tmp_path_factory.mktemp(granularity) / "gallery"
+        gallery = Gallery.from_folder(model, photos, "Flat", progress=False)
+        gallery.add(replace(random_embeddings(300), embedding_space=model.config.embedding_space, capacity=1.0))
+        gallery.save(folder)
+        made[granularity] = folder, model
+    return made
+
+
+def network(granularity: Granularity) -> PrunNetModel:
+    model = (tiny if granularity == "weight" else tiny_of_units)().prunnet
+    model.renew_embedding_space()
+    return model.train(False)
+
+
+def learn(source: tuple[Path, PrunNetModel], photos: Path, output: Path, learning: Learning = LEARNING) -> Learned:
+    images = load_splits("image_folder", str(photos)).train
+    return learn_gallery(source[0], output, 4, source[1], images, learning, progress=False)
+
+
+def codes_of(folder: Path) -> bytes:
+    index = faiss.read_index(str(folder / "index.faiss"))
+    return ProductQuantizer(index).codes.tobytes()
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_centroids_learn_codes_stay_and_every_subnetwork_searches(
+    granularity: Granularity,
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    folder, model = sources[granularity]
+    learned = learn((folder, model), photos, tmp_path / "learned")
+    quantize_gallery(folder, tmp_path / "plain", 4, progress=False)
+    assert codes_of(tmp_path / "learned") == codes_of(tmp_path / "plain")
+    before, after = (
+        ProductQuantizer(faiss.read_index(str(tmp_path / name / "index.faiss"))) for name in ("plain", "learned")
+    )
+    assert torch.equal(before.rotation, after.rotation)
+    assert not torch.equal(before.centroids(), after.centroids())
+    assert (learned.progress.step, learned.networks) == (6, {})
+    gallery = Gallery.load(tmp_path / "learned")
+    assert gallery.about == learned.about == Gallery.load(tmp_path / "plain").about
+    query = str(next((photos / "test").rglob("*.png")))
+    for capacity in (1.0, 0.2):
+        found = gallery.search([query], 5, model=model.prune(capacity))
+        plain = faiss.read_index(str(tmp_path / "learned/index.faiss"))
+        np.testing.assert_array_equal(found.rows, plain.search(model.prune(capacity).encode([query]), 5)[1])
+    assert sorted(path.name for path in (tmp_path / "learned").iterdir() if path.name[0] != ".") == [
+        "images.parquet",
+        "index.faiss",
+        "index.json",
+    ]
+    assert not (tmp_path / "learned" / WORK).exists()
+
+
+@pytest.mark.parametrize("query_side", [None, "backbone"])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+    query_side: gallery_learning.QuerySide | None,
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learning = replace(LEARNING, query_side=query_side, capacities=[0.2, 0.6])
+    learn(sources["weight"], photos, tmp_path / "whole", learning)
+    step = gallery_learning.JointStep.__call__
+
+    def interrupted(self: gallery_learning.JointStep, number: int) -> float:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_learning.JointStep, "__call__", interrupted)
+        with pytest.raises(SystemExit):
+            learn(sources["weight"], photos, tmp_path / "stopped", learning)
+    assert "step 3 is saved; give the same command again" in capsys.readouterr().err
+    assert not (tmp_path / "stopped/index.json").exists()
+    other = replace(learning, settings=replace(SETTINGS, steps=7))
+    with pytest.raises(ValueError, match=r"another steps \(6 then, 7 now\).*Give the same arguments again"):
+        learn(sources["weight"], photos, tmp_path / "stopped", other)
+    learned = learn(sources["weight"], photos, tmp_path / "stopped", learning)
+    assert learned.progress.step == 6
+    names = ["index.faiss", *[f"subnetworks/capacity-{c}/model.packed.safetensors" for c in ("0.20", "0.60")]]
+    for name in names if query_side else names[:1]:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("granularity", "query_side"), [("weight", "backbone"), ("channel", "projector")])
+def test_a_network_whose_queries_learned_belongs_to_this_index_and_nothing_else(
+    granularity: Granularity,
+    query_side: gallery_learning.QuerySide,
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    folder, model = sources[granularity]
+    learning = replace(LEARNING, query_side=query_side, capacities=[0.2])
+    learned = learn((folder, model), photos, tmp_path / "learned", learning)
+    assert list(learned.networks) == [0.2]
+    phone = PrunNetModel.from_pretrained(learned.networks[0.2])
+    plain = model.prune(0.2)
+    moved = {
+        name.partition(".")[0]
+        for name, parameter in plain.named_parameters()
+        if not torch.equal(parameter, phone.get_parameter(name))
+    }
+    assert moved == ({"projector", "backbone"} if query_side == "backbone" else {"projector"})
+    assert phone.config.capacity == 0.2
+    own = Gallery.load(tmp_path / "learned")
+    query = str(next((photos / "test").rglob("*.png")))
+    assert len(own.search([query], 3, model=phone).paths[0]) == 3
+    assert len(own.search([query], 3, model=plain).paths[0]) == 3
+    assert own.embedding_space == model.config.embedding_space != phone.config.embedding_space
+    quantize_gallery(folder, tmp_path / "plain", 4, progress=False)
+    for other in (Gallery.load(folder), Gallery.load(tmp_path / "plain")):
+        with pytest.raises(ValueError, match="can't be compared"):
+            other.search([query], 3, model=phone)
+    with pytest.raises(ValueError, match="can't be compared"):
+        check_compatible(phone, model)
+    with pytest.raises(ValueError, match="can't be compared"):
+        own.add([query], model=phone)
+
+
+def test_labels_teach_if_the_gallery_has_the_classes(
+    sources: dict[Granularity, tuple[Path, PrunNetModel]], photos: Path, tmp_path: Path
+) -> None:
+    learning = replace(LEARNING, labels=True)
+    learned = learn(sources["weight"], photos, tmp_path / "labels", learning)
+    learn(sources["weight"], photos, tmp_path / "without")
+    assert learned.progress.step == 6
+    labels, without = ((tmp_path / name / "index.faiss").read_bytes() for name in ("labels", "without"))
+    assert labels != without
+    model = sources["weight"][1]
+    other = replace(random_embeddings(300), embedding_space=model.config.embedding_space, capacity=1.0)
+    Gallery.from_embeddings(other, "Flat").save(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"labels=True needs .*; 5 have none, such as 'train-0'. Learn"):
+        learn((tmp_path / "other", model), photos, tmp_path / "no", learning)
+
+
+def test_what_cannot_learn_is_refused_with_what_to_do(
+    sources: dict[Granularity, tuple[Path, PrunNetModel]], photos: Path, tmp_path: Path
+) -> None:
+    folder, model = sources["weight"]
+    for source, learning, reason in (
+        ((folder, network("channel")), LEARNING, "can't be compared"),
+        (
+            (folder, model.prune(0.2)),
+            LEARNING,
+            r"model must be the dense, .*capacity 0.20. Name the run",
+        ),
+        (
+            (folder, model),
+            replace(LEARNING, capacities=[0.2, 0.2]),
+            r"capacities must be different.*\[0.2, 0.2\]",
+        ),
+        ((folder, model), replace(LEARNING, num_images=7), "batch_size=8 is more than the 7 training images: choose"),
+        ((photos, model), LEARNING, "is no gallery"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=reason):
+            learn(source, photos, tmp_path / "no", learning)
+
+
+def test_exact_neighbours_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    queries, vectors = (rng.standard_normal((n, 4)).astype(np.float32) for n in (5, 103))
+    expected = np.argsort(-queries @ vectors.T, axis=1)[:, :12]
+    np.testing.assert_array_equal(exact_neighbours(queries, vectors, 12), expected)
+    monkeypatch.setattr("prunnet_hf.training.gallery_teaching._ROWS_AT_A_TIME", 10)
+    np.testing.assert_array_equal(exact_neighbours(queries, vectors, 12), expected)
