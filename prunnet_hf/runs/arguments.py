@@ -38,6 +38,8 @@ EVIDENCE_PENALTY = 1.0
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
+_DENSE_PHASE = ("dense_epochs", "dense_learning_rate")
+
 
 @dataclass
 class ModelArguments:
@@ -64,23 +66,18 @@ class ModelArguments:
     )
     embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
-    granularity: Granularity | None = field(
-        default=None,
-        metadata={
-            "help": "What a capacity is a share of. weight: single weights, as in the paper; files get smaller. "
-            "channel: whole units of blocks; files get smaller and the network faster. Default: that of "
-            "model_name_or_path, and weight for a new network."
-        },
+    granularity: Granularity | None = by_method(
+        "granularity",
+        "What a capacity is a share of. weight: single weights, as in the paper; files get smaller. channel: whole "
+        "units of blocks; files get smaller and the network faster. A checkpoint to fine-tune keeps its own.",
     )
     score_init: ScoreInit = field(
         default="kaiming", metadata={"help": "How scores start: at random, or as the weights' magnitudes."}
     )
-    classifier: Classifier | None = field(
-        default=None,
-        metadata={
-            "help": "How training classifies embeddings. softmax: by a linear layer, as in the paper. cosface, "
-            "arcface: by cosines, with a margin. Default: that of model_name_or_path, and softmax for a new network."
-        },
+    classifier: Classifier | None = by_method(
+        "classifier",
+        "How training classifies embeddings. softmax: by a linear layer, as in the paper. cosface, arcface: by "
+        "cosines, with a margin. A checkpoint to fine-tune keeps its own.",
     )
     logit_scale: float | None = field(
         default=None,
@@ -188,14 +185,14 @@ class TrainArguments:
 
     output_dir: str = field(default="out/run", metadata={"help": "The run directory."})
     method: str = field(
-        default="prunnet",
+        default="distilled",
         metadata={
             "choices": list(METHODS),
             "help": " ".join(f"{name}: {method.description}" for name, method in METHODS.items()),
         },
     )
     capacities: list[float] = field(
-        default_factory=lambda: [0.1, *TRAINED_CAPACITIES],
+        default_factory=lambda: [0.05, 0.1, *TRAINED_CAPACITIES],
         metadata={"help": "Capacities to train, evaluate and save, each in (0, 1]."},
     )
     capacity_sampling: CapacitySampling = by_method(
@@ -215,7 +212,7 @@ class TrainArguments:
         metadata={"help": "For sandwich: share of training during which the smallest capacity comes down from 0.6."},
     )
     eval_capacities: list[float] = field(
-        default_factory=lambda: [0.05, 0.3], metadata={"help": "More capacities to evaluate, which are not trained."}
+        default_factory=lambda: [0.3], metadata={"help": "More capacities to evaluate, which are not trained."}
     )
     epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
     batch_size: int = field(default=64, metadata={"help": "Training images in a batch, for each process."})
@@ -225,13 +222,11 @@ class TrainArguments:
     learning_rate: float = by_method("learning_rate", "Highest learning rate.")
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
     weight_decay: float = by_method("weight_decay", "Weight decay.")
-    score_learning_rate: float | None = by_method(
+    score_learning_rate: float = by_method(
         "score_learning_rate",
-        "Highest learning rate of scores; by default learning_rate, 5 times that for granularity channel.",
+        "Highest learning rate of scores.",
     )
-    score_weight_decay: float | None = by_method(
-        "score_weight_decay", "Weight decay of scores; by default weight_decay, and 0 for granularity channel."
-    )
+    score_weight_decay: float = by_method("score_weight_decay", "Weight decay of scores.")
     lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
     milestones: list[int] = field(
@@ -264,6 +259,20 @@ class TrainArguments:
     evidence_penalty: float = field(
         default=EVIDENCE_PENALTY,
         metadata={"help": "For sfsc: factor on the penalty for misleading evidence; 0 leaves the penalty out."},
+    )
+    dense_epochs: int | None = by_method(
+        "dense_epochs",
+        "For distilled: epochs in which the dense network is trained alone, before `epochs` with its subnetworks. 0: "
+        "none, and no distillation.",
+    )
+    dense_learning_rate: float | None = by_method(
+        "dense_learning_rate", "For distilled: highest rate of these epochs."
+    )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "For distilled: weight of the loss towards the teacher's probabilities."}
+    )
+    distillation_temperature: float = field(
+        default=2.0, metadata={"help": "For distilled: what logits are divided by for this loss; above 0."}
     )
     merger: str | None = field(
         default=None,
@@ -318,14 +327,18 @@ class TrainArguments:
         _check_at_least(self, 1, "log_every", "capacity_draws")
         _check_at_least(self, 2, "calibration_images")
         _check_at_least(self, 0, "learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_grad_norm")
-        scores = [name for name in ("score_learning_rate", "score_weight_decay") if getattr(self, name) is not None]
-        _check_at_least(self, 0, *scores)
+        _check_at_least(self, 0, "score_learning_rate", "score_weight_decay", "distillation_weight")
+        _check_at_least(self, 0, *(name for name in _DENSE_PHASE if getattr(self, name) is not None))
         _check_at_least(self, 0, "alpha", "seed", "eval_every", "checkpoint_every", "checkpoint_steps")
         _check_at_least(self, 0, "evidence_penalty")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")
         if not 0.0 <= self.shrink_share <= 1.0:
             raise ValueError(f"shrink_share must be in [0, 1]; got {self.shrink_share!r}.")
+        if not 0.0 < self.distillation_temperature < math.inf:
+            raise ValueError(
+                f"distillation_temperature must be a number above 0, such as 2; got {self.distillation_temperature!r}."
+            )
         if self.max_grad_norm == 0:
             raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
         if self.batch_size < 2:
@@ -341,6 +354,8 @@ class TrainArguments:
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
         self.capacities = check_capacities(self.capacities)
         self._check_method(method)
+        self._check_dense_phase(method)
+        self._check_capacities(method)
 
     def _check_method(self, method: Method) -> None:
         if self.merger is not None and not method.has_merger:
@@ -367,6 +382,20 @@ class TrainArguments:
             raise ValueError(
                 f"merger must be one of {', '.join(MERGERS)}, or PACKAGE.MODULE:CLASS; got {self.merger!r}."
             )
+
+    def _check_dense_phase(self, method: Method) -> None:
+        if not 0.0 < self.distillation_temperature < math.inf:
+            raise ValueError(
+                f"distillation_temperature must be a number above 0, such as 2; got {self.distillation_temperature!r}."
+            )
+        given = [name for name in _DENSE_PHASE if getattr(self, name) is not None]
+        if given and not method.has_dense_phase:
+            raise ValueError(
+                f"{given[0]} is only for --method distilled; got {getattr(self, given[0])!r} with --method "
+                f"{self.method}, which has no phase in which the dense network is trained alone. Leave it out."
+            )
+
+    def _check_capacities(self, method: Method) -> None:
         if not method.has_subnetworks and len(self.capacities) != 1:
             raise ValueError(
                 f"--method {self.method} trains one network at one capacity, such as --capacities 0.2; got "

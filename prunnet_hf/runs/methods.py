@@ -36,6 +36,10 @@ USUAL: dict[str, Any] = {
     "weight_decay": 5e-4,
     "scale_dense_gradients": True,
     "alpha": 0.5,
+    "granularity": "channel",
+    "classifier": "cosface",
+    "score_learning_rate": Derived("5 times learning_rate", lambda given: 5 * given.learning_rate),
+    "score_weight_decay": 0.0,
 }
 """The defaults, by argument, of a method that has none of its own: values, or `Derived` ones."""
 
@@ -62,12 +66,28 @@ class Method:
     has_merger: bool = False
     needs_teacher: bool = False
     has_classifier: bool = True
+    has_dense_phase: bool = False
     learns_evidence: bool = False
 
 
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
+_ALONE = 8 / 3
+"""How much larger the rate is for the gradient of one pass than for the sum of those of four, with sgd."""
 
 METHODS = {
+    "distilled": Method(
+        "The dense network is trained alone first. Then a frozen copy teaches it and its subnetworks, whose losses "
+        "are added up (distillation, arXiv 1503.02531).",
+        defaults={
+            **USUAL,
+            "dense_epochs": Derived("epochs", lambda given: given.epochs),
+            "dense_learning_rate": Derived(
+                "8/3 of learning_rate for sgd, learning_rate for adamw",
+                lambda given: given.learning_rate * (_ALONE if given.optimizer == "sgd" else 1),
+            ),
+        },
+        has_dense_phase=True,
+    ),
     "prunnet": Method(
         "At every step the gradients of the dense network and of its subnetworks are merged, and projected where they "
         "conflict (PrunNet, arXiv 2504.11879).",
@@ -78,6 +98,7 @@ METHODS = {
         "2504.11879).",
         defaults={
             "capacity_sampling": "fixed",
+            "granularity": "weight",
             "classifier": "softmax",
             "learning_rate": 0.1,
             "weight_decay": Derived("0.0005 for sgd, 0.01 for adamw", lambda given: _PAPER_DECAY[given.optimizer]),

@@ -22,7 +22,9 @@ _ROUND = re.compile(r"\d\d+")
 _MARK = re.compile(r"\.seen-by-all-[0-9a-f]{32}")
 _OF_RECIPES = {"dataset", "output_dir", "backbone", "capacities"}
 _OF_RECORDS = {"format", "dataset", "results"}
-_WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds")
+DENSE = "dense"
+"""The folder of the first phase of a run by distillation."""
+_WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds", f"{DENSE}/model")
 """What a run that has come to something leaves, besides checkpoints and best models."""
 _SHOWN = 3
 
@@ -80,7 +82,9 @@ def is_run(run: Path) -> bool:
 
 def earlier_work(run: Path) -> list[str]:
     """Names of what an earlier run has come to. A new one in its place would end it."""
-    stages = [name for name in ("best", "checkpoints") if any(map(_is_whole, _own(run / name, STEP)))]
+    stages = [
+        name for name in ("best", "checkpoints", f"{DENSE}/checkpoints") if any(map(_is_whole, _own(run / name, STEP)))
+    ]
     return [name for name in _WORK if (run / name).exists()] + stages
 
 
@@ -112,6 +116,10 @@ def discard_run(run: Path) -> None:
     discard_stages(run)
     for name in ("model", "initial"):
         _remove_model(run / name)
+    if (run / DENSE).is_dir():
+        discard_run(run / DENSE)
+        (run / DENSE / "phase.json").unlink(missing_ok=True)
+        _remove_if_empty(run / DENSE)
     for directory in _own(run / "rounds", _ROUND):
         discard_run(directory)
         (directory / "round.json").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from ..data.identity import differences_of_data
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
-from ..runs.ownership import STEP, claim_run, earlier_work, refuse_what_is_not_ours
+from ..runs.ownership import DENSE, STEP, claim_run, earlier_work, refuse_what_is_not_ours
 from .state_files import Stateful, read_state, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ def check_output_dir(run: Path, *, resume: bool, overwrite: bool = False, eval_o
             an earlier run would have to be replaced and may not be.
     """
     refuse_what_is_not_ours(run)
-    checkpoints = list_checkpoints(run)
-    if resume and not checkpoints:
+    checkpoints = list_checkpoints(run) or list_checkpoints(run / DENSE)
+    if resume and not checkpoints and not (run / DENSE / "model").is_dir():
         raise FileNotFoundError(
             f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every or "
             "--checkpoint_steps, or start without --resume."
@@ -327,13 +327,17 @@ def best_directory(run: Path, step: int) -> Path:
 
 def keep_best(run: Path, step: int, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
     """Save `model`, whole or not at all, as the best after `step`. Earlier ones stay, as checkpoints may name them."""
-    final = best_directory(run, step)
+    model.renew_embedding_space()
+    save_whole(best_directory(run, step), model, processor)
+    model.config.embedding_space = None  # that of a network in training is none yet
+
+
+def save_whole(final: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
+    """Save a model as `final`, whole or not at all, in the place of an earlier one."""
     partial = final.with_name(final.name + PARTIAL)
     for leftover in (partial, final):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.renew_embedding_space()
     model.save_pretrained(partial)
-    model.config.embedding_space = None  # that of a network in training is none yet
     processor.save_pretrained(partial)
     write_manifest(partial)
     partial.rename(final)

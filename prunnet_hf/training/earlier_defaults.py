@@ -22,10 +22,15 @@ EARLIER_DEFAULTS: dict[str, Any] = {
     # Versions before 0.2 didn't have these arguments, and trained in this way.
     "merger": "integration",
     "classifier": "softmax",
+    "granularity": "weight",
     "score_learning_rate": None,
     "score_weight_decay": None,
 }
-"""What arguments whose default depends on the method were by default in versions before 0.2."""
+"""What arguments whose default depends on the method were by default in versions before 0.2.
+
+Scores then had the rate and decay of weights, those of units 5 times the rate and no decay.
+"""
+EARLIER_METHOD = "prunnet"
 
 
 def keep_earlier_defaults(arguments: RunArguments) -> None:
@@ -33,8 +38,17 @@ def keep_earlier_defaults(arguments: RunArguments) -> None:
     for checkpoint in list_checkpoints(Path(arguments.train.output_dir))[-1:]:
         recipe = recipe_of_earlier_version(checkpoint)
         if recipe:
+            _keep_earlier_method(arguments.train, recipe)
             for part in (arguments.model, arguments.train):
                 _keep_earlier_defaults(part, find_method(arguments.train.method), recipe)
+            _keep_earlier_scores(arguments)
+
+
+def _keep_earlier_method(options: TrainArguments, recipe: Mapping[str, Any]) -> None:
+    is_default = options.method == TrainArguments.method
+    if is_default and recipe.get("method", EARLIER_METHOD) == EARLIER_METHOD:
+        options.method = EARLIER_METHOD
+        options.dense_epochs = options.dense_learning_rate = None
 
 
 def _keep_earlier_defaults(part: ModelArguments | TrainArguments, method: Method, recipe: Mapping[str, Any]) -> None:
@@ -45,5 +59,13 @@ def _keep_earlier_defaults(part: ModelArguments | TrainArguments, method: Method
         setattr(left_out, name, None)
         fill_defaults(left_out, method)
         is_default = getattr(given, name) == getattr(left_out, name)
-        if is_default and recipe.get(name, EARLIER_DEFAULTS[name]) == EARLIER_DEFAULTS[name]:
+        if is_default and recipe.get(name) in (None, EARLIER_DEFAULTS[name]):
             setattr(part, name, EARLIER_DEFAULTS[name])
+
+
+def _keep_earlier_scores(arguments: RunArguments) -> None:
+    options, are_units = arguments.train, arguments.model.granularity == "channel"
+    if options.score_learning_rate is None:
+        options.score_learning_rate = options.learning_rate * (5 if are_units else 1)
+    if options.score_weight_decay is None:
+        options.score_weight_decay = 0.0 if are_units else options.weight_decay

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import TrainArguments
+from .distillation import DistillationObjective
 from .evidential import EvidentialObjective
 from .kept_weights import KeptObjective
 from .mergers import Integration, create_merger
@@ -45,6 +46,9 @@ class Circumstances:
 
 
 OBJECTIVES: dict[str, Callable[[PrunNetForImageClassification, TrainArguments, Circumstances], Objective]] = {
+    "distilled": lambda model, options, around: DistillationObjective(
+        model, weight=options.distillation_weight, temperature=options.distillation_temperature
+    ),
     "prunnet": lambda model, options, around: ConflictAwareObjective(
         model, create_merger(options), scale_dense_gradients=options.scale_dense_gradients
     ),

@@ -7,15 +7,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
-from ..pruning.channels import UnitScores
 from ..pruning.layers import scored_modules
 from ..runs.arguments import TrainArguments
 from .objectives import norm_parameters
 
 MULTISTEP_FACTOR = 0.1
 ADAMW_EPS, PAPER_ADAMW_EPS = 1e-8, 1e-6
-UNIT_RATE = 5.0
-"""How many times the learning rate the scores of units have by default."""
 
 
 def create_optimizer(model: nn.Module, options: TrainArguments) -> torch.optim.Optimizer:
@@ -29,15 +26,11 @@ def create_optimizer(model: nn.Module, options: TrainArguments) -> torch.optim.O
 def parameter_groups(model: nn.Module, options: TrainArguments) -> list[dict[str, Any]]:
     """All parameters, in groups of one highest learning rate and one weight decay.
 
-    By default scores of weights are trained as weights are (the paper's recipe). Scores of units, which are few, have
-    `UNIT_RATE` times the learning rate and no decay. The paper's AdamW lets neither biases nor norms decay.
+    The paper's AdamW lets neither biases nor norms decay.
     """
     rate, decay = options.learning_rate, options.weight_decay
-    scored = scored_modules(model)
-    usual = (UNIT_RATE * rate, 0.0) if any(isinstance(module, UnitScores) for module in scored) else (rate, decay)
-    given = (options.score_learning_rate, options.score_weight_decay)
-    of_scores = tuple(value if other is None else other for value, other in zip(usual, given, strict=True))
-    scores = {module.scores for module in scored}
+    of_scores = (options.score_learning_rate, options.score_weight_decay)
+    scores = {module.scores for module in scored_modules(model)}
     undecayed = _biases_and_norms(model) if (options.method, options.optimizer) == ("paper", "adamw") else set()
     groups: dict[tuple[float, ...], list[nn.Parameter]] = {(rate, decay): []}  # the rest first, as in checkpoints
     for parameter in model.parameters():

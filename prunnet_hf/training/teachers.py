@@ -43,6 +43,13 @@ class Teacher:
             embeddings: Tensor = self.model.prunnet(pixel_values).pooler_output
         return embeddings
 
+    @torch.no_grad()
+    def logits(self, pixel_values: Tensor) -> Tensor:
+        """What its classifier says of images, `(batch, num_classes)`."""
+        with self.accelerator.autocast():
+            logits: Tensor = self.model(pixel_values).logits
+        return logits
+
     def identity(self, *, has_classifier: bool) -> dict[str, str]:
         """What a checkpoint remembers of the teacher: where it came from, and a digest of what a run learns from.
 

@@ -230,7 +230,7 @@ class Trainer:
         )
 
     def _begin(self) -> None:
-        if self.options.resume:
+        if self.options.resume and list_checkpoints(self.directory):  # else an earlier phase goes on
             self._resume()
         elif self.accelerator.is_main_process:
             forget_others(self.directory, -1)  # of a run that never came to a checkpoint

@@ -42,6 +42,7 @@ def arguments(
     data: dict[str, object] | None = None,
     source: Path | None = None,
     granularity: Granularity | None = None,
+    method: str = "prunnet",
     **options: object,
 ) -> RunArguments:
     """A run of two epochs of three steps, unless `options` change that."""
@@ -52,10 +53,11 @@ def arguments(
         backbone_kwargs={"channels": [8, 8, 16, 16], "stem_width": 4, "drop_rate": 0.1},
         embedding_dim=8,
         pretrained_backbone=False,
-        granularity=granularity,
+        granularity=granularity or (None if source else "weight"),
     )
     folder = {"dataset": "image_folder", "data_dir": str(photos), "image_size": 32, "resize": 32, "num_workers": 0}
     defaults = {
+        "method": method,
         "epochs": 2,
         "batch_size": 10,
         "capacities": [0.2, 0.5],
