@@ -122,6 +122,8 @@ def passes_of(rows: Rows) -> str:
         return "0"
     if not rows.is_nested:
         return "1, and 1 forward" if rows.entry.has_teacher else "1"
+    if recipe.get("dense_epochs"):
+        return f"{recipe['capacity_draws'] + 2}, and 1 forward; 1 in {recipe['dense_epochs']} epochs before"
     if recipe["capacity_sampling"] == "sandwich":
         return str(recipe["capacity_draws"] + 2)
     return str(1 + sum(capacity < 1 for capacity in recipe["capacities"]))

@@ -30,16 +30,18 @@ UNITS = {"granularity": "channel"}
 WEIGHTS = {"granularity": "weight"}
 COSFACE = {"classifier": "cosface"}
 SCORES = {"score_learning_rate": 0.1875, "score_weight_decay": 0.0}
-OURSELVES = {"method": "prunnet", **COSFACE, **SCORES}
+DISTILLED = {"method": "distilled", **COSFACE, **SCORES}
+PRUNNET = {"method": "prunnet", **COSFACE, **SCORES}
 JOINT = {"method": "joint", **COSFACE, **SCORES}
 """Said in full, so that a row stays what it was when a default changes."""
-UNITS_TRIED = ({}, {"margin": 0.3}, SMALLEST, {"margin": 0.3, "learning_rate": 0.075, "score_learning_rate": 0.375})
-WEIGHTS_TRIED = (
-    {},
-    {"score_learning_rate": 0.0375, "score_weight_decay": 0.0005},
+DISTILLED_TRIED = (
     SMALLEST,
-    {"learning_rate": 0.075, "score_learning_rate": 0.375},
+    {**SMALLEST, "epochs": 11, "dense_epochs": 11},
+    {**SMALLEST, "distillation_weight": 1.0},
+    {**SMALLEST, "dense_learning_rate": 0.15},
 )
+"""In the second, both phases together cost what 15 epochs with subnetworks do."""
+UNITS_TRIED = ({}, {"margin": 0.3}, SMALLEST, {"margin": 0.3, "learning_rate": 0.075, "score_learning_rate": 0.375})
 JOINT_TRIED = ({}, {"margin": 0.3}, SMALLEST)
 """The rate of units' scores was chosen among three on the same validation classes before (docs/results.md)."""
 WITHOUT_PENALTY = {"evidence_penalty": 0.0}
@@ -54,6 +56,7 @@ TRAINED_ALONE = (
     {"learning_rate": 0.1},
     {"learning_rate": 0.05},
     {"learning_rate": 0.1, "margin": 0.3},
+    {"learning_rate": 0.15, "weight_decay": 0.000125},
 )
 
 
@@ -92,10 +95,11 @@ def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) ->
 
 _RATES_ALONE = ({"learning_rate": 0.1}, {"learning_rate": 0.05})
 ENTRIES = (
-    Entry(DEFAULT, {**OURSELVES, **UNITS}, UNITS_TRIED, DEFAULT),
+    Entry(DEFAULT, {**DISTILLED, **UNITS}, DISTILLED_TRIED, DEFAULT),
+    Entry("prunnet, units", {**PRUNNET, **UNITS}, UNITS_TRIED, "prunnet, units"),
     Entry("joint, units", {**JOINT, **UNITS}, JOINT_TRIED, "joint, units"),
     _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
-    Entry("default, weights", {**OURSELVES, **WEIGHTS}, WEIGHTS_TRIED, "default, weights"),
+    Entry("default, weights", {**DISTILLED, **WEIGHTS}, settings_of=DEFAULT),
     _alone("thin, alone 0.2", 0.2, UNITS),
     _alone("alone 0.2", 0.2, WEIGHTS),
     Entry(
@@ -107,7 +111,6 @@ ENTRIES = (
     Entry("sfsc", {"method": "sfsc", **SCORES, **UNITS}, SFSC_TRIED, "sfsc"),
     _with_teacher("regression", 0.2, _RATES_ALONE),
     _with_teacher("bct", 0.2, _RATES_ALONE),
-    Entry("joint, weights", {**JOINT, **WEIGHTS}, settings_of="joint, units"),
     _alone("thin, alone 0.1", 0.1, UNITS),
     _alone("alone 0.1", 0.1, WEIGHTS),
     _with_teacher("regression", 0.1),
@@ -117,7 +120,7 @@ ENTRIES = (
 
 
 def _merged(name: str, merger: str) -> Entry:
-    return Entry(name, {**OURSELVES, **UNITS, "merger": merger}, settings_of=DEFAULT)
+    return Entry(name, {**PRUNNET, **UNITS, "merger": merger}, settings_of="prunnet, units")
 
 
 SIDE_ENTRIES = (
@@ -130,7 +133,7 @@ SIDE_ENTRIES = (
     _merged("merger: UPGrad", "benchmarks.compare.mergers:UPGrad"),
     _merged("merger: PCGrad", "benchmarks.compare.mergers:PCGrad"),
 )
-"""Shorter comparisons, of one data set. Mergers are compared with the default, which integrates."""
+"""Shorter comparisons, of one data set. Mergers are compared with `prunnet, units`, which integrates."""
 
 
 def find_entry(name: str) -> Entry:
