@@ -108,7 +108,8 @@ def training_step(
     wrapped.broadcast_buffers = False  # as in training
     wrapped.train()
     optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
-    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", CAPACITIES)
+    objective = create_objective(model, TrainArguments(method="prunnet"))
+    passes = pass_capacities("prunnet", CAPACITIES)
     return TrainingStep(model, wrapped, objective, passes, optimizer, accelerator, max_grad_norm=100.0, seed=0)
 
 

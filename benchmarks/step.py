@@ -270,7 +270,7 @@ def prunnet_step(
     training = TrainingStep(
         model,
         wrapped,
-        create_objective(model, TrainArguments()),
+        create_objective(model, TrainArguments(method="prunnet")),
         passes or pass_capacities("prunnet", CAPACITIES),
         prepared,
         accelerator,

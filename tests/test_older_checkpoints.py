@@ -62,8 +62,8 @@ def test_a_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, (0.1, False, None, "softmax")),
-        ({"learning_rate": 0.05}, (0.05, False, None, "softmax")),
+        ({}, (0.1, False, 0.1, "softmax")),
+        ({"learning_rate": 0.05}, (0.05, False, 0.05, "softmax")),
         ({"scale_dense_gradients": True, "score_learning_rate": 0.2}, (0.1, True, 0.2, "softmax")),
     ],
 )

@@ -71,7 +71,16 @@ def test_launch_trains_and_writes_the_run_with_its_card(
     launch_command(launch_command_parser().parse_args([*launcher, *script]))  # leaves with an error if the script does
     printed = capfd.readouterr()
     assert {path.name for path in run.iterdir()} == {
-        *("model", "subnetworks", "metrics.json", "compatibility.png", "curve.png", "README.md", "config.yaml"),
+        *(
+            "dense",
+            "model",
+            "subnetworks",
+            "metrics.json",
+            "compatibility.png",
+            "curve.png",
+            "README.md",
+            "config.yaml",
+        ),
         "examples.png",
         *("usage.json", "compressibility.json", "compressibility.png", "checkpoints", "training.log"),
     }

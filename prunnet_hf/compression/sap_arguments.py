@@ -151,6 +151,8 @@ def parse_sap_arguments(
     if train.eval_only:
         raise ValueError("eval_only must be left out: the pruning loop evaluates each round right after its training.")
     check_prunes_weights(model.granularity)
+    if model.model_name_or_path is None:  # trainings have other defaults
+        model.granularity, model.classifier = "weight", model.classifier or "softmax"
     _check_settled(command_line)
     return RunArguments(model, data, train), sap
 

@@ -222,10 +222,7 @@ class TrainArguments:
     learning_rate: float = by_method("learning_rate", "Highest learning rate.")
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
     weight_decay: float = by_method("weight_decay", "Weight decay.")
-    score_learning_rate: float = by_method(
-        "score_learning_rate",
-        "Highest learning rate of scores.",
-    )
+    score_learning_rate: float = by_method("score_learning_rate", "Highest learning rate of scores.")
     score_weight_decay: float = by_method("score_weight_decay", "Weight decay of scores.")
     lr_schedule: LearningRateSchedule = field(default="cosine", metadata={"help": "How the learning rate falls."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the learning rate rises from 0."})
@@ -335,10 +332,6 @@ class TrainArguments:
             raise ValueError(f"seed must be at most {LARGEST_SEED}; got {self.seed}.")
         if not 0.0 <= self.shrink_share <= 1.0:
             raise ValueError(f"shrink_share must be in [0, 1]; got {self.shrink_share!r}.")
-        if not 0.0 < self.distillation_temperature < math.inf:
-            raise ValueError(
-                f"distillation_temperature must be a number above 0, such as 2; got {self.distillation_temperature!r}."
-            )
         if self.max_grad_norm == 0:
             raise ValueError("max_grad_norm must be above 0, as clipping to 0 would stop all learning; got 0.")
         if self.batch_size < 2:

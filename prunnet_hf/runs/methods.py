@@ -57,6 +57,7 @@ class Method:
         has_merger: Whether `--merger` says how it merges gradients.
         needs_teacher: Whether it trains towards the network that `--teacher` names.
         has_classifier: Whether it trains a classifier.
+        has_dense_phase: Whether it first trains the dense network alone, for `--dense_epochs`.
         learns_evidence: Whether `--evidence_penalty` is part of its loss.
     """
 

@@ -71,7 +71,8 @@ def read_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     except RuntimeError as error:  # as torch says that a tensor has another shape
         raise ValueError(
             f"The checkpoint {folder} doesn't fit the network of this run ({' '.join(str(error).split())}). Give the "
-            "arguments and images from before, or start without --resume in another --output_dir."
+            "arguments from before, such as --granularity and --backbone, and the same images, or start without "
+            "--resume in another --output_dir."
         ) from error
 
 

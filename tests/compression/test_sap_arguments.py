@@ -48,6 +48,17 @@ def test_networks_of_units_are_refused():
     assert arguments.model.granularity == "weight"
 
 
+@pytest.mark.parametrize(("flags", "classifier"), [([], "softmax"), (["--classifier", "arcface"], "arcface")])
+def test_a_new_network_has_single_weights_and_softmax_unless_asked(flags: list[str], classifier: str) -> None:
+    arguments, _ = parse_sap_arguments(["--config", GROCERY, *flags])
+    assert (arguments.model.granularity, arguments.model.classifier) == ("weight", classifier)
+
+
+def test_a_network_to_fine_tune_keeps_its_own() -> None:
+    arguments, _ = parse_sap_arguments(["--config", GROCERY, "--model_name_or_path", "out/run"])
+    assert (arguments.model.granularity, arguments.model.classifier) == (None, None)
+
+
 def test_a_recipe_may_hold_the_pruning(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("schedule: one_shot\nkept_shares: [0.5, 0.2]\nafter: continue\nrounds: null\n", encoding="utf-8")

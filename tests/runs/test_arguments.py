@@ -39,8 +39,11 @@ def test_defaults_are_the_best_known() -> None:
     assert arguments.data.image_size == 224
     assert arguments.data.shorter_side == 256
     assert arguments.model.embedding_dim == 256
-    assert arguments.train.capacities == [0.1, 0.2, 0.4, 0.6, 0.8]
+    assert arguments.train.method == "distilled"
+    assert arguments.train.capacities == [0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
+    assert arguments.train.eval_capacities == [0.3]
     assert arguments.train.capacity_sampling == "sandwich"
+    assert (arguments.model.granularity, arguments.model.classifier) == ("channel", "cosface")
     assert (arguments.train.momentum, arguments.train.weight_decay) == (0.9, 5e-4)
     # As in the recipes for real photos.
     assert (arguments.train.learning_rate, arguments.train.scale_dense_gradients) == (0.0375, True)
@@ -218,8 +221,8 @@ def test_unknown_flag_is_named() -> None:
     [
         ({"method": "nothing"}, r"method .*prunnet, .*'nothing'"),
         ({"method": "bct", "capacities": [0.2]}, r"teacher .*--method bct, such as --teacher .*None"),
-        ({"teacher": "out/dense"}, r"teacher .*'out/dense' with --method prunnet.*bct"),
-        ({"evidence_penalty": 0.5}, r"evidence_penalty .*got 0\.5 with --method prunnet.*--method sfsc"),
+        ({"teacher": "out/dense"}, r"teacher .*'out/dense' with --method distilled.*bct"),
+        ({"evidence_penalty": 0.5}, r"evidence_penalty .*got 0\.5 with --method distilled.*--method sfsc"),
         ({"method": "sfsc", "evidence_penalty": -0.5}, r"evidence_penalty .*at least 0; got -0\.5"),
         ({"method": "sfsc", "evidence_penalty": float("inf")}, r"evidence_penalty .*at least 0; got inf"),
         ({"optimizer": "lion"}, r"optimizer .*sgd, adamw.*'lion'"),
@@ -228,9 +231,18 @@ def test_unknown_flag_is_named() -> None:
         ({"capacities": [1.0]}, r"capacities .*subnetwork.*\[1\.0\]"),
         ({"capacities": []}, r"capacities .*subnetwork.*\[\]"),
         ({"eval_capacities": [2.0]}, r"eval_capacities .*\(0, 1\].*2\.0"),
-        ({"merger": "mean"}, r"merger must be one of integration, sum, or PACKAGE\.MODULE:CLASS; got 'mean'"),
+        (
+            {"method": "prunnet", "merger": "mean"},
+            r"merger must be one of integration, sum, or PACKAGE\.MODULE:CLASS; got 'mean'",
+        ),
         ({"method": "joint", "merger": "sum"}, r"merger .*--method prunnet; got 'sum' with --method joint.*Leave"),
-        ({"method": "independent"}, r"--method independent .*\[0\.1, 0\.2, 0\.4, 0\.6, 0\.8\]"),
+        ({"method": "independent"}, r"--method independent .*\[0\.05, 0\.1, 0\.2, 0\.4, 0\.6, 0\.8\]"),
+        ({"dense_epochs": -1}, r"dense_epochs .*at least 0; got -1"),
+        ({"dense_learning_rate": float("nan")}, r"dense_learning_rate .*at least 0; got nan"),
+        ({"method": "joint", "dense_epochs": 3}, r"dense_epochs .*--method distilled; got 3 with --method joint.*out"),
+        ({"distillation_weight": -0.5}, r"distillation_weight .*at least 0; got -0\.5"),
+        ({"distillation_temperature": 0.0}, r"distillation_temperature .*above 0.*got 0\.0"),
+        ({"distillation_temperature": float("inf")}, r"distillation_temperature .*above 0.*got inf"),
         ({"epochs": 0}, r"epochs .*at least 1.*0"),
         ({"batch_size": 1}, r"batch_size .*at least 2.*1"),
         ({"gradient_accumulation_steps": 0}, r"gradient_accumulation_steps .*at least 1.*0"),

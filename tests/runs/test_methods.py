@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from prunnet_hf.runs.arguments import ModelArguments, TrainArguments, parse_arguments
+from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments, parse_arguments
 from prunnet_hf.runs.methods import METHODS, USUAL, Derived, Method, by_method, fill_defaults, find_method
 
 
@@ -48,12 +48,31 @@ def test_no_method_leaves_an_argument_open_that_training_needs(name: str) -> Non
     }
 
 
-@pytest.mark.parametrize("name", ["prunnet", "joint"])
-def test_usual_defaults_are_what_they_were(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"paper", "independent", "bct", "regression"}))
+def test_methods_with_subnetworks_have_the_usual_defaults(name: str) -> None:
     options = TrainArguments(method=name)
     assert (options.capacity_sampling, options.learning_rate, options.weight_decay) == ("sandwich", 0.0375, 5e-4)
     assert (options.scale_dense_gradients, options.alpha) == (True, 0.5)
-    assert (options.score_learning_rate, options.score_weight_decay) == (None, None)  # by granularity
+    assert (options.score_learning_rate, options.score_weight_decay) == (0.1875, 0.0)  # 5 x 0.0375
+    network = RunArguments(ModelArguments(), DataArguments(), options).model
+    assert (network.granularity, network.classifier) == ("channel", "cosface")
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "rate"),
+    [
+        ({"epochs": 6, "learning_rate": 0.03}, 6, 0.08),  # 8/3 of 0.03
+        ({"epochs": 6, "learning_rate": 0.03, "optimizer": "adamw"}, 6, 0.03),
+        ({"epochs": 6, "dense_epochs": 0, "dense_learning_rate": 0.5}, 0, 0.5),
+    ],
+)
+def test_the_dense_network_alone_has_as_many_epochs_and_the_rate_of_one_pass(
+    given: dict[str, object], epochs: int, rate: float
+) -> None:
+    options = TrainArguments(**given)
+    assert options.method == "distilled"
+    assert options.dense_epochs == epochs
+    assert options.dense_learning_rate == pytest.approx(rate)
 
 
 def test_flags_and_none_in_arguments() -> None:
@@ -73,7 +92,9 @@ def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]
     text = " ".join(capsys.readouterr().out.split())
     assert "changes it. Default 0.5" in text
     assert "Highest learning rate. Default 0.0375; with paper: 0.1." in text
-    assert "5 times that for granularity channel. With paper: learning_rate." in text
+    assert "rate of scores. Default 5 times learning_rate; with paper: learning_rate." in text
+    assert "keeps its own. Default channel; with paper: weight." in text
+    assert "with its subnetworks. 0: none, and no distillation. With distilled: epochs." in text
     assert "(default: None)" not in text
 
 

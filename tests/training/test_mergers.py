@@ -113,13 +113,14 @@ def test_gradients_without_conflicts_are_added_up(merger: Merger) -> None:
 
 def test_names_are_those_that_the_arguments_know() -> None:
     assert tuple(MERGERS) == NAMES
-    assert isinstance(create_merger(TrainArguments()), Integration)
-    assert isinstance(create_merger(TrainArguments(merger="sum")), Sum)
-    assert create_merger(TrainArguments(merger="integration", alpha=0.25)).alpha == 0.25
+    assert isinstance(create_merger(TrainArguments(method="prunnet")), Integration)
+    assert isinstance(create_merger(TrainArguments(method="prunnet", merger="sum")), Sum)
+    assert create_merger(TrainArguments(method="prunnet", merger="integration", alpha=0.25)).alpha == 0.25
 
 
 def test_your_own_class_is_found_by_name() -> None:
-    assert type(create_merger(TrainArguments(merger="tests.training.test_mergers:Doubled"))).__name__ == "Doubled"
+    own = TrainArguments(method="prunnet", merger="tests.training.test_mergers:Doubled")
+    assert type(create_merger(own)).__name__ == "Doubled"
 
 
 @pytest.mark.parametrize(
@@ -133,4 +134,4 @@ def test_your_own_class_is_found_by_name() -> None:
 )
 def test_what_is_no_merger_is_refused(name: str, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"merger must .*got '{name}'.*{reason}"):
-        create_merger(TrainArguments(merger=name))
+        create_merger(TrainArguments(method="prunnet", merger=name))

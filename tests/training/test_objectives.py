@@ -291,7 +291,7 @@ def test_only_prunnet_looks_for_conflicts(method: str, merges: bool) -> None:
 
 
 def test_options_reach_the_objective() -> None:
-    chosen = TrainArguments(alpha=0.25, projection="sequential", scale_dense_gradients=True)
+    chosen = TrainArguments(method="prunnet", alpha=0.25, projection="sequential", scale_dense_gradients=True)
     found = create_objective(tiny_model("resnet10t"), chosen)
     assert (found.merger.alpha, found.merger.projection) == (0.25, "sequential")
     assert found.scale_dense_gradients

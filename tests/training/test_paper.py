@@ -43,6 +43,7 @@ def run_arguments(backbone: str = "resnet10t", score_init: str = "kaiming", **op
         backbone_kwargs=json.dumps(BACKBONES.get(backbone, {})),
         embedding_dim=6,
         pretrained_backbone=False,
+        granularity="weight",
         score_init=score_init,
     )
     options = {"method": "paper", "capacities": CAPACITIES, "alpha": ALPHA} | options
@@ -247,7 +248,8 @@ def test_adamw_decays_neither_biases_nor_norms() -> None:
     assert found["prunnet.backbone.norm.weight"] == found[f"{block}.bias"] == (3e-5, 0.0)
     assert create_optimizer(model, options).defaults["eps"] == 1e-6
     usual = create_optimizer(model, TrainArguments(optimizer="adamw"))
-    assert (usual.defaults["eps"], len(usual.param_groups)) == (1e-8, 1)
+    assert usual.defaults["eps"] == 1e-8
+    assert [group["weight_decay"] for group in usual.param_groups] == [5e-4, 0.0]  # all weights, and scores
 
 
 def test_sgd_decays_everything_alike() -> None:

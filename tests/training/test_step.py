@@ -286,7 +286,7 @@ def test_label_beyond_the_classes_is_named() -> None:
 def test_other_wrappers_are_refused() -> None:
     model, accelerator = tiny_model(), Accelerator(cpu=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2])
+    objective, passes = create_objective(model, TrainArguments(method="prunnet")), pass_capacities("prunnet", [0.2])
     with pytest.raises(ValueError, match=r"Sequential.*without FSDP"):
         TrainingStep(model, nn.Sequential(model), objective, passes, optimizer, accelerator, max_grad_norm=1.0, seed=0)
 
@@ -332,7 +332,10 @@ def test_nothing_in_a_step_waits_for_a_device(
     # Tensors without values stand for a GPU's: to ask for one, which makes a GPU's host wait, is an error here.
     model, accelerator = tiny_model(backbone, granularity).to("meta"), Accelerator(cpu=True)
     accelerator.state.device = torch.device("meta")
-    objective, passes = create_objective(model, TrainArguments()), pass_capacities("prunnet", [0.2, 0.5])
+    objective, passes = (
+        create_objective(model, TrainArguments(method="prunnet")),
+        pass_capacities("prunnet", [0.2, 0.5]),
+    )
     moves = optimizer(model.parameters(), lr=0.1, foreach=True)
     step = TrainingStep(model, model, objective, passes, moves, accelerator, max_grad_norm=100.0, seed=0)
     for number in range(2):

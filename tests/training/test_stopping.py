@@ -52,17 +52,19 @@ def wait_for_a_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "streaming"), [(signal.SIGTERM, False), (signal.SIGINT, True)], ids=["SIGTERM", "SIGINT, streams"]
+    ("number", "options", "phase"),
+    [(signal.SIGTERM, {}, "dense"), (signal.SIGINT, {"streaming": True, "dense_epochs": 0}, "")],
+    ids=["SIGTERM, first phase", "SIGINT, streams"],
 )
 def test_a_signal_to_all_processes_saves_in_spite_of_two_workers(
-    photos: Path, tmp_path: Path, number: int, streaming: bool
+    photos: Path, tmp_path: Path, number: int, options: dict[str, object], phase: str
 ) -> None:
-    process = start(SCRIPT, photos, tmp_path / "run", streaming=streaming)
-    wait_for_a_checkpoint(tmp_path / "run", process)
+    process = start(SCRIPT, photos, tmp_path / "run", **options)
+    wait_for_a_checkpoint(tmp_path / "run" / phase, process)
     os.killpg(process.pid, number)
     _, told = process.communicate(timeout=120)  # against hanging
     assert process.returncode == 128 + number, told
-    newest = list_checkpoints(tmp_path / "run")[-1]
+    newest = list_checkpoints(tmp_path / "run" / phase)[-1]
     assert f"Stopped by {signal.Signals(number).name}: step {newest.name[5:]} is saved; continue with" in told
     assert "Traceback" not in told
     assert what_is_wrong(newest) is None
@@ -71,7 +73,7 @@ def test_a_signal_to_all_processes_saves_in_spite_of_two_workers(
 
 
 def test_a_training_stops_when_its_launcher_is_gone(photos: Path, tmp_path: Path) -> None:
-    process = start(LAUNCHED, photos, tmp_path / "run")
+    process = start(LAUNCHED, photos, tmp_path / "run", dense_epochs=0)
     wait_for_a_checkpoint(tmp_path / "run", process)
     process.terminate()
     _, told = process.communicate(timeout=120)  # ends when the training has closed its end too

@@ -90,8 +90,8 @@ def test_the_trial_with_the_largest_mean_is_chosen_and_carried(tmp_path: Path) -
     assert [trial["mean"] for trial in chosen[DEFAULT]["trials"]] == [60.0, 65.0, 23.33]
     for recipe in ("omniglot", "grocery"):
         carried = [run for run in compared_runs(recipe, "main", chosen) if run.entry.settings_of == DEFAULT]
-        assert {run.entry.name for run in carried} == {DEFAULT}
-        assert all(run.flags["margin"] == trials[1].settings["margin"] for run in carried)
+        assert {run.entry.name for run in carried} == {DEFAULT, "default, weights"}
+        assert all(run.flags == {**trials[1].flags, "granularity": run.flags["granularity"]} for run in carried)
 
 
 def test_without_a_finished_trial_the_first_is_chosen(tmp_path: Path) -> None:
