@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from prunnet_hf import PrunNetModel
+from prunnet_hf.runs.arguments import parse_arguments
+from prunnet_hf.training.dense_phase import has_dense_phase
 from prunnet_hf.training.earlier_defaults import keep_earlier_defaults
 from tests.training.tiny_run import arguments, make_photos, train_quietly, weights
 
@@ -57,6 +59,22 @@ def test_a_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_training_goes_on_by_the_method_and_with_the_network_it_began_with(tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINTS / "run", tmp_path / "run")
+    flags = ["--output_dir", str(tmp_path / "run"), "--resume"]
+    run = parse_arguments(flags)
+    assert (run.train.method, run.model.granularity, run.model.classifier) == ("distilled", "channel", "cosface")
+    keep_earlier_defaults(run)
+    assert (run.train.method, run.model.granularity, run.model.classifier) == ("prunnet", "weight", "softmax")
+    assert (run.train.score_learning_rate, run.train.score_weight_decay) == (run.train.learning_rate, 5e-4)
+    assert not has_dense_phase(run.train)
+    assert (run.train.dense_epochs, run.train.dense_learning_rate) == (None, None)
+    assert (run.train.capacities, run.train.eval_capacities) == ([0.2, 0.5], [0.3])
+    given = parse_arguments([*flags, "--method", "joint", "--capacities", "0.1"])
+    keep_earlier_defaults(given)
+    assert (given.train.method, given.train.capacities) == ("joint", [0.1])
 
 
 @pytest.mark.parametrize(

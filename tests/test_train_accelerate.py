@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -84,7 +85,11 @@ def test_launch_trains_and_writes_the_run_with_its_card(
         "examples.png",
         *("usage.json", "compressibility.json", "compressibility.png", "checkpoints", "training.log"),
     }
-    assert RunRecord.read(run / "metrics.json").command.startswith("train_accelerate.py --config")
+    record = RunRecord.read(run / "metrics.json")
+    assert record.command.startswith("train_accelerate.py --config")
+    assert record.method == "distilled"
+    assert record.training_seconds > json.loads((run / "dense" / "phase.json").read_text())["seconds"] > 0
+    assert re.search("^dense network, epoch 1 of 1: loss capacity-1.00 .*^epoch 1 of 1: ", printed.out, re.M | re.S)
     # The matrix of the headline, self-test and cross-test by all metrics, then lines that sum up.
     assert "mAP (%)         gallery capacity" in printed.out
     assert "(%)           capacity     mAP  recall@1" in printed.out
@@ -97,6 +102,7 @@ def test_launch_trains_and_writes_the_run_with_its_card(
     ]
     assert last[-1].endswith(f": {run / 'examples.png'}")
     assert "](examples.png)" in (run / "README.md").read_text(encoding="utf-8")
+    assert "Method `distilled`: The dense network is trained alone first." in (run / "README.md").read_text("utf-8")
     assert "Writing model shards" not in printed.err
     # The card's snippet ran with the model that was just trained.
     assert "It was run when this card was made" in (run / "README.md").read_text(encoding="utf-8")

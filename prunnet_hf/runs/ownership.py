@@ -22,9 +22,9 @@ _ROUND = re.compile(r"\d\d+")
 _MARK = re.compile(r"\.seen-by-all-[0-9a-f]{32}")
 _OF_RECIPES = {"dataset", "output_dir", "backbone", "capacities"}
 _OF_RECORDS = {"format", "dataset", "results"}
-DENSE = "dense"
-"""The folder of the first phase of a run by distillation."""
-_WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds", f"{DENSE}/model")
+DENSE, PHASE = "dense", "phase.json"
+"""The folder of the first phase of a run by distillation, and the file in it that is written before its model."""
+_WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds")
 """What a run that has come to something leaves, besides checkpoints and best models."""
 _SHOWN = 3
 
@@ -82,10 +82,39 @@ def is_run(run: Path) -> bool:
 
 def earlier_work(run: Path) -> list[str]:
     """Names of what an earlier run has come to. A new one in its place would end it."""
-    stages = [
-        name for name in ("best", "checkpoints", f"{DENSE}/checkpoints") if any(map(_is_whole, _own(run / name, STEP)))
-    ]
-    return [name for name in _WORK if (run / name).exists()] + stages
+    return [name for name in _WORK if (run / name).exists()] + _stages(run) + phase_work(run)
+
+
+def phase_work(run: Path) -> list[str]:
+    """As `earlier_work`, of the first phase of a run by distillation."""
+    if _is_foreign_phase(run):
+        return []
+    model = ["model"] if (run / DENSE / "model").exists() else []
+    return [f"{DENSE}/{name}" for name in (*model, *_stages(run / DENSE))]
+
+
+def refuse_foreign_phase(run: Path) -> None:
+    """Refuse a run whose first phase would be in the place of something else.
+
+    Raises:
+        FileExistsError: If there is a run or a model that no first phase made.
+    """
+    if _is_foreign_phase(run):
+        raise FileExistsError(
+            f"output_dir={str(run)!r} holds another run or model in {DENSE}/, where the dense network would be "
+            "trained alone first. Choose another output_dir, or move it away."
+        )
+
+
+def _is_foreign_phase(run: Path) -> bool:
+    """Whether `dense/` is not what a first phase leaves: a run of its own, which has a recipe, or a model."""
+    folder = run / DENSE
+    is_of_its_own = any((folder / name).exists() for name in ("config.yaml", "metrics.json"))
+    return is_of_its_own or ((folder / "model").exists() and not (folder / PHASE).exists())
+
+
+def _stages(run: Path) -> list[str]:
+    return [name for name in ("best", "checkpoints") if any(map(_is_whole, _own(run / name, STEP)))]
 
 
 def _is_whole(stage: Path) -> bool:
@@ -116,9 +145,9 @@ def discard_run(run: Path) -> None:
     discard_stages(run)
     for name in ("model", "initial"):
         _remove_model(run / name)
-    if (run / DENSE).is_dir():
+    if (run / DENSE).is_dir() and not _is_foreign_phase(run):
         discard_run(run / DENSE)
-        (run / DENSE / "phase.json").unlink(missing_ok=True)
+        (run / DENSE / PHASE).unlink(missing_ok=True)
         _remove_if_empty(run / DENSE)
     for directory in _own(run / "rounds", _ROUND):
         discard_run(directory)

@@ -19,7 +19,14 @@ from ..data.identity import differences_of_data
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.manifest import MANIFEST, find_damage, sync_directory, write_manifest
-from ..runs.ownership import DENSE, STEP, claim_run, earlier_work, refuse_what_is_not_ours
+from ..runs.ownership import (
+    STEP,
+    claim_run,
+    earlier_work,
+    phase_work,
+    refuse_foreign_phase,
+    refuse_what_is_not_ours,
+)
 from .state_files import Stateful, read_state, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
@@ -104,9 +111,9 @@ def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def _check_same_teacher(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     if before["digest"] != now["digest"]:
         raise ValueError(
-            f"--resume found a run that was trained towards another teacher: the weights of --teacher {now['source']} "
-            f"aren't those that {before['source']} had. Put the teacher back as it was, or start without --resume in "
-            "another --output_dir."
+            f"--resume found a run that was trained towards another teacher: the weights of {now['source']} aren't "
+            f"those that {before['source']} had. Put the teacher back as it was, or start without --resume in another "
+            "--output_dir."
         )
 
 
@@ -121,7 +128,9 @@ def _known(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state
 
 
-def check_output_dir(run: Path, *, resume: bool, overwrite: bool = False, eval_only: bool = False) -> None:
+def check_output_dir(
+    run: Path, *, resume: bool, overwrite: bool = False, eval_only: bool = False, has_dense_phase: bool = False
+) -> None:
     """Make sure, before any work, that a run can start, continue or be evaluated in its directory.
 
     Args:
@@ -129,16 +138,19 @@ def check_output_dir(run: Path, *, resume: bool, overwrite: bool = False, eval_o
         resume: Whether to continue from its newest checkpoint.
         overwrite: Whether an earlier run may be replaced.
         eval_only: Whether a model is only evaluated.
+        has_dense_phase: Whether the run trains the dense network alone first, in a folder of its own.
 
     Raises:
         NotADirectoryError: If `run` is a file.
         FileNotFoundError: If there is no checkpoint to resume from.
-        FileExistsError: If the directory is neither empty nor a run, if there is a README.md that no run wrote, or if
-            an earlier run would have to be replaced and may not be.
+        FileExistsError: If the directory is neither empty nor a run, if there is a README.md that no run wrote or
+            another run in the place of the first phase, or if an earlier run would have to be replaced and may not be.
     """
     refuse_what_is_not_ours(run)
-    checkpoints = list_checkpoints(run) or list_checkpoints(run / DENSE)
-    if resume and not checkpoints and not (run / DENSE / "model").is_dir():
+    if has_dense_phase and not eval_only:
+        refuse_foreign_phase(run)
+    checkpoints = list_checkpoints(run)
+    if resume and not checkpoints and not (has_dense_phase and phase_work(run)):
         raise FileNotFoundError(
             f"--resume found no checkpoint under {run / 'checkpoints'}. Train with --checkpoint_every or "
             "--checkpoint_steps, or start without --resume."
@@ -146,9 +158,11 @@ def check_output_dir(run: Path, *, resume: bool, overwrite: bool = False, eval_o
     work = earlier_work(run)
     if not work or resume or overwrite or (eval_only and "model" in work):
         return
-    if checkpoints:
+    begun = [] if "model" in work else phase_work(run)
+    if checkpoints or begun:
+        stage = checkpoints[-1].name if checkpoints else ", ".join(begun)
         raise FileExistsError(
-            f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {checkpoints[-1].name}. "
+            f"output_dir={str(run)!r} holds checkpoints of an earlier run, the newest {stage}. "
             "Continue from it with --resume, choose another output_dir, or replace the run with "
             "--overwrite_output_dir."
         )
@@ -293,9 +307,14 @@ def list_checkpoints(run: Path) -> list[Path]:
     return [found[step] for step in sorted(found)]
 
 
+def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The arguments that two recipes both have and that differ, as `name old -> new`."""
+    return [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]]
+
+
 def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Log which arguments of a resumed run have changed."""
-    changes = [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]]
+    changes = changed_arguments(before, now)
     if changes:
         logger.warning("The run continues with changed arguments: %s.", ", ".join(changes))
 

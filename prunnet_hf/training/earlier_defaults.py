@@ -39,6 +39,7 @@ def keep_earlier_defaults(arguments: RunArguments) -> None:
         recipe = recipe_of_earlier_version(checkpoint)
         if recipe:
             _keep_earlier_method(arguments.train, recipe)
+            _keep_earlier_capacities(arguments.train, recipe)
             for part in (arguments.model, arguments.train):
                 _keep_earlier_defaults(part, find_method(arguments.train.method), recipe)
             _keep_earlier_scores(arguments)
@@ -49,6 +50,13 @@ def _keep_earlier_method(options: TrainArguments, recipe: Mapping[str, Any]) -> 
     if is_default and recipe.get("method", EARLIER_METHOD) == EARLIER_METHOD:
         options.method = EARLIER_METHOD
         options.dense_epochs = options.dense_learning_rate = None
+
+
+def _keep_earlier_capacities(options: TrainArguments, recipe: Mapping[str, Any]) -> None:
+    usual = TrainArguments()
+    for name in ("capacities", "eval_capacities"):
+        if getattr(options, name) == getattr(usual, name):
+            setattr(options, name, recipe.get(name, getattr(options, name)))
 
 
 def _keep_earlier_defaults(part: ModelArguments | TrainArguments, method: Method, recipe: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
-from ..data.splits import RetrievalSplits
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, dataset_name, recipe_of
 from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
@@ -19,7 +18,7 @@ from ..runs.record import TrainingFacts, recorded_training
 from ..runs.run_data import load_run_data
 from ..runs.run_directory import RunLog, write_text
 from .checkpoints import check_output_dir, check_output_dir_is_shared, claim_together
-from .dense_phase import arguments_of_phase, create_dense_trainer, has_dense_phase, learn_from_dense, train_dense
+from .dense_phase import DensePhase, arguments_of_phase, has_dense_phase
 from .networks import load_trained
 from .processes import NOTHING_LOST, Interruption
 from .reports import start_trackers
@@ -67,7 +66,13 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
     options, run = arguments.train, Path(arguments.train.output_dir)
     # First, and by all processes: if one stopped alone, the others would wait for it.
     check_output_dir_is_shared(accelerator, run)
-    check_output_dir(run, resume=options.resume, overwrite=options.overwrite_output_dir, eval_only=options.eval_only)
+    check_output_dir(
+        run,
+        resume=options.resume,
+        overwrite=options.overwrite_output_dir,
+        eval_only=options.eval_only,
+        has_dense_phase=has_dense_phase(options),
+    )
     accelerator.wait_for_everyone()  # before the main process writes what the others would look at
     set_seed(options.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
@@ -79,12 +84,14 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
         start_trackers(accelerator, arguments)
     else:
         trainer = Trainer(arguments, accelerator, splits, note=log.add)
-        first = _first_phase(trainer, splits, log)
+        first = None
+        if has_dense_phase(options):
+            first = DensePhase(trainer, splits, create_accelerator(arguments_of_phase(arguments)), log.add)
         if options.overwrite_output_dir and accelerator.is_main_process:
             discard_run(run)  # the trainer has loaded the model that it begins with, which may be the earlier run's
         _write_beginning(arguments, log)
-        if has_dense_phase(options):
-            _do_first_phase(trainer, first, interruption)
+        if first is not None:
+            first.run(interruption)
         trained, processor = trainer.run(), trainer.processor
         model, facts, step = trained.model, trained.facts, trained.step
         interruption.advice = trainer.interruption.advice
@@ -94,22 +101,6 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return FinishedRun(run, accelerator.is_main_process)
-
-
-def _first_phase(trainer: Trainer, splits: RetrievalSplits, log: RunLog) -> Trainer | None:
-    """The training of the dense network alone, if there is one to do."""
-    if not has_dense_phase(trainer.options):
-        return None
-    set_seed(trainer.options.seed)  # the phase is the training of one network alone with this seed
-    return create_dense_trainer(trainer, splits, create_accelerator(arguments_of_phase(trainer.arguments)), log.add)
-
-
-def _do_first_phase(trainer: Trainer, first: Trainer | None, interruption: Interruption) -> None:
-    if first is not None:
-        train_dense(first)
-        interruption.advice = "the dense network is saved; continue with the same command and --resume."
-    set_seed(trainer.options.seed)  # whether the first phase was done now or in an earlier sitting
-    learn_from_dense(trainer)
 
 
 def _write_beginning(arguments: RunArguments, log: RunLog) -> None:

@@ -37,15 +37,22 @@ class TrainingReport:
         arguments: Those of the run.
         names: Names of the passes of a step, the dense one first.
         steps_per_epoch: Number of optimiser steps in an epoch.
+        phase: What the training is called if it is only a part of the run; the lines of epochs begin with it.
     """
 
     def __init__(
-        self, accelerator: Accelerator, arguments: RunArguments, names: Sequence[str], steps_per_epoch: int
+        self,
+        accelerator: Accelerator,
+        arguments: RunArguments,
+        names: Sequence[str],
+        steps_per_epoch: int,
+        phase: str | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.arguments = arguments
         self.names = names
         self.steps_per_epoch = steps_per_epoch
+        self._phase = f"{phase}, " if phase else ""
         self._sums = torch.zeros(len(names), device=accelerator.device)
         self._counts = torch.zeros_like(self._sums)
         self._steps, self._measured_from, self._epoch_began = 0, 0.0, time.perf_counter()
@@ -91,7 +98,8 @@ class TrainingReport:
         self.accelerator.log({**entries, "learning_rate": rate, "epoch": epoch}, step=step)
         losses = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(self.names, means, strict=True))
         epochs = self.arguments.train.epochs
-        self._print(f"epoch {epoch} of {epochs}: loss {losses}; learning rate {rate:.3g}; {seconds:.0f} s")
+        line = f"epoch {epoch} of {epochs}: loss {losses}; learning rate {rate:.3g}; {seconds:.0f} s"
+        self._print(self._phase + line)
         self._sums.zero_()
         self._counts.zero_()
         self._epoch_began = time.perf_counter()

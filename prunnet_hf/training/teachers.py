@@ -108,7 +108,7 @@ def load_teacher(
     found = PrunNetConfig.from_pretrained(directory)
     if found.embedding_dim != config.embedding_dim:
         raise ValueError(
-            f"--embedding_dim must be that of --teacher {source}, {found.embedding_dim}; got {config.embedding_dim}."
+            f"--embedding_dim must be that of the teacher {source}, {found.embedding_dim}; got {config.embedding_dim}."
         )
     # Naming the classes lets a checkpoint without classifier, such as a published one, be read, too.
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(
@@ -123,7 +123,7 @@ def _check_processing(source: str, found: PrunNetImageProcessor, own: PrunNetIma
     for name in PROCESSING:
         if theirs[name] != ours[name]:
             raise ValueError(
-                f"The images of a run must be processed as those of --teacher {source}, which has {name}="
+                f"The images of a run must be processed as those of the teacher {source}, which has {name}="
                 f"{theirs[name]}; got {ours[name]}. Give its --image_size and --resize."
             )
 

@@ -81,7 +81,7 @@ class Trainer:
         model: The network to train, which must be prunable; by default `create_model` makes one.
         kept: Prunes weights for good: masks by the name of each prunable weight. Weights that they leave out are set
             to zero, and stay exactly zero. Only for the method `independent`.
-        title: Title of the progress bar; by default the method.
+        title: Of the progress bar, by default the method; the lines of epochs begin with it if it is given.
         note: Called with a line for the run's log now and then.
 
     Raises:
@@ -132,7 +132,7 @@ class Trainer:
         self.schedule = create_schedule(prepared.optimizer, self.options, self.steps_per_epoch)
         self.states: dict[str, Stateful] = {"schedule": self.schedule, "progress": self.progress}
         self.step = self._create_step(prepared, kept)
-        self.report = TrainingReport(accelerator, arguments, self.step.capacities.names, self.steps_per_epoch)
+        self.report = TrainingReport(accelerator, arguments, self.step.capacities.names, self.steps_per_epoch, title)
         self._begun = self._epoch_begun = 0.0
 
     def run(self) -> TrainedModel:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunnet_hf.runs.ownership import claim_run, discard_conclusions, discard_run, earlier_work, is_run
+from prunnet_hf.runs.ownership import (
+    claim_run,
+    discard_conclusions,
+    discard_run,
+    earlier_work,
+    is_run,
+    phase_work,
+)
 from prunnet_hf.runs.run_directory import CARD_BEGINS, write_text
 from prunnet_hf.training.checkpoints import check_output_dir
 
@@ -34,6 +41,11 @@ OURS = {
     "rounds/01/round.json": "{}",
     "rounds/01/model/model.packed.safetensors": "old",
     "logs/prunnet/events.out.tfevents.1": "old",
+    "dense/phase.json": "{}",
+    "dense/model/model.safetensors": "old",
+    "dense/checkpoints/step-9/optimizer.bin": "old",
+    "dense/best/step-9/model.safetensors": "old",
+    "dense/logs/prunnet/events.out.tfevents.1": "old",
 }
 THEIRS = [
     *(
@@ -44,7 +56,7 @@ THEIRS = [
         "subnetworks/x/a.json",
     ),
     *("subnetworks/capacity-0.30/notes.txt", "model/notes.txt", "checkpoints/mine.pt", "checkpoints/step-final/a.bin"),
-    *("rounds/notes.txt", "rounds/01/notes.txt", "logs/slurm.out", "initial/mine.bin"),
+    *("rounds/notes.txt", "rounds/01/notes.txt", "logs/slurm.out", "initial/mine.bin", "dense/notes.txt"),
 ]
 
 
@@ -64,6 +76,37 @@ def test_only_what_runs_write_is_removed(tmp_path: Path) -> None:
     discard_run(tmp_path)
     assert files_in(tmp_path) == set(THEIRS)
     assert earlier_work(tmp_path) == ["model", "initial", "rounds"]  # folders that theirs are in
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"config.yaml": RECIPE, "checkpoints/step-9/optimizer.bin": "mine"},
+        {"metrics.json": RECORD, "model/model.safetensors": "mine"},
+        {"model/model.safetensors": "mine"},
+    ],
+)
+def test_a_run_or_model_that_lies_where_the_first_phase_would_is_left_alone(
+    tmp_path: Path, theirs: dict[str, str]
+) -> None:
+    fill(tmp_path, {"config.yaml": RECIPE})
+    fill(tmp_path / "dense", theirs)
+    assert phase_work(tmp_path) == []
+    for options in ({"overwrite": True}, {"resume": True}, {"resume": False}):
+        with pytest.raises(FileExistsError, match=r"output_dir=.* another run or model in dense/.*Choose another"):
+            check_output_dir(tmp_path, has_dense_phase=True, **({"resume": False} | options))
+    check_output_dir(tmp_path, resume=False, overwrite=True)  # a method with one phase isn't concerned
+    discard_run(tmp_path)
+    assert files_in(tmp_path) == {f"dense/{name}" for name in theirs}
+
+
+def test_the_first_phase_is_work_of_the_run(tmp_path: Path) -> None:
+    fill(tmp_path, {"config.yaml": RECIPE, "dense/checkpoints/step-9/optimizer.bin": "old"})
+    assert earlier_work(tmp_path) == ["dense/checkpoints"]
+    fill(tmp_path / "dense", {"phase.json": "{}", "model/model.safetensors": "old"})
+    assert earlier_work(tmp_path) == ["dense/model", "dense/checkpoints"]
+    with pytest.raises(FileExistsError, match=r"the newest dense/model, dense/checkpoints\..*--resume"):
+        check_output_dir(tmp_path, resume=False, has_dense_phase=True)
 
 
 def test_nothing_stays_of_a_run_alone(tmp_path: Path) -> None:

@@ -409,6 +409,8 @@ def several_updates(granularity: Granularity = "weight", method: str = "prunnet"
     model.classifier.requires_grad_(METHODS[method].has_classifier)
     teacher = another_network(accelerator) if METHODS[method].needs_teacher else None
     step = training_step(model, accelerator, method, *([0.5] if teacher else []), teacher=teacher)
+    if method == "distilled":
+        step.objective.teacher = another_network(accelerator).logits
     rank, world_size = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(rank)  # nothing in a step may hang on the random state of a process
     for number in range(6):
@@ -456,6 +458,11 @@ def updates_by_regression() -> dict[str, Tensor]:
     return several_updates(method="regression")
 
 
+def updates_by_distillation() -> dict[str, Tensor]:
+    """As `several_updates`, with a teacher of all passes."""
+    return several_updates(method="distilled")
+
+
 def orders_of_two_steps() -> list[Tensor]:
     """A process's first random order of each step, whose own random state is its own."""
     accelerator = Accelerator(cpu=True)
@@ -477,7 +484,8 @@ def orders_of_two_steps() -> list[Tensor]:
 def two_processes() -> dict[str, Any]:
     """What each of two processes has to show, from a single start of them."""
     found: dict[str, Any] = {}
-    functions = (several_updates, updates_of_units, updates_by_uncertainty, updates_by_bct, updates_by_regression)
+    towards_teachers = (updates_by_bct, updates_by_regression, updates_by_distillation)
+    functions = (several_updates, updates_of_units, updates_by_uncertainty, *towards_teachers)
     for function in (*functions, orders_of_two_steps, compiled_update):
         found[function.__name__] = function()
         reset_accelerate()
@@ -528,7 +536,7 @@ def test_processes_weigh_passes_by_the_uncertainty_over_all_their_images(by_two:
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("updates", [updates_by_bct, updates_by_regression])
+@pytest.mark.parametrize("updates", [updates_by_bct, updates_by_regression, updates_by_distillation])
 def test_processes_that_train_towards_a_teacher_make_the_steps_of_one(
     updates: Callable[[], dict[str, Tensor]], by_two: list[dict[str, Any]]
 ) -> None:
