@@ -131,8 +131,13 @@ def quantize_gallery(
 
 
 def quantized_index(rows: StoredRows, num_bytes: int, *, seed: int, progress: bool) -> Any:
-    """An index trained on a sample of the embeddings, and filled with all of them; see `quantize_gallery`."""
+    """An index trained on a sample of the embeddings, and filled with all of them; see `quantize_gallery`.
+
+    That of a gallery that is quantised so already is taken as it is.
+    """
     factory = factory_of(num_bytes, rows.about)
+    if rows.about.factory == factory:
+        return read_gallery(rows.folder, mmap=False).index
     check_factory(factory, rows.about.embedding_dim, lambda: rows.about.num_images)
     index = empty_index(rows.about.embedding_dim, factory)
     train_index(index, _sample(rows, min(sample_size(index), rows.about.num_images), seed), factory)

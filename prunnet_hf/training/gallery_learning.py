@@ -34,7 +34,7 @@ from ..retrieval.spaces import check_compatible
 from ..storage.weights_digest import digest_weights, set_space
 from .checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from .gallery_teaching import start_index, teaching_of
-from .joint_quantization import JointQuantizer, JointStep, Rows, Settings, Teaching
+from .joint_quantization import RATE, RATE_OF_LABELS, JointQuantizer, JointStep, Rows, Settings, Teaching
 from .processes import Agreement, Interruption
 
 WORK, PLAN = ".learning", "plan.json"
@@ -216,7 +216,8 @@ class _Learner:
         learned = _learning_networks(networks, learning.query_side)
         settings = learning.settings
         module = JointQuantizer(quantizer.centroids(), learned)
-        optimizer = module.optimizer(settings.learning_rate, settings.query_learning_rate)
+        rate = settings.learning_rate or (RATE_OF_LABELS if learning.labels else RATE)
+        optimizer = module.optimizer(rate, settings.query_learning_rate)
         module, optimizer = self.accelerator.prepare(module, optimizer)
         device = self.accelerator.device
         known = torch.from_numpy(teaching.dense[len(images) :])

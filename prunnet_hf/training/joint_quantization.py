@@ -35,6 +35,9 @@ POSITIVES = 10
 """Without labels, so many images that exact search by the dense network ranks first are right, for JPQ's loss."""
 SAME = 0.9999
 """An image of the gallery whose cosine to the one that is searched for is larger is that one: it teaches nothing."""
+RATE, RATE_OF_LABELS = 1e-3, 2e-5
+"""Learning rates of the centroids, of unit embeddings. JPQ's loss has no end at which it is reached, as exact scores
+are; at the larger rate it harms classes that aren't trained."""
 _NEVER = -1e9
 
 
@@ -194,7 +197,7 @@ class Settings:
     Attributes:
         steps: Number of steps; the learning rates fall to zero at their end.
         batch_size: Number of queries in a step.
-        learning_rate: Of the centroids.
+        learning_rate: Of the centroids; None for `RATE`, or with labels `RATE_OF_LABELS`.
         query_learning_rate: Of query networks.
         temperature: What cosines are divided by before a softmax.
         num_found: How many images the index returns for each query.
@@ -203,10 +206,10 @@ class Settings:
         seed: Decides what is drawn.
     """
 
-    steps: int = 400
+    steps: int = 1000
     batch_size: int = 32
-    learning_rate: float = 3e-4
-    query_learning_rate: float = 1e-4
+    learning_rate: float | None = None
+    query_learning_rate: float = 1e-5
     temperature: float = 0.05
     num_found: int = 200
     num_exact: int = 100
@@ -215,7 +218,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0 or (value == 0 and name != "seed"):
+            if value is not None and (value < 0 or (value == 0 and name != "seed")):
                 raise ValueError(f"{name} must be above 0; got {value!r}.")
 
 

@@ -12,6 +12,7 @@ import pytest
 from prunnet_hf import Gallery
 from prunnet_hf.retrieval import gallery_quantizing
 from prunnet_hf.retrieval.gallery_quantizing import quantize_gallery
+from prunnet_hf.retrieval.product_quantizer import ProductQuantizer
 from tests.retrieval.sharded import COUNT, DIM, SPACE, random_embeddings, unit_queries
 
 
@@ -62,6 +63,19 @@ def test_embeddings_may_be_left_out_and_then_only_an_exact_index_has_them(source
     with pytest.raises(ValueError, match=r"saved without embeddings, .*'OPQ4,PQ4x8np' has only .* Embed the images"):
         quantize_gallery(tmp_path / "small", tmp_path / "again", 2, progress=False)
     assert not (tmp_path / "again").exists()
+
+
+def test_what_is_quantised_so_already_is_taken_as_it_is(source: Path, tmp_path: Path) -> None:
+    quantize_gallery(source, tmp_path / "small", 2, progress=False)
+    index = faiss.read_index(str(tmp_path / "small/index.faiss"))
+    quantizer = ProductQuantizer(index)
+    quantizer.write(quantizer.centroids() + 0.01)
+    gallery = Gallery.load(tmp_path / "small")
+    gallery._rows.index = index
+    gallery.save(tmp_path / "moved")
+    quantize_gallery(tmp_path / "moved", tmp_path / "again", 2, seed=5, progress=False)
+    again, moved = ((tmp_path / name / "index.faiss").read_bytes() for name in ("again", "moved"))
+    assert again == moved
 
 
 @pytest.mark.parametrize("wrong", [3, 0, 16, True])

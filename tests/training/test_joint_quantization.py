@@ -88,7 +88,7 @@ def step_of(quantizer: ProductQuantizer, teaching: Teaching, **settings: float) 
     queries = [torch.from_numpy(teaching.dense), unit(torch.from_numpy(teaching.dense + 0.1))]
     learner = JointQuantizer(quantizer.centroids())
     chosen = Settings(**{"steps": 40, "batch_size": 16, "num_found": 30, "learning_rate": 0.01, **settings})
-    optimizer = learner.optimizer(chosen.learning_rate, chosen.query_learning_rate)
+    optimizer = learner.optimizer(chosen.learning_rate or 0.01, chosen.query_learning_rate)
     return JointStep(
         learner,
         quantizer,
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops() -> None:
         step(0)
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "learning_rate", "temperature"])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "learning_rate", "query_learning_rate"])
 def test_settings_must_be_above_0(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be above 0; got 0"):
         Settings(**{name: 0})
