@@ -10,7 +10,7 @@ Where a trained smallest capacity is tried for one method, it is tried for all t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Value = str | float | bool | Sequence[float]
 Flags = Mapping[str, Value]
@@ -29,6 +29,7 @@ SMALLEST = {"capacities": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)}
 UNITS = {"granularity": "channel"}
 WEIGHTS = {"granularity": "weight"}
 COSFACE = {"classifier": "cosface"}
+SOFTMAX = {"classifier": "softmax"}
 SCORES = {"score_learning_rate": 0.1875, "score_weight_decay": 0.0}
 DISTILLED = {"method": "distilled", **COSFACE, **SCORES}
 PRUNNET = {"method": "prunnet", **COSFACE, **SCORES}
@@ -52,6 +53,13 @@ SFSC_TRIED = (
     {**WITHOUT_PENALTY, "learning_rate": 0.1, **SMALLEST},
 )
 """The penalty for misleading evidence costs a lot on these sets with its published factor, so most go without."""
+SFSC_TRIED = (
+    {"evidence_penalty": 0.0},
+    {"evidence_penalty": 0.0, **SMALLEST},
+    {"evidence_penalty": 0.0, "learning_rate": 0.1, **SMALLEST},
+    {},
+)
+"""The last has the published weight of the penalty, which costs a lot on these sets."""
 TRAINED_ALONE = (
     {"learning_rate": 0.1},
     {"learning_rate": 0.05},
@@ -89,7 +97,7 @@ def _alone(name: str, capacity: float, flags: Flags, trials: Sequence[Flags] = (
 
 
 def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) -> Entry:
-    flags = {"method": method, "capacities": (capacity,), **UNITS}
+    flags = {"method": method, "capacities": (capacity,), **COSFACE, **UNITS}
     return Entry(f"{method} {capacity:g}", flags, trials, f"{method} 0.2", has_teacher=True, capacity=capacity)
 
 
@@ -104,11 +112,11 @@ ENTRIES = (
     _alone("alone 0.2", 0.2, WEIGHTS),
     Entry(
         "paper",
-        {"method": "paper", "scale_dense_gradients": False, **WEIGHTS},
+        {"method": "paper", "scale_dense_gradients": False, **SOFTMAX, **WEIGHTS},
         ({"learning_rate": 0.1}, {"learning_rate": 0.0375}, {"learning_rate": 0.0375, **SMALLEST}),
         "paper",
     ),
-    Entry("sfsc", {"method": "sfsc", **SCORES, **UNITS}, SFSC_TRIED, "sfsc"),
+    Entry("sfsc", {"method": "sfsc", **SOFTMAX, **SCORES, **UNITS}, SFSC_TRIED, "sfsc"),
     _with_teacher("regression", 0.2, _RATES_ALONE),
     _with_teacher("bct", 0.2, _RATES_ALONE),
     _alone("thin, alone 0.1", 0.1, UNITS),
@@ -123,6 +131,12 @@ def _merged(name: str, merger: str) -> Entry:
     return Entry(name, {**PRUNNET, **UNITS, "merger": merger}, settings_of="prunnet, units")
 
 
+def _longer(name: str, epochs: int) -> Entry:
+    """An entry of the main comparison with more epochs: about what both phases of the default cost together."""
+    entry = next(entry for entry in ENTRIES if entry.name == name)
+    return replace(entry, name=f"{name}, {epochs} epochs", flags={**entry.flags, "epochs": epochs}, trials=())
+
+
 SIDE_ENTRIES = (
     Entry(
         "post hoc, magnitude",
@@ -132,6 +146,9 @@ SIDE_ENTRIES = (
     _merged("merger: sum", "sum"),
     _merged("merger: UPGrad", "benchmarks.compare.mergers:UPGrad"),
     _merged("merger: PCGrad", "benchmarks.compare.mergers:PCGrad"),
+    _longer("joint, units", 20),
+    _longer(DENSE_ALONE, 30),
+    _longer("thin, alone 0.2", 30),
 )
 """Shorter comparisons, of one data set. Mergers are compared with `prunnet, units`, which integrates."""
 

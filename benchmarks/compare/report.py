@@ -1,9 +1,10 @@
-"""Everything that the rows say, written beside them: tables, figures as JSON, and pictures."""
+"""What the rows say, written where it is read: tables in pages of the documentation, pictures, and figures as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prunnet_hf.runs.run_directory import write_json, write_text
@@ -12,49 +13,84 @@ from .figures import Rows, read_rows
 from .methods import DEFAULT, MAIN, SIDE, VALIDATION
 from .plan import CHOSEN
 from .plots import plot_capacities, plot_costs
-from .tables import cost_table, difference_table, quality_table, summary
+from .tables import cost_table, difference_table, quality_table, short_table, summary
 from .targets import target_table
 
-TABLES = "tables.md"
 SUMMARY = "summary.json"
 RECIPES = ("omniglot", "grocery")
+ROOT = Path(__file__).parents[2]
+PAGES = (Path("docs", "results.md"), Path("README.md"))
+"""Pages with places for tables: lines `<!-- NAME -->` and `<!-- /NAME -->`, NAME as in `blocks_of`."""
+PICTURES = Path("docs", "pictures")
 
 
-def write_report(results: Path) -> list[Path]:
-    """Write tables, summary and pictures of all rows that are there, and return their files."""
-    rows = {(recipe, phase): read_rows(results, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
-    lines = [
-        "mAP (%) on unseen classes, means over seeds with their standard errors. `python -m benchmarks.compare",
-        "--recipe omniglot --report` writes this page from the rows beside it.",
-        *chosen_table(results),
+def write_report(results: Path, root: Path = ROOT) -> list[Path]:
+    """Write what all rows that are there say into the pages of the repository, with pictures, and a summary.
+
+    Args:
+        results: Where the rows are, and the summary goes.
+        root: The repository.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: If a page has a place for a table that there isn't.
+    """
+    every = {(recipe, phase): read_rows(results, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
+    found = {key: rows for key, rows in every.items() if rows}
+    blocks = blocks_of(found, results)
+    pages = [page for page in PAGES if (root / page).is_file()]
+    for page in pages:
+        write_text(root / page, fill((root / page).read_text(encoding="utf-8"), blocks))
+    write_json(results / SUMMARY, {f"{recipe} {phase}": summary(rows) for (recipe, phase), rows in found.items()})
+    pictures = [
+        draw(rows, root / PICTURES / f"{recipe}-{name}.png", recipe.title())
+        for (recipe, phase), rows in found.items()
+        if phase == MAIN
+        for name, draw in (("capacity", plot_capacities), ("cost", plot_costs))
     ]
-    files = []
-    for (recipe, phase), found in rows.items():
-        if not found:
-            continue
-        every = found if phase == MAIN else {**_default(rows[recipe, MAIN]), **found}
-        lines += _page(recipe, phase, every)
-        files += [
-            plot_capacities(every, results / f"{recipe}-{phase}-capacity.png", f"{recipe.title()}, {phase}"),
-            plot_costs(every, results / f"{recipe}-{phase}-cost.png", f"{recipe.title()}, {phase}"),
-        ]
-    write_text(results / TABLES, "\n".join(lines) + "\n")
-    write_json(results / SUMMARY, {f"{recipe} {phase}": summary(found) for (recipe, phase), found in rows.items()})
-    return [results / TABLES, results / SUMMARY, *files]
+    return [*(root / page for page in pages), results / SUMMARY, *pictures]
 
 
-def _default(main: Mapping[str, Rows]) -> dict[str, Rows]:
-    return {DEFAULT: main[DEFAULT]} if DEFAULT in main else {}
+def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path) -> dict[str, list[str]]:
+    """The lines of every table by its name, such as `"omniglot main quality"`; tables without a line are left out.
+
+    Args:
+        found: The rows by recipe and phase.
+        results: Where the choice of settings is.
+    """
+    blocks = {"short": short_table({recipe: rows for (recipe, phase), rows in found.items() if phase == MAIN})}
+    blocks["settings"] = chosen_table(results)
+    for (recipe, phase), rows in found.items():
+        name = f"{recipe} {phase}"
+        default = found.get((recipe, MAIN), {}).get(DEFAULT)
+        compared = rows if default is None else {DEFAULT: default, **rows}
+        blocks[f"{name} quality"] = quality_table(compared)
+        blocks[f"{name} differences"] = difference_table(compared)
+        blocks[f"{name} targets"] = target_table(compared) if phase == MAIN else []
+        blocks[f"{name} cost"] = cost_table(compared)
+    return {name: lines for name, lines in blocks.items() if lines}
 
 
-def _page(recipe: str, phase: str, every: Mapping[str, Rows]) -> list[str]:
-    name = f"{recipe.title()}, {phase}"
-    lines = ["", f"## {name}", "", *quality_table(every)]
-    if differences := difference_table(every):
-        lines += ["", f"{name}: what each has more than `{DEFAULT}`", "", *differences]
-    if phase == MAIN and (targets := target_table(every)):
-        lines += ["", f"{name}: what was wanted of `{DEFAULT}`", "", *targets]
-    return [*lines, "", f"{name}: what it costs", "", *cost_table(every)]
+def fill(page: str, blocks: Mapping[str, Sequence[str]]) -> str:
+    """A page with the tables in their places.
+
+    Raises:
+        ValueError: If it has a place for a table that there isn't.
+
+    Example:
+        >>> fill("<!-- a -->\\nold\\n<!-- /a -->\\n", {"a": ["| new |"]})
+        '<!-- a -->\\n\\n| new |\\n\\n<!-- /a -->\\n'
+    """
+
+    def filled(place: re.Match[str]) -> str:
+        name = place["name"]
+        if name not in blocks:
+            raise ValueError(f"A page has a place for the table {name!r}, which must be one of {', '.join(blocks)}.")
+        return "\n".join([f"<!-- {name} -->", "", *blocks[name], "", f"<!-- /{name} -->"])
+
+    return re.sub(r"<!-- (?P<name>[a-z ]+) -->\n.*?<!-- /(?P=name) -->", filled, page, flags=re.DOTALL)
 
 
 def chosen_table(results: Path) -> list[str]:
@@ -62,15 +98,18 @@ def chosen_table(results: Path) -> list[str]:
     file = results / CHOSEN
     if not file.is_file():
         return []
-    lines = [
-        "",
-        f"## Settings, from {VALIDATION} classes",
-        "",
-        "| method | tried | mean mAP | chosen |",
-        "|---|---|---:|---|",
-    ]
+    lines = [f"| method | tried | mean mAP on {VALIDATION} classes | chosen |", "|---|---|---:|---|"]
     for name, choice in json.loads(file.read_text(encoding="utf-8")).items():
         for trial in choice["trials"] or [{"settings": choice["settings"], "mean": "-"}]:
             chosen = "yes" if trial["settings"] == choice["settings"] else ""
-            lines.append(f"| {name} | `{json.dumps(trial['settings'])}` | {trial['mean']} | {chosen} |")
+            lines.append(f"| {name} | {_words(trial['settings'])} | {trial['mean']} | {chosen} |")
     return lines
+
+
+def _words(settings: Mapping[str, object]) -> str:
+    """Settings as flags; the list of capacities by its smallest."""
+    words = [
+        f"capacities from {min(value)}" if isinstance(value, list) else f"`{name} {value}`"
+        for name, value in settings.items()
+    ]
+    return ", ".join(words) or "as it is"

@@ -18,6 +18,22 @@ def quality_table(every: Mapping[str, Rows]) -> list[str]:
     return _table(every, lambda rows, test, capacity: rows.figure(test, capacity))
 
 
+SHORT = (0.05, 0.1, 0.2, 0.6, 1.0)
+SHORT_NAMES = {"default, units": "units", "default, weights": "weights"}
+
+
+def short_table(recipes: Mapping[str, Mapping[str, Rows]]) -> list[str]:
+    """The cross-test of the default in both granularities, of each recipe; nothing if there is no row of them."""
+    lines = [
+        f"| {recipe.title()} | {granularity} | {' | '.join(_cell(rows[name].figure(CROSS, c)) for c in SHORT)} |"
+        for recipe, rows in recipes.items()
+        for name, granularity in SHORT_NAMES.items()
+        if name in rows
+    ]
+    head = [f"| | capacities of | {' | '.join(map(_column, SHORT))} |", f"|---|---|{'---:|' * len(SHORT)}"]
+    return [*head, *lines] if lines else []
+
+
 def difference_table(every: Mapping[str, Rows]) -> list[str]:
     """The same, less what the default has; nothing if the default has no row.
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
-from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
-from benchmarks.compare.report import write_report
-from benchmarks.compare.tables import cost_table, difference_table, quality_table, summary
+from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, MAIN, SIDE, find_entry
+from benchmarks.compare.plan import RESULTS
+from benchmarks.compare.report import PAGES, RECIPES, ROOT, blocks_of, fill, write_report
+from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
 
 ROUND = {0.05: 0.5, 0.1: 0.6, 0.2: 0.7, 0.4: 0.7, 0.6: 0.8, 1.0: 0.9}
 """Its mean is 0.7."""
@@ -142,9 +143,35 @@ def test_a_report_is_written_from_the_rows_that_are_there(every: dict[str, Rows]
         for each in rows.rows:
             (folder / f"{each['entry'].replace(' ', '-')}-{each['seed']}.json").write_text(json.dumps(each))
     assert [*read_rows(tmp_path, "grocery", "main")] == [*every]
-    files = {file.name for file in write_report(tmp_path)}
-    assert files == {"tables.md", "summary.json", "grocery-main-capacity.png", "grocery-main-cost.png"}
-    text = (tmp_path / "tables.md").read_text()
-    assert "\n".join(quality_table(every)) in text
-    assert "Omniglot" not in text
-    assert json.loads((tmp_path / "summary.json").read_text())["omniglot main"] == {}
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("Before\n<!-- grocery main quality -->\nold\n<!-- /grocery main quality -->\nAfter\n")
+    files = {str(file.relative_to(tmp_path)) for file in write_report(tmp_path, tmp_path)}
+    pictures = {f"docs/pictures/grocery-{name}.png" for name in ("capacity", "cost")}
+    assert files == {"docs/results.md", "summary.json", *pictures}
+    table = "\n".join(quality_table(every))
+    expected = f"Before\n<!-- grocery main quality -->\n\n{table}\n\n<!-- /grocery main quality -->\nAfter\n"
+    assert page.read_text() == expected
+    assert [*json.loads((tmp_path / "summary.json").read_text())] == ["grocery main"]
+    write_report(tmp_path, tmp_path)
+    assert page.read_text() == expected
+
+
+def test_a_place_for_a_table_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'grocery side cost', which must be one of short, settings"):
+        fill("<!-- grocery side cost -->\n<!-- /grocery side cost -->", {"short": [], "settings": []})
+
+
+def test_the_short_table_has_cross_tests_of_the_default() -> None:
+    found = {"omniglot": {DEFAULT: rows_of(DEFAULT, shifted(0.0)), "paper": rows_of("paper", ROUND)}}
+    assert short_table(found)[2:] == ["| Omniglot | units | 40.0 | 50.0 | 60.0 | 70.0 | 80.0 |"]
+    assert short_table({"omniglot": {"paper": rows_of("paper", ROUND)}}) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_pages_have_what_the_rows_say(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = {(recipe, phase): read_rows(RESULTS, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
+    blocks = blocks_of({key: found for key, found in rows.items() if found}, RESULTS)
+    assert "<!-- short -->" in text
+    assert fill(text, blocks) == text, "run python -m benchmarks.compare --recipe omniglot --report"
