@@ -74,14 +74,14 @@ def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path
 
 
 def fill(page: str, blocks: Mapping[str, Sequence[str]]) -> str:
-    """A page with the tables in their places.
+    r"""A page with the tables in their places.
 
     Raises:
         ValueError: If it has a place for a table that there isn't.
 
     Example:
-        >>> fill("<!-- a -->\\nold\\n<!-- /a -->\\n", {"a": ["| new |"]})
-        '<!-- a -->\\n\\n| new |\\n\\n<!-- /a -->\\n'
+        >>> fill("<!-- a -->\nold\n<!-- /a -->\n", {"a": ["| new |"]})
+        '<!-- a -->\n\n| new |\n\n<!-- /a -->\n'
     """
 
     def filled(place: re.Match[str]) -> str:
