@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .methods import CAPACITIES, ENTRIES, SIDE_ENTRIES, Entry
+from .methods import CAPACITIES, ENTRIES, SIDE_ENTRIES, Entry, find_entry
 
 SELF, CROSS = "self", "cross"
 MEAN = "mean"
@@ -108,11 +108,21 @@ def cost_of(row: Mapping[str, Any], name: str, capacity: float) -> float | None:
 
 
 def read_rows(results: Path, recipe: str, phase: str) -> dict[str, Rows]:
-    """The rows of a phase by entry, in the order of the table of methods; entries without a row are left out."""
+    """The rows of a phase by entry, in the order of the table of methods; entries without a row are left out.
+
+    Raises:
+        ValueError: If an entry has rows of several settings, of which no mean would say anything.
+    """
     files = sorted((results / recipe / phase).glob("*.json"))
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    found = ((entry, [row for row in rows if row["entry"] == entry.name]) for entry in (*ENTRIES, *SIDE_ENTRIES))
-    return {entry.name: Rows(entry, tuple(own)) for entry, own in found if own}
+    found = {entry.name: [row for row in rows if row["entry"] == entry.name] for entry in (*ENTRIES, *SIDE_ENTRIES)}
+    for name, own in found.items():
+        if any(row["flags"] != own[0]["flags"] for row in own):
+            raise ValueError(
+                f"{results / recipe / phase} has rows of {name!r} with several settings. Run the comparison "
+                "again, which replaces those that the choice no longer names, or remove them."
+            )
+    return {name: Rows(find_entry(name), tuple(own)) for name, own in found.items() if own}
 
 
 def passes_of(rows: Rows) -> str:

@@ -44,6 +44,7 @@ def write_report(results: Path, root: Path = ROOT) -> list[Path]:
     for page in pages:
         write_text(root / page, fill((root / page).read_text(encoding="utf-8"), blocks))
     write_json(results / SUMMARY, {f"{recipe} {phase}": summary(rows) for (recipe, phase), rows in found.items()})
+    (root / PICTURES).mkdir(parents=True, exist_ok=True)
     pictures = [
         draw(rows, root / PICTURES / f"{recipe}-{name}.png", recipe.title())
         for (recipe, phase), rows in found.items()

@@ -72,8 +72,6 @@ class Method:
 
 
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
-_ALONE = 8 / 3
-"""How much larger the rate is for the gradient of one pass than for the sum of those of four, with sgd."""
 
 METHODS = {
     "distilled": Method(
@@ -83,8 +81,8 @@ METHODS = {
             **USUAL,
             "dense_epochs": Derived("epochs", lambda given: given.epochs),
             "dense_learning_rate": Derived(
-                "8/3 of learning_rate for sgd, learning_rate for adamw",
-                lambda given: given.learning_rate * (_ALONE if given.optimizer == "sgd" else 1),
+                "for sgd learning_rate times the passes of a step, whose gradients add up; for adamw learning_rate",
+                lambda given: given.learning_rate * (given.capacity_draws + 2 if given.optimizer == "sgd" else 1),
             ),
         },
         has_dense_phase=True,
@@ -115,6 +113,7 @@ METHODS = {
     "sfsc": Method(
         "SFSC's loss, our aggregation: each pass learns evidence for classes, and its uncertainty weighs its "
         "projected gradient, for comparison with PrunNet (arXiv 2206.08289).",
+        defaults={**USUAL, "classifier": "softmax"},
         learns_evidence=True,
     ),
     "independent": Method(

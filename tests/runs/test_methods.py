@@ -55,13 +55,13 @@ def test_methods_with_subnetworks_have_the_usual_defaults(name: str) -> None:
     assert (options.scale_dense_gradients, options.alpha) == (True, 0.5)
     assert (options.score_learning_rate, options.score_weight_decay) == (0.1875, 0.0)  # 5 x 0.0375
     network = RunArguments(ModelArguments(), DataArguments(), options).model
-    assert (network.granularity, network.classifier) == ("channel", "cosface")
+    assert (network.granularity, network.classifier) == ("channel", "softmax" if name == "sfsc" else "cosface")
 
 
 @pytest.mark.parametrize(
     ("given", "epochs", "rate"),
     [
-        ({"epochs": 6, "learning_rate": 0.03}, 6, 0.08),  # 8/3 of 0.03
+        ({"epochs": 6, "learning_rate": 0.03}, 6, 0.12),  # 4 times 0.03, as four passes add up
         ({"epochs": 6, "learning_rate": 0.03, "optimizer": "adamw"}, 6, 0.03),
         ({"epochs": 6, "dense_epochs": 0, "dense_learning_rate": 0.5}, 0, 0.5),
     ],

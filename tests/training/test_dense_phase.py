@@ -81,7 +81,7 @@ def test_the_phase_trains_one_network_as_the_run_does(photos: Path, tmp_path: Pa
     run = distilled(photos, tmp_path / "run", epochs=4, dense_epochs=3, learning_rate=0.03)
     phase = arguments_of_phase(run)
     assert (phase.train.method, phase.train.capacities, phase.train.epochs) == ("independent", [1.0], 3)
-    assert phase.train.learning_rate == pytest.approx(0.08)  # 8/3 of 0.03
+    assert phase.train.learning_rate == pytest.approx(0.12)  # 4 times 0.03, as four passes add up
     assert phase.train.output_dir == str(tmp_path / "run" / "dense")
     assert (phase.model, phase.data) == (run.model, run.data)
 

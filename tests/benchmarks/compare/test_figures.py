@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_a_report_is_written_from_the_rows_that_are_there(every: dict[str, Rows]
     assert page.read_text() == expected
 
 
+def test_rows_of_several_settings_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "grocery" / "main"
+    folder.mkdir(parents=True)
+    for seed, rate in enumerate((0.1, 0.15)):
+        content = {**row("paper", seed, ROUND), "flags": {"learning_rate": rate}}
+        (folder / f"{seed}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"rows of 'paper' with several settings.*remove them"):
+        read_rows(tmp_path, "grocery", "main")
+
+
 def test_a_place_for_a_table_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"'grocery side cost', which must be one of short, settings"):
         fill("<!-- grocery side cost -->\n<!-- /grocery side cost -->", {"short": [], "settings": []})
@@ -173,5 +184,5 @@ def test_pages_have_what_the_rows_say(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     rows = {(recipe, phase): read_rows(RESULTS, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
     blocks = blocks_of({key: found for key, found in rows.items() if found}, RESULTS)
-    assert "<!-- short -->" in text
+    assert re.search(r"<!-- /[a-z ]+ -->", text)
     assert fill(text, blocks) == text, "run python -m benchmarks.compare --recipe omniglot --report"
