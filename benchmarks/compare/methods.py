@@ -146,6 +146,11 @@ SIDE_ENTRIES = (
     _merged("merger: sum", "sum"),
     _merged("merger: UPGrad", "benchmarks.compare.mergers:UPGrad"),
     _merged("merger: PCGrad", "benchmarks.compare.mergers:PCGrad"),
+    Entry(
+        f"{DEFAULT}, without its teacher",
+        {**DISTILLED, **UNITS, "distillation_weight": 0.0},
+        settings_of=DEFAULT,
+    ),
     _longer("joint, units", 20),
     _longer(DENSE_ALONE, 30),
     _longer("thin, alone 0.2", 30),
