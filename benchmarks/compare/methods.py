@@ -21,8 +21,8 @@ MAIN_SEEDS = (0, 1, 2)
 SIDE_SEEDS = (0, 1)
 MAIN, SIDE, VALIDATION = "main", "side", "validation"
 MAX_TRIALS = 4
-DEFAULT = "default, units"
-"""All other rows are compared with this one."""
+DEFAULT, DEFAULT_UNITS = "default, weights", "default, units"
+"""The default in both granularities. All other rows are compared with the first."""
 DENSE_ALONE = "alone, dense"
 """The teacher of networks that are made compatible with it, and what is pruned post hoc."""
 SMALLEST = {"capacities": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)}
@@ -103,11 +103,11 @@ def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) ->
 
 _RATES_ALONE = ({"learning_rate": 0.1}, {"learning_rate": 0.05})
 ENTRIES = (
-    Entry(DEFAULT, {**DISTILLED, **UNITS}, DISTILLED_TRIED, DEFAULT),
+    Entry(DEFAULT, {**DISTILLED, **WEIGHTS}, settings_of=DEFAULT_UNITS),
+    Entry(DEFAULT_UNITS, {**DISTILLED, **UNITS}, DISTILLED_TRIED, DEFAULT_UNITS),
     Entry("prunnet, units", {**PRUNNET, **UNITS}, UNITS_TRIED, "prunnet, units"),
     Entry("joint, units", {**JOINT, **UNITS}, JOINT_TRIED, "joint, units"),
     _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
-    Entry("default, weights", {**DISTILLED, **WEIGHTS}, settings_of=DEFAULT),
     _alone("thin, alone 0.2", 0.2, UNITS),
     _alone("alone 0.2", 0.2, WEIGHTS),
     Entry(
@@ -147,9 +147,9 @@ SIDE_ENTRIES = (
     _merged("merger: UPGrad", "benchmarks.compare.mergers:UPGrad"),
     _merged("merger: PCGrad", "benchmarks.compare.mergers:PCGrad"),
     Entry(
-        f"{DEFAULT}, without its teacher",
+        f"{DEFAULT_UNITS}, without its teacher",
         {**DISTILLED, **UNITS, "distillation_weight": 0.0},
-        settings_of=DEFAULT,
+        settings_of=DEFAULT_UNITS,
     ),
     _longer("joint, units", 20),
     _longer(DENSE_ALONE, 30),

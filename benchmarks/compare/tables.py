@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, stored_bytes
-from .methods import CAPACITIES, DEFAULT
+from .methods import CAPACITIES, DEFAULT, DEFAULT_UNITS
 
 COLUMNS = (*CAPACITIES, MEAN)
 STORED = (0.1, 0.2, 1.0)
@@ -19,7 +19,7 @@ def quality_table(every: Mapping[str, Rows]) -> list[str]:
 
 
 SHORT = (0.05, 0.1, 0.2, 0.6, 1.0)
-SHORT_NAMES = {"default, units": "units", "default, weights": "weights"}
+SHORT_NAMES = {DEFAULT: "weights", DEFAULT_UNITS: "units"}
 
 
 def short_table(recipes: Mapping[str, Mapping[str, Rows]]) -> list[str]:

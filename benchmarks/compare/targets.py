@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from .figures import CROSS, MEAN, SELF, Figure, Rows
-from .methods import DEFAULT, DENSE_ALONE
+from .methods import DEFAULT, DEFAULT_UNITS, DENSE_ALONE
 
-ALONE = {0.1: "thin, alone 0.1", 0.2: "thin, alone 0.2", 1.0: DENSE_ALONE}
-"""By capacity the network that was trained for it and no other, of the same multiply-adds."""
+ALONE = {
+    DEFAULT: {0.1: "alone 0.1", 0.2: "alone 0.2", 1.0: DENSE_ALONE},
+    DEFAULT_UNITS: {0.1: "thin, alone 0.1", 0.2: "thin, alone 0.2", 1.0: DENSE_ALONE},
+}
+"""For both granularities by capacity the network that was trained for it and no other."""
 LARGEST_LOSS = {0.2: 1.5, 0.1: 3.0, 0.05: 8.0}
 """How much less than the dense network the subnetwork of a capacity may find in the dense network's gallery."""
 
 
 def target_table(every: Mapping[str, Rows]) -> list[str]:
     """A line for each target whose rows are there; nothing if the default has none."""
-    if DEFAULT not in every:
-        return []
     lines = [
-        f"| {text} | {figure} | {_answer(figure, met)} |" for text, figure, met in _targets(every[DEFAULT], every)
+        f"| {name} | {text} | {figure} | {_answer(figure, met)} |"
+        for name in ALONE
+        if name in every
+        for text, figure, met in _targets(every[name], every)
     ]
-    return ["| target | measured | met |", "|---|---:|---|", *lines]
+    return ["| | target | measured | met |", "|---|---|---:|---|", *lines] if lines else []
 
 
 def _targets(default: Rows, every: Mapping[str, Rows]) -> Iterator[tuple[str, Figure, bool]]:
-    for capacity, name in ALONE.items():
+    for capacity, name in ALONE[default.entry.name].items():
         alone = every[name].figure(SELF, capacity) if name in every else None
         for test in (SELF, CROSS) if capacity < 1 else (SELF,):
             own = default.figure(test, capacity)
@@ -38,7 +42,7 @@ def _targets(default: Rows, every: Mapping[str, Rows]) -> Iterator[tuple[str, Fi
     base = default.figure(CROSS, MEAN)
     for name, rows in every.items():
         mean = rows.figure(CROSS, MEAN)
-        if rows.is_nested and name != DEFAULT and base is not None and mean is not None:
+        if rows.is_nested and name not in ALONE and base is not None and mean is not None:
             ahead = base.minus(mean)
             yield f"mean of cross-tests less `{name}`: at least 0, less one error", ahead, within(ahead)
 

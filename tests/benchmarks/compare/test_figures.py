@@ -83,8 +83,8 @@ def test_the_quality_table(every: dict[str, Rows]) -> None:
     assert quality_table({name: every[name] for name in (DEFAULT, DENSE_ALONE)}) == [
         "| method | seeds | test | 0.05 | 0.1 | 0.2 | 0.4 | 0.6 | dense | mean |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-        "| default, units | 3 | self | 52.0 ± 1.2 | 62.0 ± 1.2 | 72.0 ± 1.2 | 72.0 ± 1.2 | 82.0 ± 1.2 | 92.0 ± 1.2 | "
-        "72.0 ± 1.2 |",
+        "| default, weights | 3 | self | 52.0 ± 1.2 | 62.0 ± 1.2 | 72.0 ± 1.2 | 72.0 ± 1.2 | 82.0 ± 1.2 | "
+        "92.0 ± 1.2 | 72.0 ± 1.2 |",
         "|  | | cross | 42.0 ± 1.2 | 52.0 ± 1.2 | 62.0 ± 1.2 | 62.0 ± 1.2 | 72.0 ± 1.2 | 82.0 ± 1.2 | 62.0 ± 1.2 |",
         "| alone, dense | 3 | self | - | - | - | - | - | 92.0 ± 1.2 | - |",
     ]
@@ -125,7 +125,7 @@ def test_networks_for_one_capacity_are_stored_side_by_side(every: dict[str, Rows
     assert stored_bytes(every, every["thin, alone 0.2"], (0.1, 0.2, 1.0)) is None  # 0.1 isn't there
     assert stored_bytes(every, every["thin, alone 0.2"], (0.2, 1.0)) == pytest.approx(1.2e6)
     assert cost_table(every)[2:4] == [
-        "| default, units | 4 | 2.0 ± 0.0 | 1.00 |",
+        "| default, weights | 4 | 2.0 ± 0.0 | 1.00 |",
         "| alone, dense | 1 | 2.0 ± 0.0 | - |",
     ]
 
@@ -175,7 +175,7 @@ def test_a_place_for_a_table_that_is_not_there_is_named() -> None:
 
 def test_the_short_table_has_cross_tests_of_the_default() -> None:
     found = {"omniglot": {DEFAULT: rows_of(DEFAULT, shifted(0.0)), "paper": rows_of("paper", ROUND)}}
-    assert short_table(found)[2:] == ["| Omniglot | units | 40.0 | 50.0 | 60.0 | 70.0 | 80.0 |"]
+    assert short_table(found)[2:] == ["| Omniglot | weights | 40.0 | 50.0 | 60.0 | 70.0 | 80.0 |"]
     assert short_table({"omniglot": {"paper": rows_of("paper", ROUND)}}) == []
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.compare.methods import (
     DEFAULT,
+    DEFAULT_UNITS,
     DENSE_ALONE,
     ENTRIES,
     MAX_TRIALS,
@@ -81,16 +82,16 @@ def test_a_run_is_done_only_with_the_same_flags(tmp_path: Path) -> None:
 
 
 def test_the_trial_with_the_largest_mean_is_chosen_and_carried(tmp_path: Path) -> None:
-    trials = [run for run in validation_runs("omniglot") if run.entry.name == DEFAULT]
+    trials = [run for run in validation_runs("omniglot") if run.entry.name == DEFAULT_UNITS]
     write_row(trials[0], tmp_path, {"0.05": 0.2, "0.1": 0.6, "0.2": 0.7, "0.4": 0.7, "0.6": 0.7, "1": 0.7})  # 0.6
     write_row(trials[1], tmp_path, {"0.05": 0.5, "0.1": 0.6, "0.2": 0.6, "0.4": 0.7, "0.6": 0.7, "1": 0.8})  # 0.65
     write_row(trials[2], tmp_path, {"0.05": 0.1, "0.1": 0.1, "0.2": 0.1, "0.4": 0.1, "0.6": 0.1, "1": 0.9})
     chosen = choose(tmp_path)
-    assert chosen[DEFAULT]["settings"] == trials[1].settings
-    assert [trial["mean"] for trial in chosen[DEFAULT]["trials"]] == [60.0, 65.0, 23.33]
+    assert chosen[DEFAULT_UNITS]["settings"] == trials[1].settings
+    assert [trial["mean"] for trial in chosen[DEFAULT_UNITS]["trials"]] == [60.0, 65.0, 23.33]
     for recipe in ("omniglot", "grocery"):
-        carried = [run for run in compared_runs(recipe, "main", chosen) if run.entry.settings_of == DEFAULT]
-        assert {run.entry.name for run in carried} == {DEFAULT, "default, weights"}
+        carried = [run for run in compared_runs(recipe, "main", chosen) if run.entry.settings_of == DEFAULT_UNITS]
+        assert {run.entry.name for run in carried} == {DEFAULT, DEFAULT_UNITS}
         assert all(run.flags == {**trials[1].flags, "granularity": run.flags["granularity"]} for run in carried)
 
 
