@@ -36,7 +36,7 @@ USUAL: dict[str, Any] = {
     "weight_decay": 5e-4,
     "scale_dense_gradients": True,
     "alpha": 0.5,
-    "granularity": "channel",
+    "granularity": "weight",
     "classifier": "cosface",
     "score_learning_rate": Derived("5 times learning_rate", lambda given: 5 * given.learning_rate),
     "score_weight_decay": 0.0,

@@ -43,7 +43,7 @@ def test_defaults_are_the_best_known() -> None:
     assert arguments.train.capacities == [0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
     assert arguments.train.eval_capacities == [0.3]
     assert arguments.train.capacity_sampling == "sandwich"
-    assert (arguments.model.granularity, arguments.model.classifier) == ("channel", "cosface")
+    assert (arguments.model.granularity, arguments.model.classifier) == ("weight", "cosface")
     assert (arguments.train.momentum, arguments.train.weight_decay) == (0.9, 5e-4)
     # As in the recipes for real photos.
     assert (arguments.train.learning_rate, arguments.train.scale_dense_gradients) == (0.0375, True)

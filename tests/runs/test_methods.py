@@ -55,7 +55,7 @@ def test_methods_with_subnetworks_have_the_usual_defaults(name: str) -> None:
     assert (options.scale_dense_gradients, options.alpha) == (True, 0.5)
     assert (options.score_learning_rate, options.score_weight_decay) == (0.1875, 0.0)  # 5 x 0.0375
     network = RunArguments(ModelArguments(), DataArguments(), options).model
-    assert (network.granularity, network.classifier) == ("channel", "softmax" if name == "sfsc" else "cosface")
+    assert (network.granularity, network.classifier) == ("weight", "softmax" if name == "sfsc" else "cosface")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]
     assert "changes it. Default 0.5" in text
     assert "Highest learning rate. Default 0.0375; with paper: 0.1." in text
     assert "rate of scores. Default 5 times learning_rate; with paper: learning_rate." in text
-    assert "keeps its own. Default channel; with paper: weight." in text
+    assert "keeps its own. Default weight." in text
     assert "with its subnetworks. 0: none, and no distillation. With distilled: epochs." in text
     assert "(default: None)" not in text
 
