@@ -5,8 +5,9 @@ moves the centroids, and if wanted the query network, so that it finds better. R
 of the gallery needn't be embedded again, and the index is searched by the new centroids from the next step on.
 
 Without labels the dense network teaches: the scores that it would give by exact search. Half of the queries of a step
-are then embeddings of the gallery itself, which is what the index has to tell apart. With labels, or if queries learn,
-the loss is JPQ's.
+are then embeddings of the gallery itself, which is what the index has to tell apart. If query networks learn too, the
+loss of JPQ is added for them, with the first exact neighbours as right answers; it doesn't move the centroids, which
+serve other networks as well. With labels all learns by JPQ's loss, from the classes.
 
 Sources: JPQ, arXiv 2108.00644, sections 4.2 to 4.4; learning without labels: Distill-VQ, arXiv 2204.00185.
 """
@@ -177,17 +178,18 @@ class JointStep:
         rows = np.concatenate([found, right], axis=1)
         exact = self.teaching.scores(images, rows).to(queries.device)
         counts = torch.from_numpy(is_first(rows)).to(queries.device) & (exact < SAME)
-        scores = self.quantizer.scores(queries, rows, self.learner.centroids)
-        settings = self.settings
+        centroids, settings = self.learner.centroids, self.settings
+        scores = self.quantizer.scores(queries, rows, centroids)
         loss = scores.new_zeros(())
         if self.teaching.classes is None:
             loss = loss + distillation_loss(scores, exact, counts, settings.temperature)
-        if self.teaching.classes is not None or len(self.learner.networks):
-            reciprocals = scores.new_zeros(scores.shape)
-            reciprocals[:, : found.shape[1]] = 1 / torch.arange(1, found.shape[1] + 1)
-            is_right = self.teaching.is_right(images, rows).to(queries.device)
-            loss = loss + rank_loss(scores / settings.temperature, reciprocals, is_right, counts)
-        return loss
+            if not len(self.learner.networks):
+                return loss
+            scores = self.quantizer.scores(queries, rows, centroids.detach())
+        is_right = self.teaching.is_right(images, rows).to(queries.device)
+        reciprocals = scores.new_zeros(scores.shape)
+        reciprocals[:, : found.shape[1]] = 1 / torch.arange(1, found.shape[1] + 1)
+        return loss + rank_loss(scores / settings.temperature, reciprocals, is_right, counts)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,22 @@ def test_what_exact_search_finds_is_found_more_often_after_learning() -> None:
     assert found() > before + 1
 
 
+def test_without_labels_the_order_moves_queries_and_not_centroids() -> None:
+    quantizer, teaching = made()
+    images, rng = np.arange(16), np.random.default_rng(0)
+    network = torch.nn.Linear(DIM, DIM, bias=False)
+    gradients = {}
+    for name, networks in (("alone", []), ("with queries", [network])):
+        step = step_of(quantizer, teaching)
+        step.learner = JointQuantizer(quantizer.centroids(), networks)
+        queries = unit(network(torch.from_numpy(teaching.dense[images]))).detach().requires_grad_()
+        found = quantizer.search(queries, 30)
+        step._loss(queries, images, found, teaching.right(images, rng)).backward()
+        gradients[name] = step.learner.centroids.grad, queries.grad
+    torch.testing.assert_close(gradients["alone"][0], gradients["with queries"][0])
+    assert not torch.allclose(gradients["alone"][1], gradients["with queries"][1])
+
+
 def test_a_step_is_decided_by_its_number_and_the_seed() -> None:
     losses = []
     for seed in (0, 0, 1):
