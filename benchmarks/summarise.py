@@ -1,6 +1,6 @@
 """Print the results of several runs side by side: mean and standard deviation over seeds.
 
-    python benchmarks/summarise.py benchmarks/results/*.json
+    python benchmarks/summarise.py out/*/metrics.json
     python benchmarks/summarise.py benchmarks/results/sampling/*.json --capacities 0.05 0.1 0.2 0.3 0.6 1.0
 
 Runs whose capacities are of whole units are named so. If there is one, the table without `--capacities` has what the
