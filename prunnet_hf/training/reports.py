@@ -55,7 +55,12 @@ class TrainingReport:
         self._phase = f"{phase}, " if phase else ""
         self._sums = torch.zeros(len(names), device=accelerator.device)
         self._counts = torch.zeros_like(self._sums)
-        self._steps, self._measured_from, self._epoch_began = 0, 0.0, time.perf_counter()
+        self._steps, self._measured_from = 0, 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count the seconds of an epoch from here, not from when the training was made ready."""
+        self._epoch_began = time.perf_counter()
 
     def step(self, losses: Tensor, steps_left: int) -> None:
         """Note the losses of one step; after the first steps, say it if hours are left.
@@ -102,7 +107,7 @@ class TrainingReport:
         self._print(self._phase + line)
         self._sums.zero_()
         self._counts.zero_()
-        self._epoch_began = time.perf_counter()
+        self.begin()
 
     def _print(self, line: str | None) -> None:
         if line is not None and self.accelerator.is_main_process:

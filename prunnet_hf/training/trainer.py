@@ -238,6 +238,7 @@ class Trainer:
         self.progress.num_processes = self.accelerator.num_processes
         self.progress.steps_per_epoch = self.steps_per_epoch
         self._begun = time.perf_counter() - self.progress.seconds
+        self.report.begin()
         start_trackers(self.accelerator, self.arguments)
 
     def _resume(self) -> None:

@@ -5,12 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from prunnet_hf.runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
 from prunnet_hf.training.engine import train
-from prunnet_hf.training.reports import long_training
+from prunnet_hf.training.reports import TrainingReport, long_training
 from tests.training.tiny_run import arguments, metrics
+
+
+def test_the_seconds_of_an_epoch_are_counted_from_where_the_training_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("prunnet_hf.training.reports.time.perf_counter", lambda: now[0])
+    run = RunArguments(ModelArguments(), DataArguments(), TrainArguments(epochs=2))
+    report = TrainingReport(Accelerator(cpu=True), run, ["capacity-1.00"], 3, "dense network")
+    now[0] = 700.0  # another phase took these 600 s
+    report.begin()
+    for ended in (705.0, 712.0):
+        now[0] = ended
+        report.step(torch.tensor([1.5]), 3)
+        report.epoch(0.1, 3, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("; ")[2] for line in lines] == ["5 s", "7 s"]
+    assert lines[0] == "dense network, epoch 1 of 2: loss capacity-1.00 1.500; learning rate 0.1; 5 s"
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
