@@ -159,6 +159,8 @@ def by_method(name: str, description: str) -> Any:
         for method, settings in METHODS.items()
         if settings.defaults.get(name) != USUAL.get(name)
     ]
+    if len(others) == 1 and not usual:  # the only method that has this argument, as its description says
+        others = [f"Default {others[0].partition(': ')[2]}"]
     defaults = "; ".join([*usual, *others])
     return field(
         default=None, metadata={"help": f"{description} {defaults[:1].upper()}{defaults[1:]}.".rstrip(" .") + "."}

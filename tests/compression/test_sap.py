@@ -398,7 +398,9 @@ def test_the_command_prints_the_rounds(
     with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_module("prunnet_hf.compression.sap", run_name="__main__", alter_sys=True)  # as `python -m` does
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines if line.startswith("round ")] == ["round 0", "round 1"]
+    assert [line.partition(":")[0] for line in lines if line.startswith("round ")] == [
+        *("round 0, epoch 1 of 1", "round 0", "round 1, epoch 1 of 1", "round 1")
+    ]
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| round", "| 0", "| 1"]
     command = read_trajectory(tmp_path / "run").run["command"]
     assert command.startswith("-m prunnet_hf.compression.sap --dataset image_folder --data_dir DIR")

@@ -94,7 +94,7 @@ def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]
     assert "Highest learning rate. Default 0.0375; with paper: 0.1." in text
     assert "rate of scores. Default 5 times learning_rate; with paper: learning_rate." in text
     assert "keeps its own. Default weight." in text
-    assert "with its subnetworks. 0: none, and no distillation. With distilled: epochs." in text
+    assert "with its subnetworks. 0: none, and no distillation. Default epochs." in text
     assert "(default: None)" not in text
 
 
