@@ -65,7 +65,7 @@ def test_a_training_goes_on_by_the_method_and_with_the_network_it_began_with(tmp
     shutil.copytree(CHECKPOINTS / "run", tmp_path / "run")
     flags = ["--output_dir", str(tmp_path / "run"), "--resume"]
     run = parse_arguments(flags)
-    assert (run.train.method, run.model.granularity, run.model.classifier) == ("distilled", "channel", "cosface")
+    assert (run.train.method, run.model.granularity, run.model.classifier) == ("distilled", "weight", "cosface")
     keep_earlier_defaults(run)
     assert (run.train.method, run.model.granularity, run.model.classifier) == ("prunnet", "weight", "softmax")
     assert (run.train.score_learning_rate, run.train.score_weight_decay) == (run.train.learning_rate, 5e-4)
