@@ -106,6 +106,8 @@ ENTRIES = (
     Entry(DEFAULT, {**DISTILLED, **WEIGHTS}, settings_of=DEFAULT_UNITS),
     Entry(DEFAULT_UNITS, {**DISTILLED, **UNITS}, DISTILLED_TRIED, DEFAULT_UNITS),
     Entry("prunnet, units", {**PRUNNET, **UNITS}, UNITS_TRIED, "prunnet, units"),
+    Entry("prunnet, weights", {**PRUNNET, **WEIGHTS}, settings_of="prunnet, units"),
+    Entry("joint, weights", {**JOINT, **WEIGHTS}, settings_of="joint, units"),
     Entry("joint, units", {**JOINT, **UNITS}, JOINT_TRIED, "joint, units"),
     _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
     _alone("thin, alone 0.2", 0.2, UNITS),
