@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ SCRIPTS = sorted(BENCHMARKS.glob("*.py"))
 def load(script: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"benchmarks_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the types of their fields
     spec.loader.exec_module(module)
     return module
 
