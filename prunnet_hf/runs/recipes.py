@@ -1,4 +1,4 @@
-"""Recipes: YAML files with the arguments of a run, of which the package has some by name."""
+"""Recipes: YAML files with the arguments of a run. The package has some, by name."""
 
 from __future__ import annotations
 
