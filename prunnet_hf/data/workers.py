@@ -44,5 +44,9 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _end_workers() -> None:
     """End the workers that are left when a process exits: `multiprocessing` would send SIGTERM and wait for ever."""
-    for worker in _workers[os.getpid()] & set(multiprocessing.active_children()):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise: a worker was killed
+    left = _workers[os.getpid()] & set(multiprocessing.active_children())
+    for worker in left:
         worker.kill()
+    for worker in left:
+        worker.join()
