@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
+
+_stores: list[TCPStore] = []
 
 
 def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
@@ -38,8 +40,11 @@ def start_processes(
     world_size: int, function: Callable[..., Any], *arguments: Any, folder: Path
 ) -> list[ForkServerProcess]:
     """Start what `run_processes` runs, without waiting for it."""
-    port = _free_port()
-    return [start_process(_join, rank, world_size, port, function, arguments, folder) for rank in range(world_size)]
+    # They meet at a server of this process: a port that was only looked for could be taken before they listen.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _stores.append(store)
+    places = [(rank, world_size, store.port) for rank in range(world_size)]
+    return [start_process(_join, *place, function, arguments, folder) for place in places]
 
 
 def start_process(function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
@@ -60,10 +65,6 @@ def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], a
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     os.environ.update({name: str(value) for name, value in places.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # rank 0 joins the server, and starts none
     torch.save(function(*arguments), folder / f"rank-{rank}.pt")
 
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
