@@ -67,4 +67,3 @@ def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], a
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # rank 0 joins the server, and starts none
     torch.save(function(*arguments), folder / f"rank-{rank}.pt")
-
