@@ -7,7 +7,7 @@
 
 Three phases follow one another. `validation` tries settings on training classes of Omniglot that are held out, and
 `choose` writes into `benchmarks/results/compare/chosen.json` which were best by the mean over capacities of the
-cross-test. `main` and `side` take them from there; the test classes are read once. A run's row is written into
+cross-test. `main`, `side` and `wide` take them from there; the test classes are read once. A run's row is written into
 `benchmarks/results/compare/RECIPE/PHASE/` as soon as it ends, and a run with a row is not done again.
 """
 
@@ -22,13 +22,13 @@ from types import FrameType
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.runs.run_directory import write_json
 
-from .methods import MAIN, SIDE, VALIDATION, words_of
+from .methods import MAIN, SIDE, VALIDATION, WIDE, words_of
 from .plan import CHOSEN, RESULTS, VALIDATED, Run, choose, compared_runs, read_chosen, selected, validation_runs
 from .report import write_report
 from .running import Place, perform_all
 
 CHOOSE = "choose"
-PHASES = (VALIDATION, CHOOSE, MAIN, SIDE)
+PHASES = (VALIDATION, CHOOSE, MAIN, SIDE, WIDE)
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ CAPACITIES = (0.05, 0.1, 0.2, 0.4, 0.6, 1.0)
 """Those of the tables, and of the mean by which settings are chosen."""
 MAIN_SEEDS = (0, 1, 2)
 SIDE_SEEDS = (0, 1)
-MAIN, SIDE, VALIDATION = "main", "side", "validation"
+WIDE_SEEDS = (0,)
+MAIN, SIDE, WIDE, VALIDATION = "main", "side", "wide", "validation"
 MAX_TRIALS = 4
 DEFAULT, DEFAULT_UNITS = "default, weights", "default, units"
 """The default in both granularities. All other rows are compared with the first."""
@@ -152,6 +153,14 @@ SIDE_ENTRIES = (
     _longer("thin, alone 0.2", 30),
 )
 """Shorter comparisons, of one data set. Mergers are compared with `prunnet, units`, which integrates."""
+
+
+FULL_WIDTH = {"backbone_kwargs": "{}", "image_size": 64, "resize": 72}
+_NAMES_WIDE = (DEFAULT, "joint, weights", DENSE_ALONE, "alone 0.2", "thin, alone 0.2")
+WIDE_ENTRIES = tuple(
+    replace(entry, flags={**entry.flags, **FULL_WIDTH}) for entry in ENTRIES if entry.name in _NAMES_WIDE
+)
+"""A look at a ResNet-18 of full width on larger images, of the other data set: does the order hold?"""
 
 
 def find_entry(name: str) -> Entry:

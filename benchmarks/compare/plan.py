@@ -18,6 +18,9 @@ from .methods import (
     SIDE_ENTRIES,
     SIDE_SEEDS,
     VALIDATION,
+    WIDE,
+    WIDE_ENTRIES,
+    WIDE_SEEDS,
     Entry,
     Flags,
     find_entry,
@@ -28,6 +31,9 @@ CHOSEN = "chosen.json"
 VALIDATED = "omniglot"
 """The recipe whose training classes lend those for validation."""
 
+COMPARED = {MAIN: (ENTRIES, MAIN_SEEDS), SIDE: (SIDE_ENTRIES, SIDE_SEEDS), WIDE: (WIDE_ENTRIES, WIDE_SEEDS)}
+"""The entries of each phase that reads the test classes, and their seeds."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -36,7 +42,7 @@ class Run:
     Attributes:
         entry: What is run.
         recipe: With which recipe.
-        phase: `"validation"`, `"main"` or `"side"`.
+        phase: `"validation"`, `"main"`, `"side"` or `"wide"`.
         seed: With which seed.
         settings: What was chosen for it, or is tried.
         trial: The number of the trial; None outside validation.
@@ -94,19 +100,19 @@ def validation_runs(recipe: str) -> list[Run]:
 
 
 def compared_runs(recipe: str, phase: str, chosen: Mapping[str, Any]) -> list[Run]:
-    """The runs of `"main"` or `"side"`: all entries with seed 0, then all with seed 1, and so on.
+    """The runs of `"main"`, `"side"` or `"wide"`: all entries with seed 0, then all with seed 1, and so on.
 
     Args:
         recipe: Which recipe.
-        phase: Which phase; only the recipe of the validation has a `"side"`.
+        phase: Which phase; only the recipe of the validation has a `"side"`, and only the other is tried `"wide"`.
         chosen: What `choose` wrote.
 
     Raises:
         ValueError: If nothing was chosen for an entry.
     """
-    if phase == SIDE and recipe != VALIDATED:
+    if (phase == SIDE and recipe != VALIDATED) or (phase == WIDE and recipe == VALIDATED):
         return []
-    entries, seeds = (ENTRIES, MAIN_SEEDS) if phase == MAIN else (SIDE_ENTRIES, SIDE_SEEDS)
+    entries, seeds = COMPARED[phase]
     return [Run(entry, recipe, phase, seed, settings_for(entry, chosen)) for seed in seeds for entry in entries]
 
 

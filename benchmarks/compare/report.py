@@ -10,8 +10,8 @@ from pathlib import Path
 from prunnet_hf.runs.run_directory import write_json, write_text
 
 from .figures import Rows, read_rows
-from .methods import DEFAULT, MAIN, SIDE, VALIDATION
-from .plan import CHOSEN
+from .methods import DEFAULT, MAIN, VALIDATION, WIDE
+from .plan import CHOSEN, COMPARED
 from .plots import plot_capacities, plot_costs
 from .tables import cost_table, difference_table, quality_table, short_table, summary
 from .targets import target_table
@@ -37,7 +37,7 @@ def write_report(results: Path, root: Path = ROOT) -> list[Path]:
     Raises:
         ValueError: If a page has a place for a table that there isn't.
     """
-    every = {(recipe, phase): read_rows(results, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
+    every = {(recipe, phase): read_rows(results, recipe, phase) for recipe in RECIPES for phase in COMPARED}
     found = {key: rows for key, rows in every.items() if rows}
     blocks = blocks_of(found, results)
     pages = [page for page in PAGES if (root / page).is_file()]
@@ -65,7 +65,7 @@ def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path
     blocks["settings"] = chosen_table(results)
     for (recipe, phase), rows in found.items():
         name = f"{recipe} {phase}"
-        default = found.get((recipe, MAIN), {}).get(DEFAULT)
+        default = None if phase == WIDE else found.get((recipe, MAIN), {}).get(DEFAULT)
         compared = rows if default is None else {DEFAULT: default, **rows}
         blocks[f"{name} quality"] = quality_table(compared)
         blocks[f"{name} differences"] = difference_table(compared)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
-from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, MAIN, SIDE, find_entry
-from benchmarks.compare.plan import RESULTS
+from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
+from benchmarks.compare.plan import COMPARED, RESULTS
 from benchmarks.compare.report import PAGES, RECIPES, ROOT, blocks_of, fill, write_report
 from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
 
@@ -182,7 +182,7 @@ def test_the_short_table_has_cross_tests_of_the_default() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages_have_what_the_rows_say(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    rows = {(recipe, phase): read_rows(RESULTS, recipe, phase) for recipe in RECIPES for phase in (MAIN, SIDE)}
+    rows = {(recipe, phase): read_rows(RESULTS, recipe, phase) for recipe in RECIPES for phase in COMPARED}
     blocks = blocks_of({key: found for key, found in rows.items() if found}, RESULTS)
     assert re.search(r"<!-- /[a-z ]+ -->", text)
     assert fill(text, blocks) == text, "run python -m benchmarks.compare --recipe omniglot --report"

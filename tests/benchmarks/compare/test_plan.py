@@ -52,6 +52,15 @@ def test_first_trials_of_all_come_before_second_ones() -> None:
     assert trials == sorted(trials)
     assert validation_runs("grocery") == []
     assert compared_runs("grocery", "side", {}) == []
+    assert compared_runs("omniglot", "wide", {}) == []
+
+
+def test_networks_of_full_width_are_compared_with_the_settings_of_the_others(tmp_path: Path) -> None:
+    wide = compared_runs("grocery", "wide", choose(tmp_path))
+    main = {run.entry.name: run for run in main_runs(tmp_path, "grocery") if run.seed == 0}
+    assert [run.seed for run in wide] == [0] * 5
+    for run in wide:
+        assert run.flags == {**main[run.entry.name].flags, "backbone_kwargs": "{}", "image_size": 64, "resize": 72}
 
 
 def test_no_method_has_more_trials_than_allowed_and_each_choice_exists() -> None:
