@@ -1,7 +1,7 @@
 """Embeddings of images, for users: `model.encode` reads, processes and embeds images of any kind, and normalises."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -33,18 +33,47 @@ def encode_images(
         normalize: Whether embeddings get unit length.
         progress: Whether to show a bar, see `bar_options`.
     """
+    network = model.base_model
+
+    def embed(batch: list[Image.Image]) -> Tensor:
+        return _embedded(network, model.image_processor(batch, return_tensors="pt")["pixel_values"])
+
+    with torch.inference_mode(), _evaluating(network):
+        return embed_batches(
+            embed,
+            images,
+            model.config.embedding_dim,
+            batch_size=batch_size,
+            normalize=normalize,
+            progress=progress,
+        )
+
+
+def embed_batches(
+    embed: Callable[[list[Image.Image]], Tensor],
+    images: Any,
+    dim: int,
+    *,
+    batch_size: int,
+    normalize: bool,
+    progress: bool | None,
+) -> NDArray[np.float32]:
+    """Embed images of any kind by a function of upright RGB images.
+
+    Args:
+        embed: From images to their embeddings `(batch, dim)`, float32 on the CPU.
+        images: As in `encode_images`.
+        dim: Length of an embedding.
+        batch_size: Number of images at a time; only these are in memory.
+        normalize: Whether embeddings get unit length.
+        progress: Whether to show a bar, see `bar_options`.
+    """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
     if not isinstance(normalize, bool):
         raise TypeError(f"normalize must be True or False; got {normalize!r}.")
-    network = model.base_model
-    parts = [torch.empty(0, model.config.embedding_dim)]
-    each = _each(images)
-    bar = tqdm(each, desc="encode", total=_count(images), unit="image", **bar_options(progress))
-    with torch.inference_mode(), _evaluating(network):
-        for batch in _batches(bar, batch_size):
-            parts.append(_embedded(network, model.image_processor(batch, return_tensors="pt")["pixel_values"]))
-    embeddings = torch.cat(parts)
+    bar = tqdm(_each(images), desc="encode", total=_count(images), unit="image", **bar_options(progress))
+    embeddings = torch.cat([torch.empty(0, dim), *(embed(batch) for batch in _batches(bar, batch_size))])
     _check_finite(embeddings)
     array: NDArray[np.float32] = (F.normalize(embeddings) if normalize else embeddings).numpy()
     return array

@@ -11,16 +11,19 @@ import typer
 from ..data.official_files import require_folder
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
+from ..retrieval.foreign_encoders import FOREIGN_NAMES, ForeignEncoder
 from ..retrieval.gallery import Gallery
 from ..retrieval.gallery_index import AUTO
 from .claims import claimed
-from .networks import load_network
+from .networks import load_encoder
 from .shards import FromShards, index_from
 
 _USUAL_K = 5
 _BATCH_SIZE = 64
 
-Model = Annotated[str, typer.Option(help="Directory (or a run's) or Hub repository of a model of the same space.")]
+Model = Annotated[
+    str, typer.Option(help=f"Directory (or a run's) or Hub repository of a model of its space; or {FOREIGN_NAMES}.")
+]
 Capacities = Annotated[
     list[float] | None,
     typer.Option("--capacity", help="Prune the model to this kept share first; may be given several times."),
@@ -33,7 +36,8 @@ HowMany = Annotated[int | None, typer.Option("--k", "-k", help="How many images 
 def index(
     output: Annotated[Path, typer.Option(help="Folder of the gallery. One that is there grows.")],
     model: Annotated[
-        str | None, typer.Argument(help="Directory (or a run's) or Hub repository of a trained model.")
+        str | None,
+        typer.Argument(help=f"Directory (or a run's) or Hub repository of a trained model; or {FOREIGN_NAMES}."),
     ] = None,
     folder: Annotated[Path | None, typer.Argument(help="Folder of images, or of one folder for each class.")] = None,
     factory: Annotated[
@@ -86,7 +90,7 @@ def index(
     require_folder("folder", folder, "It must hold images.")
     with claimed(output):
         grown = _stored(output, factory)
-        network = load_network(model, capacity)
+        network = load_encoder(model, capacity)
         if grown is None:
             gallery = Gallery.from_folder(network, folder, factory or AUTO, **reading)
         else:
@@ -187,12 +191,18 @@ def _how_many(gallery: Gallery, k: int | None) -> int:
     return min(_USUAL_K, max(len(gallery), 1)) if k is None else k
 
 
-def _networks(model: str, capacities: list[float] | None) -> list[PrunNetModel]:
-    return [load_network(model, each) for each in capacities] if capacities else [load_network(model)]
+def _networks(model: str, capacities: list[float] | None) -> list[PrunNetModel | ForeignEncoder]:
+    return [load_encoder(model, each) for each in capacities] if capacities else [load_encoder(model)]
 
 
 def _draw(
-    gallery: Gallery, queries: list[str], networks: list[PrunNetModel], k: int, output: Path, *, err: bool = False
+    gallery: Gallery,
+    queries: list[str],
+    networks: list[PrunNetModel | ForeignEncoder],
+    k: int,
+    output: Path,
+    *,
+    err: bool = False,
 ) -> None:
     gallery.show(queries, networks, k, output=output)
     typer.echo(f"picture: {output}", err=err)

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..data.loading import load_splits
+from ..retrieval.foreign_encoders import FOREIGN_NAMES
 from ..retrieval.gallery_files import INDEX, About, refuse_existing
 from ..retrieval.gallery_quantizing import quantize_gallery
 from ..training.gallery_learning import Learned, Learning, learn_gallery
 from ..training.joint_quantization import Settings
 from .claims import claimed
-from .networks import load_network
+from .networks import load_encoder
 
 
 def quantize(
@@ -26,7 +27,10 @@ def quantize(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which images the index is trained on, and what is drawn.")] = 0,
     learn: Annotated[
-        str | None, typer.Option(help="Learn the centroids: a run, or the dense model that embedded the gallery.")
+        str | None,
+        typer.Option(
+            help=f"Learn the centroids: the run or dense model, or {FOREIGN_NAMES}, that embedded the gallery."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data_dir", help="With --learn: the images, in train/CLASS and test/CLASS.")
@@ -79,7 +83,7 @@ def quantize(
             gallery,
             output,
             num_bytes,
-            load_network(learn),
+            load_encoder(learn),
             splits.train,
             learning,
             seed=seed,

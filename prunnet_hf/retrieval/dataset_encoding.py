@@ -21,8 +21,9 @@ from ..data.stream_loader import split_stream
 from ..data.streams import ROW, ImageDataset, NumberedRows, num_images
 from ..data.workers import batches_of, ignore_stopping
 from ..modeling_prunnet import PrunNetModel
-from ..storage.weights_digest import settle_space
+from .foreign_encoders import ForeignEncoder
 from .protocols import Side
+from .spaces import space_of
 
 Key = TypeVar("Key")
 
@@ -72,7 +73,7 @@ class Encoded(Generic[Key]):
 
 
 def encode(
-    models: Mapping[Key, PrunNetModel],
+    models: Mapping[Key, PrunNetModel | ForeignEncoder],
     dataset: ImageDataset,
     image_processor: BaseImageProcessor | None = None,
     *,
@@ -104,7 +105,7 @@ def encode(
 
 
 def encode_share(
-    models: Mapping[Key, PrunNetModel],
+    models: Mapping[Key, PrunNetModel | ForeignEncoder],
     dataset: ImageDataset,
     image_processor: BaseImageProcessor | None = None,
     *,
@@ -168,16 +169,18 @@ def pixel_batches(
 
 
 @torch.inference_mode()
-def embed(model: PrunNetModel, pixel_values: Tensor) -> NDArray[np.float32]:
+def embed(model: PrunNetModel | ForeignEncoder, pixel_values: Tensor) -> NDArray[np.float32]:
     """Embed a batch on the model's device and in its precision; the model is put into eval mode.
 
     Args:
-        model: Dense or a subnetwork.
+        model: Dense or a subnetwork, or one that isn't ours.
         pixel_values: `(batch, 3, height, width)`, from the image processor.
 
     Returns:
         `(batch, embedding_dim)`, not normalised.
     """
+    if isinstance(model, ForeignEncoder):
+        return model.embed(pixel_values)
     model.train(False)
     parameter = next(model.parameters())
     inputs = pixel_values.to(parameter.device, parameter.dtype)
@@ -217,10 +220,8 @@ def _share_loader(
     )
 
 
-def _check_one_space(models: Sequence[PrunNetModel]) -> None:
-    for model in models:
-        settle_space(model)
-    spaces = sorted({str(model.config.embedding_space) for model in models})
+def _check_one_space(models: Sequence[PrunNetModel | ForeignEncoder]) -> None:
+    spaces = sorted({str(space_of(model)) for model in models})
     if len(spaces) > 1:
         raise ValueError(
             f"models are of {len(spaces)} embedding spaces ({', '.join(spaces)}), so their embeddings can't be "
@@ -228,5 +229,5 @@ def _check_one_space(models: Sequence[PrunNetModel]) -> None:
         )
 
 
-def _no_embeddings(model: PrunNetModel) -> NDArray[np.float32]:
+def _no_embeddings(model: PrunNetModel | ForeignEncoder) -> NDArray[np.float32]:
     return np.empty((0, model.config.embedding_dim), dtype=np.float32)

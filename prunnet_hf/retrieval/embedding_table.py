@@ -353,7 +353,8 @@ def _checked_metadata(stored: Mapping[bytes, bytes]) -> dict[str, str]:
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"its metadata 'format' is {metadata.get('format')!r}; embedding tables have {FORMAT!r}. If another "
-            "program rewrote the table, give it the metadata of the first one."
+            "program rewrote the table, give it the metadata of the first one; if a model that isn't ours made the "
+            "embeddings, describe_space gives them a space."
         )
     version = metadata.get("version", "")
     if version.isdecimal():

@@ -3,6 +3,7 @@ r"""The command that embeds a folder of images, or a data set, with one network:
     python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --output gallery.parquet
     python -m prunnet_hf.retrieval.encoding --model org/name --capacity 0.2 --data_dir queries --output queries.parquet
     python -m prunnet_hf.retrieval.encoding --model org/name --dataset veri776 --data_dir VeRi --output veri.parquet
+    python -m prunnet_hf.retrieval.encoding --model timm:NAME --data_dir photos --output gallery.parquet
     accelerate launch -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --num_shards 9 --output parts
     python -m prunnet_hf.retrieval.encoding --model org/name --data_dir photos --shard 1/9 --output parts
 
@@ -29,6 +30,7 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
 from .embedding_parts import check_output
 from .embedding_shards import Shard, check_folder, encode_shard
+from .foreign_encoders import FOREIGN_NAMES, ForeignEncoder, is_foreign, load_foreign_encoder
 from .image_sources import ImageSource, Split, folder_images, load_images
 from .table_encoder import IMAGES_PER_PART, Encoding, TableEncoder
 
@@ -111,13 +113,9 @@ def _images(chosen: argparse.Namespace) -> ImageSource:
 
 
 def _encoder(chosen: argparse.Namespace) -> TableEncoder:
-    disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
-    place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
-    source = model_directory(chosen.model, chosen.subfolder)
-    dtype = getattr(torch, chosen.dtype)
-    model = PrunNetModel.from_pretrained(source, capacity=chosen.capacity, dtype=dtype, **place)
     number = get_int_from_env(_LOCAL_RANK, 0)
     num_devices = torch.cuda.device_count()
+    model = _network(chosen, torch.device(f"cuda:{number % num_devices}" if num_devices else "cpu"))
     how = Encoding(
         chosen.batch_size,
         chosen.num_workers,
@@ -130,8 +128,21 @@ def _encoder(chosen: argparse.Namespace) -> TableEncoder:
         "split": chosen.split or _USUAL_SPLIT,
         "bounding_boxes": chosen.bounding_boxes,
     }
-    model.to(f"cuda:{number % num_devices}" if num_devices else "cpu")
     return TableEncoder(model, how, source=of_dataset if chosen.dataset is not None else {})
+
+
+def _network(chosen: argparse.Namespace, device: torch.device) -> PrunNetModel | ForeignEncoder:
+    disable_progress_bar()  # transformers shows one for loading weights, before that of encoding
+    dtype = getattr(torch, chosen.dtype)
+    if is_foreign(chosen.model):
+        if chosen.capacity is not None or chosen.subfolder:
+            raise ValueError(f"--capacity and --subfolder are for models of this package; {chosen.model} is none.")
+        return load_foreign_encoder(chosen.model, revision=chosen.revision, dtype=dtype).to(device)
+    source = model_directory(chosen.model, chosen.subfolder)
+    place = {"revision": chosen.revision, "subfolder": chosen.subfolder}
+    model: PrunNetModel = PrunNetModel.from_pretrained(source, capacity=chosen.capacity, dtype=dtype, **place)
+    torch.nn.Module.to(model, device)
+    return model
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -140,7 +151,11 @@ def _parser(name: str) -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="directory (or a run's) or Hub repository of a trained model")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help=f"directory (or a run's) or Hub repository of a trained model; or {FOREIGN_NAMES}",
+    )
     parser.add_argument("--data_dir", help="folder of images, of one folder for each class, or of --dataset's files")
     parser.add_argument(
         "--dataset", help=f"embed a data set instead: as for training ({in_folders()}, ...), or a name on the Hub"

@@ -15,13 +15,14 @@ from ..data.official_files import require_folder
 from ..image_encoding import bar_options
 from ..modeling_prunnet import PrunNetModel
 from .embedding_parts import check_output
+from .foreign_encoders import ForeignEncoder
 from .image_batches import Reading, embed_part, read_batches
 from .image_sources import FileImages, folder_images
 from .table_encoder import IMAGES_PER_PART, Encoding, TableEncoder, warn_of
 
 
 def encode_folder(
-    model: PrunNetModel,
+    model: PrunNetModel | ForeignEncoder,
     data_dir: str | os.PathLike[str],
     output: str | os.PathLike[str],
     image_processor: BaseImageProcessor | None = None,
@@ -37,7 +38,7 @@ def encode_folder(
     If it is killed and called again with the same arguments, it goes on with the first missing part.
 
     Args:
-        model: A trained network, dense or a subnetwork, on the device to use.
+        model: A trained network, dense or a subnetwork, or a foreign one, on the device to use.
         data_dir: The folder. An image's label is the folder inside `data_dir` that it lies in, or inside its `train/`
             or `test/`; null if it lies in `data_dir` itself.
         output: The file to write, see `embedding_table`. Until it is whole, only `<output>.partial/` exists.
@@ -67,7 +68,7 @@ def encode_folder(
 
 
 def encode_files(
-    model: PrunNetModel,
+    model: PrunNetModel | ForeignEncoder,
     paths: Sequence[str],
     *,
     batch_size: int,

@@ -23,6 +23,7 @@ from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.masking import format_capacity
 from .contact_sheet import save_picture
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
+from .foreign_encoders import ForeignEncoder
 from .found import Found
 from .gallery_changes import Added, add_images, remove_images
 from .gallery_files import About, read_gallery, read_vectors, write_gallery
@@ -57,7 +58,7 @@ class Gallery:
 
     def __init__(self, about: About, rows: Rows) -> None:
         self.about = about
-        self.model: PrunNetModel | None = None
+        self.model: PrunNetModel | ForeignEncoder | None = None
         self.open_picture: Callable[[str], Image.Image] = open_image
         self._rows = rows
         self._place: tuple[Path, str] | None = None
@@ -66,7 +67,7 @@ class Gallery:
     @classmethod
     def from_folder(
         cls,
-        model: PrunNetModel,
+        model: PrunNetModel | ForeignEncoder,
         folder: str | os.PathLike[str],
         factory: str = AUTO,
         *,
@@ -78,7 +79,7 @@ class Gallery:
         """Embed a folder of images, and of folders inside it, and index it.
 
         Args:
-            model: A trained network, usually the dense one, on the device to use.
+            model: A trained network, usually the dense one, or a foreign encoder, on the device to use.
             folder: An image's label is the folder inside it that it lies in, or inside its `train/` or `test/`.
             factory: faiss's factory string, such as `"Flat"` (exact), `"HNSW32"`, `"IVF4096,PQ32"`; `"auto"` chooses
                 by the number of images and the machine's memory.
@@ -125,7 +126,7 @@ class Gallery:
     @classmethod
     def from_dataset(
         cls,
-        model: PrunNetModel,
+        model: PrunNetModel | ForeignEncoder,
         dataset: Any,
         factory: str = AUTO,
         *,
@@ -245,7 +246,7 @@ class Gallery:
         queries: Any,
         k: int = 10,
         *,
-        model: PrunNetPreTrainedModel | None = None,
+        model: PrunNetPreTrainedModel | ForeignEncoder | None = None,
         embedding_space: str | None = None,
     ) -> Found:
         """Find the most similar images of the gallery for each query.
@@ -271,7 +272,7 @@ class Gallery:
     def show(
         self,
         queries: Any,
-        models: Sequence[PrunNetPreTrainedModel],
+        models: Sequence[PrunNetPreTrainedModel | ForeignEncoder],
         k: int = 5,
         *,
         labels: Sequence[str | None] | None = None,
@@ -317,7 +318,7 @@ class Gallery:
         self,
         images: Any,
         *,
-        model: PrunNetModel | None = None,
+        model: PrunNetModel | ForeignEncoder | None = None,
         labels: Sequence[str | None] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,

@@ -21,6 +21,7 @@ from ..image_files import missing_image
 from ..modeling_prunnet import PrunNetModel
 from .embedding_table import LABEL, PATH, Embeddings, read_embeddings
 from .folder_encoding import encode_files, encode_folder
+from .foreign_encoders import ForeignEncoder
 from .image_sources import label_of
 
 DIGEST = "digest"
@@ -129,7 +130,9 @@ def images_of(folder: str | os.PathLike[str]) -> list[str]:
     return find_images(folder).images
 
 
-def embedded_folder(model: PrunNetModel, folder: str | os.PathLike[str], **options: Any) -> Embeddings:
+def embedded_folder(
+    model: PrunNetModel | ForeignEncoder, folder: str | os.PathLike[str], **options: Any
+) -> Embeddings:
     """Embed a folder by `encode_folder`; paths begin with the folder, as they were given."""
     with tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch, "images.parquet")
@@ -139,7 +142,7 @@ def embedded_folder(model: PrunNetModel, folder: str | os.PathLike[str], **optio
 
 
 def embedded_dataset(
-    model: PrunNetModel,
+    model: PrunNetModel | ForeignEncoder,
     dataset: Any,
     *,
     image_column: str,

@@ -16,6 +16,7 @@ from ..image_files import MissingImageError, UnreadableImageError, open_image
 from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.masking import format_capacity
 from .contact_sheet import Block, Hit, Row, contact_sheet
+from .foreign_encoders import ForeignEncoder
 from .found import Found
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,11 @@ def draw_found(
     return contact_sheet(blocks)
 
 
-def network_name(model: PrunNetPreTrainedModel) -> str:
+def network_name(model: PrunNetPreTrainedModel | ForeignEncoder) -> str:
     """What a picture calls a network."""
     capacity = model.config.capacity
+    if isinstance(model, ForeignEncoder):
+        return model.config.name_or_path
     return "dense network" if capacity == 1.0 else f"capacity {format_capacity(capacity)}"
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..prunable_model import PrunNetPreTrainedModel
 from .embedding_table import Embeddings
+from .foreign_encoders import ForeignEncoder
 from .gallery_files import About
 from .product_quantizer import own_space
 from .search import normalize
@@ -18,7 +19,7 @@ Vectors = NDArray[np.float32]
 
 
 def query_vectors(
-    about: About, index: Any, queries: Any, model: PrunNetPreTrainedModel | None, space: str | None
+    about: About, index: Any, queries: Any, model: PrunNetPreTrainedModel | ForeignEncoder | None, space: str | None
 ) -> Vectors:
     """The queries that `Gallery.search` was given, `(num_queries, dim)`, of length 1.
 

@@ -19,10 +19,11 @@ from ..image_files import UnreadableImageError
 from ..modeling_prunnet import PrunNetModel
 from .dataset_encoding import embed
 from .embedding_table import PATH
+from .foreign_encoders import ForeignEncoder
 
 _CORRUPT_REMEDY = "Or pass --skip_corrupt_images (skip_corrupt_images=True) to embed the others."
-Batch = tuple[Tensor | None, list[str], dict[str, str]]
-"""Pixel values of the images that can be read, their paths, and the error of each other image by path."""
+Batch = tuple[Any, list[str], dict[str, str]]
+"""Pixel values of the images that can be read, or None, their paths, and the error of each other image by path."""
 
 
 class Reading:
@@ -76,7 +77,7 @@ class _PlacesBySpan(Sampler[list[int]]):
 
 
 def embed_part(
-    model: PrunNetModel, batches: Iterator[Batch], skip_corrupt_images: bool, bar: tqdm[Any]
+    model: PrunNetModel | ForeignEncoder, batches: Iterator[Batch], skip_corrupt_images: bool, bar: tqdm[Any]
 ) -> tuple[NDArray[np.float32], list[str], list[str]]:
     """Embeddings of a part, the paths of its images, and the paths of those that can't be read."""
     arrays = [np.empty((0, model.config.embedding_dim), dtype=np.float32)]

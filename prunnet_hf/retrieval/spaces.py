@@ -61,7 +61,8 @@ def check_known_space(embedding_space: str | None) -> str:
     if not isinstance(embedding_space, str) or not embedding_space:
         raise ValueError(
             f"embedding_space must be the id of a trained model's space, got {embedding_space!r}. It is set when "
-            "training ends: use the checkpoint of a finished run."
+            "training ends: use the checkpoint of a finished run. Embeddings of a model that isn't ours get one by "
+            "describe_space."
         )
     return embedding_space
 

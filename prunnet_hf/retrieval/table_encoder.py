@@ -17,16 +17,16 @@ from typing import Any
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
-from ..configuration_prunnet import PrunNetConfig
 from ..data.splits import listed
 from ..image_encoding import bar_options
 from ..modeling_prunnet import PrunNetModel
-from ..storage.weights_digest import digest_tensors, settle_space
+from ..storage.weights_digest import digest_tensors
 from .embedding_parts import EmbeddingParts, claim_output
 from .embedding_table import as_table, table_schema
+from .foreign_encoders import ForeignEncoder
 from .image_batches import Reading, embed_part, read_batches
 from .image_sources import ImageSource
-from .spaces import check_known_space
+from .spaces import check_known_space, space_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class TableEncoder:
     """Writes embeddings of one model into tables.
 
     Attributes:
-        model: A trained network, dense or a subnetwork, on the device to use.
+        model: A trained network, dense or a subnetwork, or a foreign one, on the device to use.
         how: How images are read.
         image_processor: Turns images into pixel_values; by default the model's own.
         source: What the images are, besides their names; all that goes on must agree with it.
@@ -67,18 +67,17 @@ class TableEncoder:
         ValueError: If the model's embedding space is unknown.
     """
 
-    model: PrunNetModel
+    model: PrunNetModel | ForeignEncoder
     how: Encoding = field(default_factory=Encoding)
     image_processor: BaseImageProcessor | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        settle_space(self.model)
+        space = check_known_space(space_of(self.model))
         self._processor = self.image_processor or self.model.image_processor
         config = self.model.config
-        self.schema = table_schema(
-            config.embedding_dim, check_known_space(config.embedding_space), config.capacity, _model_name(config)
-        )
+        name = _model_name(config.name_or_path or "")
+        self.schema = table_schema(config.embedding_dim, space, config.capacity, name)
         self.plan = {**_plan(self.model, self._processor), **self.source}
 
     def write(
@@ -158,19 +157,22 @@ def _check_done(
     return skipped
 
 
-def _model_name(config: PrunNetConfig) -> str:
+def _model_name(source: str) -> str:
     """The repository's name, or the name of a local folder, whose whole path would mean nothing to others."""
-    source = config.name_or_path or ""
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def _plan(model: PrunNetModel, image_processor: BaseImageProcessor) -> dict[str, Any]:
+def _plan(model: PrunNetModel | ForeignEncoder, image_processor: Any) -> dict[str, Any]:
     processing = json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
+    if isinstance(model, ForeignEncoder):
+        weights = model.plan
+    else:
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        weights = {"dtype": dtype, "weights": digest_tensors(model.state_dict())}
     return {
         "embedding_space": model.config.embedding_space,
         "capacity": model.config.capacity,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "weights": digest_tensors(model.state_dict()),
+        **weights,
         "image_processor": hashlib.sha256(processing.encode()).hexdigest()[:16],
     }
 

@@ -27,6 +27,7 @@ from ..data.reading import read_image, stored_images
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacity, format_capacity
 from ..retrieval.embedding_parts import agree_on_plan
+from ..retrieval.foreign_encoders import ForeignEncoder
 from ..retrieval.gallery_files import About, refuse_existing
 from ..retrieval.gallery_quantizing import StoredRows, write_quantized
 from ..retrieval.product_quantizer import ProductQuantizer, own_space, unit
@@ -114,7 +115,7 @@ def learn_gallery(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     num_bytes: int,
-    model: PrunNetModel,
+    model: PrunNetModel | ForeignEncoder,
     images: Dataset,
     learning: Learning,
     *,
@@ -128,7 +129,8 @@ def learn_gallery(
         source: The gallery's folder.
         output: The folder of the new gallery.
         num_bytes: How many bytes an embedding becomes.
-        model: The dense network, prunable, of the gallery's space, on the device to use.
+        model: The dense network, prunable, of the gallery's space, on the device to use; or the foreign encoder whose
+            space it is, which then asks alone.
         images: Training images, with columns `image` and `label`. Labels are used only if `learning` says so.
         learning: What is learned.
         seed: Decides which images the index is trained on.
@@ -152,7 +154,7 @@ def learn_gallery(
     drawn = _drawn(images, learning)
     plan = {
         "gallery": rows.state,
-        "model": digest_weights(model),
+        "model": model.config.embedding_space if isinstance(model, ForeignEncoder) else digest_weights(model),
         "images": identify(images)["digest"],
         "capacities": capacities,
         **{"bytes": num_bytes, "seed": seed, "query_side": learning.query_side, "labels": learning.labels},
@@ -161,8 +163,9 @@ def learn_gallery(
     agree_on_plan(work / PLAN, plan, f"Give the same arguments again, choose another output, or remove {work}.")
     with Interruption("nothing is lost; give the same command again.") as interruption:
         index = start_index(work, rows, num_bytes, seed=seed, progress=progress)
-        networks = {capacity: model.prune(capacity) for capacity in capacities}
-        asking = {} if learning.query_side else {_folder(c): network for c, network in networks.items()}
+        networks = {} if isinstance(model, ForeignEncoder) else {each: model.prune(each) for each in capacities}
+        askers: dict[str, PrunNetModel | ForeignEncoder] = {_folder(c): networks.get(c, model) for c in capacities}
+        asking = {} if learning.query_side else askers
         teaching, embedded = teaching_of(
             work,
             rows,
@@ -222,7 +225,8 @@ class _Learner:
         device = self.accelerator.device
         known = torch.from_numpy(teaching.dense[len(images) :])
         ask = _Asking(learned, stored_images(images), known, device) if learned else _Embedded(queries, known, device)
-        self.step = JointStep(module, quantizer, optimizer, ask, teaching, len(networks), settings, self.accelerator)
+        count = len(learned or queries)
+        self.step = JointStep(module, quantizer, optimizer, ask, teaching, count, settings, self.accelerator)
         self.progress = Progress()
 
     def run(self, show: bool) -> Progress:
@@ -288,7 +292,14 @@ class _Asking:
         return torch.cat([asked, self.known[torch.from_numpy(images[images >= count] - count)].to(asked)])
 
 
-def _capacities(model: PrunNetModel, learning: Learning) -> list[float]:
+def _capacities(model: PrunNetModel | ForeignEncoder, learning: Learning) -> list[float]:
+    if isinstance(model, ForeignEncoder):
+        if learning.capacities not in (None, [1.0]) or learning.query_side:
+            raise ValueError(
+                f"capacities={learning.capacities} and query_side={learning.query_side!r} are for networks of this "
+                f"package; {model!r} asks as it is: leave them out."
+            )
+        return [1.0]
     if not model.config.prunable:
         raise ValueError(
             f"model must be the dense, prunable network, which teaches; got one of capacity "

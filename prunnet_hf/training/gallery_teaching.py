@@ -21,6 +21,7 @@ from ..data.splits import LABEL
 from ..modeling_prunnet import PrunNetModel
 from ..retrieval.dataset_encoding import encode
 from ..retrieval.embedding_table import LABEL as NAME
+from ..retrieval.foreign_encoders import ForeignEncoder
 from ..retrieval.gallery_quantizing import StoredRows, quantized_index
 from ..retrieval.search import normalize
 from ..storage.whole_file import whole_file
@@ -44,7 +45,7 @@ def start_index(work: Path, rows: StoredRows, num_bytes: int, *, seed: int, prog
 def teaching_of(
     work: Path,
     rows: StoredRows,
-    models: Mapping[str, PrunNetModel],
+    models: Mapping[str, PrunNetModel | ForeignEncoder],
     images: Dataset,
     num_exact: int,
     *,

@@ -15,12 +15,14 @@ import torch
 from prunnet_hf import Gallery, PrunNetModel, check_compatible
 from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.data.loading import load_splits
+from prunnet_hf.retrieval.foreign_encoders import load_foreign_encoder
 from prunnet_hf.retrieval.gallery_quantizing import quantize_gallery
 from prunnet_hf.retrieval.product_quantizer import ProductQuantizer
 from prunnet_hf.training import gallery_learning
 from prunnet_hf.training.gallery_learning import WORK, Learned, Learning, learn_gallery
 from prunnet_hf.training.gallery_teaching import exact_neighbours
 from prunnet_hf.training.joint_quantization import Settings
+from tests.foreign_models import save_timm
 from tests.retrieval.sharded import random_embeddings
 from tests.tiny_models import tiny, tiny_of_units
 from tests.training.tiny_run import make_photos
@@ -212,3 +214,22 @@ def test_exact_neighbours_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(exact_neighbours(queries, vectors, 12), expected)
     monkeypatch.setattr("prunnet_hf.training.gallery_teaching._ROWS_AT_A_TIME", 10)
     np.testing.assert_array_equal(exact_neighbours(queries, vectors, 12), expected)
+
+
+def test_a_gallery_of_a_model_that_is_not_ours_learns_from_that_models_queries(photos: Path, tmp_path: Path) -> None:
+    encoder = load_foreign_encoder(save_timm(tmp_path / "model"))
+    gallery = Gallery.from_folder(encoder, photos, "Flat", progress=False)
+    gallery.add(replace(random_embeddings(300), embedding_space=encoder.config.embedding_space, capacity=1.0))
+    gallery.save(tmp_path / "gallery")
+    images = load_splits("image_folder", str(photos)).train
+    learned = learn_gallery(tmp_path / "gallery", tmp_path / "small", 4, encoder, images, LEARNING, progress=False)
+    assert (learned.progress.step, learned.networks) == (6, {})
+    small = Gallery.load(tmp_path / "small")
+    assert small.about.embedding_space == encoder.config.embedding_space
+    assert small.search(images["image"][:2], 3, model=encoder).rows.shape == (2, 3)
+    quantize_gallery(tmp_path / "gallery", tmp_path / "plain", 4, progress=False)
+    assert codes_of(tmp_path / "small") == codes_of(tmp_path / "plain")
+    assert (tmp_path / "small/index.faiss").read_bytes() != (tmp_path / "plain/index.faiss").read_bytes()
+    for learning in (replace(LEARNING, query_side="projector"), replace(LEARNING, capacities=[0.2])):
+        with pytest.raises(ValueError, match=r"networks of this package.*leave them out"):
+            learn_gallery(tmp_path / "gallery", tmp_path / "other", 4, encoder, images, learning, progress=False)
