@@ -11,6 +11,7 @@ import typer
 from ..data.official_files import require_folder
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import format_capacity
+from ..retrieval.alignment import Alignment
 from ..retrieval.foreign_encoders import FOREIGN_NAMES, ForeignEncoder
 from ..retrieval.gallery import Gallery
 from ..retrieval.gallery_index import AUTO
@@ -30,6 +31,7 @@ Capacities = Annotated[
 ]
 SearchedGallery = Annotated[Path, typer.Argument(help="Folder of a gallery.")]
 Queries = Annotated[list[str], typer.Argument(help="Images to search for.")]
+Aligned = Annotated[Path | None, typer.Option(help="Map from prunnet align, from the model's space to the gallery's.")]
 HowMany = Annotated[int | None, typer.Option("--k", "-k", help="How many images to find; 5 by default.")]
 
 
@@ -143,6 +145,7 @@ def search(
     model: Model,
     capacity: Capacities = None,
     k: HowMany = None,
+    aligned: Aligned = None,
     output: Annotated[Path | None, typer.Option(help="PNG file to draw what was found in.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -151,7 +154,7 @@ def search(
     if output is not None:
         _check_picture(output)
     k = _how_many(found_in, k)
-    networks = _networks(model, capacity)
+    networks = _networks(model, capacity, aligned)
     for network in networks:
         found = found_in.search(queries, k, model=network)
         for place, query in enumerate(queries):
@@ -179,20 +182,23 @@ def show(
     output: Annotated[Path, typer.Option(help="PNG file to draw in.")],
     capacity: Capacities = None,
     k: HowMany = None,
+    aligned: Aligned = None,
 ) -> None:
     """Draw the images most similar to queries."""
     found_in = Gallery.load(gallery)
     _check_picture(output)
     k = _how_many(found_in, k)
-    _draw(found_in, queries, _networks(model, capacity), k, output)
+    _draw(found_in, queries, _networks(model, capacity, aligned), k, output)
 
 
 def _how_many(gallery: Gallery, k: int | None) -> int:
     return min(_USUAL_K, max(len(gallery), 1)) if k is None else k
 
 
-def _networks(model: str, capacities: list[float] | None) -> list[PrunNetModel | ForeignEncoder]:
-    return [load_encoder(model, each) for each in capacities] if capacities else [load_encoder(model)]
+def _networks(model: str, capacities: list[float] | None, aligned: Path | None) -> list[PrunNetModel | ForeignEncoder]:
+    alignment = None if aligned is None else Alignment.load(aligned)
+    loaded = [load_encoder(model, each) for each in capacities] if capacities else [load_encoder(model)]
+    return [alignment.encoder(each) for each in loaded] if alignment else loaded
 
 
 def _draw(

@@ -14,6 +14,7 @@ from ..commands import DEBUG, print_error, run_command
 from ..retrieval.encoding import main as embed_main
 from . import push as push_verb
 from . import train as train_verb
+from .align import align
 from .export_gallery import export_gallery
 from .galleries import index, search, show
 from .info import info
@@ -85,7 +86,7 @@ def push(context: typer.Context) -> None:
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
-for verb in (prune, index, merge, quantize, search, show, info):
+for verb in (prune, index, merge, quantize, align, search, show, info):
     app.command()(verb)
 app.command("export-gallery")(export_gallery)
 

@@ -47,7 +47,7 @@ class ForeignConfig:
         name_or_path: The model, for people.
         embedding_space: Id of its space.
         embedding_dim: Length of a vector.
-        capacity: Always 1.0: nothing was pruned by us.
+        capacity: 1.0, unless a network of ours is inside.
     """
 
     name_or_path: str
@@ -64,6 +64,7 @@ class ForeignEncoder:
         image_processor: From RGB images to a mapping with `pixel_values`; it can be sent to other processes.
         name: The model, for people.
         embedding_space: Id of its space.
+        capacity: Of a network of ours that something is done to, in (0, 1].
 
     Attributes:
         config: Its name, its space, and how long its vectors are.
@@ -79,9 +80,10 @@ class ForeignEncoder:
         *,
         name: str,
         embedding_space: str,
+        capacity: float = 1.0,
     ) -> None:
         self.network, self.image_processor = network, image_processor
-        self.config = ForeignConfig(name, embedding_space, 0)
+        self.config = ForeignConfig(name, embedding_space, 0, capacity)
         try:
             shape = self._vectors(self._processed([_GREY])).shape
         except _FAILURES as error:
@@ -91,7 +93,7 @@ class ForeignEncoder:
             ) from error
         if len(shape) != 2 or shape[0] != 1 or shape[1] < 1:
             raise ValueError(f"model {name!r} must give vectors (batch, dim); for one image it gives {tuple(shape)}.")
-        self.config = ForeignConfig(name, embedding_space, shape[1])
+        self.config = ForeignConfig(name, embedding_space, shape[1], capacity)
 
     def __repr__(self) -> str:
         config = self.config

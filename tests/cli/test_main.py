@@ -14,6 +14,7 @@ from prunnet_hf import Embeddings, Gallery
 from prunnet_hf.cli.main import main
 from prunnet_hf.cli.networks import load_network
 from prunnet_hf.storage.lock import locked
+from tests.foreign_models import save_timm
 from tests.tiny_models import tiny
 from tests.training.tiny_run import make_photos
 
@@ -66,6 +67,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
         "index",
         "merge",
         "quantize",
+        "align",
         "search",
         "show",
         "info",
@@ -377,3 +379,29 @@ def test_flags_are_those_of_the_scripts(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     assert "usage: prunnet push" in shown
     assert "prunnet push out/photos --repo_id org/photos" in shown
+
+
+def test_a_new_model_searches_an_old_gallery_by_a_map(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, theirs = make_photos(tmp_path / "photos"), save_timm(tmp_path / "model")
+    assert main(["index", theirs, str(photos), "--output", str(tmp_path / "old")]) == 0
+    table = str(tmp_path / "new.parquet")
+    assert main(["embed", "--model", str(model), "--data_dir", str(photos), "--output", table]) == 0
+    words = ["align", str(tmp_path / "old"), table, "--data_dir", str(photos), "--output"]
+    assert main([*words, str(tmp_path / "map.bin")]) == 1
+    assert "suffix .safetensors" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "map.safetensors")]) == 0
+    said = capsys.readouterr().out
+    loss = json.loads((tmp_path / "map.json").read_text())
+    assert f"the loss is that on {loss['held_out']} others" in said
+    assert loss["images"] == loss["fitted_to"] + loss["held_out"] == len(list(photos.rglob("*.png")))
+    assert main([*words, str(tmp_path / "map.safetensors")]) == 1
+    assert "exists. Remove it" in capsys.readouterr().err
+    query = str(next(photos.rglob("*.png")))
+    asked = ["search", str(tmp_path / "old"), query, "--model", str(model), "--capacity", "0.2", "--json"]
+    assert main(asked) == 1
+    assert "can't be compared" in capsys.readouterr().err
+    assert main([*asked, "--aligned", str(tmp_path / "map.safetensors")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["capacity"], len(answer["found"])) == (0.2, 5)
