@@ -3,7 +3,7 @@
     python benchmarks/quantization.py --set omniglot --data_dir DATA/omniglot --runs OUT \
         --results benchmarks/results/quantization --work_dir WORK --jobs 2
 
-`OUT/<set>/main/joint-<units|weights>-seed<n>` are runs of `benchmarks/compare`; those that aren't there are named.
+`OUT/<set>/main/default-<units|weights>-seed<n>` are runs of `benchmarks/compare`; those that aren't there are named.
 Classes are unseen: of each test class every other image lies in the gallery, the others are the queries, so no query
 has been seen by anything that learned. Augmented training images are added to the gallery up to --images. What learns
 uses the training images and the gallery's embeddings, and no label.
@@ -95,7 +95,7 @@ def main() -> None:
     arguments = parse()
     root = Path(arguments.runs) / arguments.set / "main"
     kinds = [(kind, seed) for seed in arguments.seeds for kind in arguments.kinds]
-    named = {f"{arguments.set}-{kind}-seed{seed}": root / f"joint-{kind}-seed{seed}" for kind, seed in kinds}
+    named = {f"{arguments.set}-{kind}-seed{seed}": root / f"default-{kind}-seed{seed}" for kind, seed in kinds}
     cases = [Case(name, run, arguments) for name, run in named.items() if (run / "model").is_dir()]
     for absent in sorted(set(named) - {case.name for case in cases}):
         print(f"{absent}: there is no run {named[absent]}", flush=True)
