@@ -3,6 +3,10 @@
 All runs of a recipe have its network, its images, their order and the seed in common. What an entry doesn't say is as
 the recipe, the method's own defaults and the package have it.
 
+A default training sees the images in two phases, so that others are given more epochs than the recipe has: those that
+train subnetworks as many as make the same number of passes over the images (`AS_MANY_PASSES`), networks alone as many
+as both phases together (`AS_MANY_EPOCHS`). A network towards a teacher has the recipe's, besides those of the teacher.
+
 `TRAINED_ALONE` were tried with the dense network; what was chosen there goes for its small ones too, masked and thin.
 Where a trained smallest capacity is tried for one method, it is tried for all that train subnetworks.
 """
@@ -10,7 +14,7 @@ Where a trained smallest capacity is tried for one method, it is tried for all t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 Value = str | float | bool | Sequence[float]
 Flags = Mapping[str, Value]
@@ -27,8 +31,12 @@ DEFAULT, DEFAULT_UNITS = "default, weights", "default, units"
 DENSE_ALONE = "alone, dense"
 """The teacher of networks that are made compatible with it, and what is pruned post hoc."""
 SMALLEST = {"capacities": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)}
+FROM_TENTH = {"capacities": (0.1, 0.2, 0.4, 0.6, 0.8)}
 UNITS = {"granularity": "channel"}
 WEIGHTS = {"granularity": "weight"}
+AS_MANY_PASSES = {"omniglot": 20, "grocery": 8}
+"""The default: 15 x 1 passes, then 15 x 4 and a forward one; 6 for Grocery."""
+AS_MANY_EPOCHS = {"omniglot": 30, "grocery": 12}
 COSFACE = {"classifier": "cosface"}
 SOFTMAX = {"classifier": "softmax"}
 SCORES = {"score_learning_rate": 0.1875, "score_weight_decay": 0.0}
@@ -37,22 +45,26 @@ PRUNNET = {"method": "prunnet", **COSFACE, **SCORES}
 JOINT = {"method": "joint", **COSFACE, **SCORES}
 """Said in full, so that a row stays what it was when a default changes."""
 DISTILLED_TRIED = (
-    SMALLEST,
-    {**SMALLEST, "epochs": 11, "dense_epochs": 11},
-    {**SMALLEST, "distillation_weight": 1.0},
+    {**SMALLEST, "dense_learning_rate": 0.1},
+    {**SMALLEST, "dense_learning_rate": 0.1, "epochs": 11, "dense_epochs": 11},
+    {**SMALLEST, "dense_learning_rate": 0.1, "distillation_weight": 1.0},
     {**SMALLEST, "dense_learning_rate": 0.15},
 )
 """The second has 11 x 5 passes over the images, and 11 forward; 15 epochs with subnetworks alone have 15 x 4."""
-UNITS_TRIED = ({}, {"margin": 0.3}, SMALLEST, {"margin": 0.3, "learning_rate": 0.075, "score_learning_rate": 0.375})
-JOINT_TRIED = ({}, {"margin": 0.3}, SMALLEST)
+UNITS_TRIED = (
+    FROM_TENTH,
+    {**FROM_TENTH, "margin": 0.3},
+    SMALLEST,
+    {**FROM_TENTH, "margin": 0.3, "learning_rate": 0.075, "score_learning_rate": 0.375},
+)
+JOINT_TRIED = (FROM_TENTH, {**FROM_TENTH, "margin": 0.3}, SMALLEST)
 """The rate of units' scores was one of three that were tried on the same validation classes before (commit 407c582,
 `benchmarks/results/granularity/validation`)."""
 WITHOUT_PENALTY = {"evidence_penalty": 0.0}
 SFSC_TRIED = (
-    WITHOUT_PENALTY,
-    {**WITHOUT_PENALTY, **SMALLEST},
-    {**WITHOUT_PENALTY, "learning_rate": 0.1, **SMALLEST},
-    {},
+    {**SMALLEST, **WITHOUT_PENALTY},
+    {**SMALLEST, **WITHOUT_PENALTY, "learning_rate": 0.1},
+    SMALLEST,
 )
 """The last has the published weight of the penalty for misleading evidence."""
 TRAINED_ALONE = (
@@ -75,6 +87,7 @@ class Entry:
         has_teacher: Whether it needs the dense network alone of the same seed, whose gallery its queries search.
         capacity: The only capacity of a network that serves one.
         post_hoc: Whether nothing is trained: the dense network alone is pruned by magnitude, and calibrated.
+        epochs: By recipe, in the comparisons; the recipe's own, as in trials, if there are none.
     """
 
     name: str
@@ -84,11 +97,16 @@ class Entry:
     has_teacher: bool = False
     capacity: float | None = None
     post_hoc: bool = False
+    epochs: Mapping[str, int] = field(default_factory=dict)
+
+
+def _nested(name: str, flags: Flags, trials: Sequence[Flags] = (), settings_of: str | None = None) -> Entry:
+    return Entry(name, flags, trials, settings_of or name, epochs=AS_MANY_PASSES)
 
 
 def _alone(name: str, capacity: float, flags: Flags, trials: Sequence[Flags] = ()) -> Entry:
     own = {"method": "independent", "capacities": (capacity,), **COSFACE, **flags}
-    return Entry(name, own, trials, settings_of=DENSE_ALONE, capacity=capacity)
+    return Entry(name, own, trials, settings_of=DENSE_ALONE, capacity=capacity, epochs=AS_MANY_EPOCHS)
 
 
 def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) -> Entry:
@@ -100,24 +118,27 @@ _RATES_ALONE = ({"learning_rate": 0.1}, {"learning_rate": 0.05})
 ENTRIES = (
     Entry(DEFAULT, {**DISTILLED, **WEIGHTS}, settings_of=DEFAULT_UNITS),
     Entry(DEFAULT_UNITS, {**DISTILLED, **UNITS}, DISTILLED_TRIED, DEFAULT_UNITS),
-    Entry("prunnet, units", {**PRUNNET, **UNITS}, UNITS_TRIED, "prunnet, units"),
-    Entry("prunnet, weights", {**PRUNNET, **WEIGHTS}, settings_of="prunnet, units"),
-    Entry("joint, weights", {**JOINT, **WEIGHTS}, settings_of="joint, units"),
-    Entry("joint, units", {**JOINT, **UNITS}, JOINT_TRIED, "joint, units"),
+    _nested("prunnet, weights", {**PRUNNET, **WEIGHTS}, settings_of="prunnet, units"),
+    _nested("prunnet, units", {**PRUNNET, **UNITS}, UNITS_TRIED),
+    _nested("joint, weights", {**JOINT, **WEIGHTS}, settings_of="joint, units"),
+    _nested("joint, units", {**JOINT, **UNITS}, JOINT_TRIED),
     _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
     _alone("thin, alone 0.2", 0.2, UNITS),
-    _alone("alone 0.2", 0.2, WEIGHTS),
-    Entry(
+    _alone("alone 0.2", 0.2, {**WEIGHTS, **SCORES}),
+    _nested(
         "paper",
         {"method": "paper", "scale_dense_gradients": False, **SOFTMAX, **WEIGHTS},
-        ({"learning_rate": 0.1}, {"learning_rate": 0.0375}, {"learning_rate": 0.0375, **SMALLEST}),
-        "paper",
+        (
+            {**FROM_TENTH, "learning_rate": 0.1},
+            {**FROM_TENTH, "learning_rate": 0.0375},
+            {"learning_rate": 0.0375, **SMALLEST},
+        ),
     ),
-    Entry("sfsc", {"method": "sfsc", **SOFTMAX, **SCORES, **UNITS}, SFSC_TRIED, "sfsc"),
+    _nested("sfsc", {"method": "sfsc", **SOFTMAX, **SCORES, **UNITS}, SFSC_TRIED),
     _with_teacher("regression", 0.2, _RATES_ALONE),
     _with_teacher("bct", 0.2, _RATES_ALONE),
     _alone("thin, alone 0.1", 0.1, UNITS),
-    _alone("alone 0.1", 0.1, WEIGHTS),
+    _alone("alone 0.1", 0.1, {**WEIGHTS, **SCORES}),
     _with_teacher("regression", 0.1),
     _with_teacher("bct", 0.1),
 )
@@ -125,13 +146,7 @@ ENTRIES = (
 
 
 def _merged(name: str, merger: str) -> Entry:
-    return Entry(name, {**PRUNNET, **UNITS, "merger": merger}, settings_of="prunnet, units")
-
-
-def _longer(name: str, epochs: int) -> Entry:
-    """An entry of the main comparison with more epochs: about what both phases of the default cost together."""
-    entry = next(entry for entry in ENTRIES if entry.name == name)
-    return replace(entry, name=f"{name}, {epochs} epochs", flags={**entry.flags, "epochs": epochs}, trials=())
+    return _nested(name, {**PRUNNET, **UNITS, "merger": merger}, settings_of="prunnet, units")
 
 
 SIDE_ENTRIES = (
@@ -148,9 +163,6 @@ SIDE_ENTRIES = (
         {**DISTILLED, **UNITS, "distillation_weight": 0.0},
         settings_of=DEFAULT_UNITS,
     ),
-    _longer("joint, units", 20),
-    _longer(DENSE_ALONE, 30),
-    _longer("thin, alone 0.2", 30),
 )
 """Shorter comparisons, of one data set. Mergers are compared with `prunnet, units`, which integrates."""
 

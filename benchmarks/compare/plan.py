@@ -64,7 +64,9 @@ class Run:
     @property
     def flags(self) -> dict[str, Any]:
         """What the training is asked for beyond the recipe, as it comes back from JSON."""
-        flags = {**self.entry.flags, **self.settings}
+        flags: dict[str, Any] = {**self.entry.flags, **self.settings}
+        if self.trial is None and self.recipe in self.entry.epochs:
+            flags["epochs"] = self.entry.epochs[self.recipe]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
 
     @property
