@@ -21,7 +21,7 @@ def beside_the_repository(tmp_path, monkeypatch):
 def test_the_snippets_run_and_print_what_they_say(beside_the_repository):
     names = snippets.run_page(README)
     assert names["phone"].config.capacity == 0.2
-    assert (beside_the_repository / "phone" / "model.packed.safetensors").is_file()
+    assert (beside_the_repository / "phone" / "model.safetensors").is_file()
 
 
 def test_the_commands_are_understood(beside_the_repository):

@@ -42,7 +42,8 @@ def main() -> None:
     failures: list[str] = []
     for phase in phases:
         if phase == CHOOSE:
-            write_choice(given.results, again=given.phase is not None)
+            if not given.list:
+                write_choice(given.results, asked=given.phase is not None)
             continue
         runs = selected(runs_of(given.recipe, phase, given.results), given.only, given.seeds)
         if given.list:
@@ -76,12 +77,24 @@ def runs_of(recipe: str, phase: str, results: Path) -> list[Run]:
     return validation_runs(recipe) if phase == VALIDATION else compared_runs(recipe, phase, read_chosen(results))
 
 
-def write_choice(results: Path, *, again: bool) -> None:
-    """Write what was best on the validation classes; a choice that is there stays unless it is made again."""
-    file = results / CHOSEN
-    if again or not file.is_file():
-        write_json(file, choose(results))
-        print(f"{file} written", flush=True)
+def write_choice(results: Path, *, asked: bool) -> None:
+    """Write what was best on the validation classes.
+
+    Args:
+        results: Where the rows are.
+        asked: Whether the choice may be made though trials are missing.
+
+    Raises:
+        ValueError: If trials are missing, and it may not.
+    """
+    missing = [run.name for run in validation_runs(VALIDATED) if not run.is_done(results)]
+    if missing and not asked:
+        raise ValueError(
+            f"{len(missing)} trials have no row: {', '.join(missing)}. Run --phase {VALIDATION}, or choose among "
+            f"those that have one by --phase {CHOOSE}, and then run --phase {MAIN}."
+        )
+    write_json(results / CHOSEN, choose(results))
+    print(f"{results / CHOSEN} written", flush=True)
 
 
 def print_list(runs: list[Run], results: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from prunnet_hf.runs.arguments import parse_arguments
+from prunnet_hf.runs.description import recipe_of
 
 from .methods import (
     CAPACITIES,
@@ -24,10 +28,17 @@ from .methods import (
     Entry,
     Flags,
     find_entry,
+    words_of,
 )
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare"
 CHOSEN = "chosen.json"
+EVERY_RUN = (
+    *("--overwrite_output_dir", "--num_workers", "0", "--checkpoint_every", "0", "--keep_checkpoints", "1"),
+    *("--eval_capacities", "0.05"),
+)
+NOT_TRAINING = {"data_dir", "output_dir", "teacher", "eval_capacities", "checkpoint_every"}
+"""Arguments that may differ from those of a row: where folders are, and what is measured and kept."""
 VALIDATED = "omniglot"
 """The recipe whose training classes lend those for validation."""
 
@@ -46,6 +57,7 @@ class Run:
         seed: With which seed.
         settings: What was chosen for it, or is tried.
         trial: The number of the trial; None outside validation.
+        teacher: The run that must be finished before, of the dense network alone; in validation, of its first trial.
     """
 
     entry: Entry
@@ -54,6 +66,7 @@ class Run:
     seed: int
     settings: Flags
     trial: int | None = None
+    teacher: Run | None = None
 
     @property
     def name(self) -> str:
@@ -69,32 +82,47 @@ class Run:
             flags["epochs"] = self.entry.epochs[self.recipe]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
 
-    @property
-    def teacher(self) -> Run | None:
-        """The run that must be finished before, of the dense network alone; in validation, of its first trial."""
-        if not (self.entry.has_teacher or self.entry.post_hoc):
-            return None
-        entry = find_entry(DENSE_ALONE)
-        if self.trial is not None:
-            return Run(entry, self.recipe, VALIDATION, self.seed, entry.trials[0], 0)
-        return Run(entry, self.recipe, MAIN, self.seed, {})
-
     def row(self, results: Path) -> Path:
         """The file of its row."""
         return results / self.recipe / self.phase / f"{self.name}.json"
 
     def is_done(self, results: Path) -> bool:
-        """Whether there is a row, made with the same flags."""
+        """Whether there is a row, made with the same flags, which then meant the training that they mean today."""
         file = self.row(results)
-        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["flags"] == self.flags
+        if not file.is_file():
+            return False
+        row = json.loads(file.read_text(encoding="utf-8"))
+        return row["flags"] == self.flags and (self.entry.post_hoc or not _differences(row, self))
+
+
+def training_flags(run: Run) -> list[str]:
+    """The words of a training's command line, without those that name folders."""
+    words = ["--config", run.recipe, *EVERY_RUN, "--seed", str(run.seed)]
+    return [*words, *words_of(run.flags)]
+
+
+def _differences(row: Mapping[str, Any], run: Run) -> list[str]:
+    """The arguments of the training in a row that a recipe, or a default, would give another value today."""
+    folders = ["--data_dir", "any", *(["--teacher", "any"] if run.teacher else [])]
+    now = json.loads(json.dumps(recipe_of(parse_arguments([*training_flags(run), *folders]))))
+    then = row["record"]["recipe"]
+    known = {name for name, value in then.items() if value is not None and name not in NOT_TRAINING}
+    return [name for name in now.keys() & known if not _is_same(now[name], then[name])]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    both = isinstance(one, float) and isinstance(other, float)
+    return math.isclose(one, other) if both else bool(one == other)
 
 
 def validation_runs(recipe: str) -> list[Run]:
     """Seed 0 of every trial of every method: the first trial of all, then the second of all, and so on."""
     if recipe != VALIDATED:
         return []
+    dense = find_entry(DENSE_ALONE)
+    teacher = Run(dense, recipe, VALIDATION, 0, dense.trials[0], 0)
     runs = [
-        Run(entry, recipe, VALIDATION, 0, trial, number)
+        Run(entry, recipe, VALIDATION, 0, trial, number, teacher if entry.has_teacher else None)
         for entry in ENTRIES
         for number, trial in enumerate(entry.trials)
     ]
@@ -115,7 +143,21 @@ def compared_runs(recipe: str, phase: str, chosen: Mapping[str, Any]) -> list[Ru
     if (phase == SIDE and recipe != VALIDATED) or (phase == WIDE and recipe == VALIDATED):
         return []
     entries, seeds = COMPARED[phase]
-    return [Run(entry, recipe, phase, seed, settings_for(entry, chosen)) for seed in seeds for entry in entries]
+    dense = find_entry(DENSE_ALONE)
+    return [
+        Run(
+            entry,
+            recipe,
+            phase,
+            seed,
+            settings_for(entry, chosen),
+            teacher=Run(dense, recipe, MAIN, seed, settings_for(dense, chosen))
+            if entry.has_teacher or entry.post_hoc
+            else None,
+        )
+        for seed in seeds
+        for entry in entries
+    ]
 
 
 def settings_for(entry: Entry, chosen: Mapping[str, Any]) -> Flags:

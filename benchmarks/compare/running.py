@@ -24,14 +24,13 @@ from prunnet_hf.runs.record import RECORD
 from prunnet_hf.runs.run_directory import write_json
 
 from .methods import VALIDATION, words_of
-from .plan import Run
+from .plan import Run, training_flags
 from .rows import row_of
 
 ROOT = Path(__file__).parents[2]
 HELD_OUT = "Korean"
 """The training classes whose names begin so are those of the validation."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-EVERY_RUN = ("--overwrite_output_dir", "--num_workers", "0", "--checkpoint_every", "0", "--keep_checkpoints", "1")
 CUT_OFF = ("checkpoints", "subnetworks")
 """Folders of a finished run that nothing needs any more."""
 
@@ -58,6 +57,10 @@ class Place:
     def directory(self, run: Run) -> Path:
         """The run directory of a run."""
         return self.work_dir / run.recipe / run.phase / run.name
+
+    def has_model(self, run: Run) -> bool:
+        """Whether its network is still there."""
+        return (self.directory(run) / "model" / "config.json").is_file()
 
     def log(self, run: Run) -> Path:
         """Where its processes print to."""
@@ -90,8 +93,7 @@ def training_command(run: Run, place: Place) -> list[str]:
     if run.entry.post_hoc and run.teacher is not None:
         program = [sys.executable, "-m", "benchmarks.compare.post_hoc", str(place.directory(run.teacher))]
         return [*program, *folders, *words_of(run.flags)]
-    words = [sys.executable, str(ROOT / "train_accelerate.py"), "--config", run.recipe, *folders, *EVERY_RUN]
-    words += ["--eval_capacities", "0.05", "--seed", str(run.seed), *words_of(run.flags)]
+    words = [sys.executable, str(ROOT / "train_accelerate.py"), *training_flags(run), *folders]
     if run.teacher is not None:
         words += ["--teacher", str(place.directory(run.teacher))]
     return words
@@ -152,12 +154,12 @@ class Queue:
 
     Args:
         runs: In the order of their importance.
-        results: Where the rows are; runs that have one aren't handed out.
+        place: Where the rows are, which aren't made again, and the models of teachers.
     """
 
-    def __init__(self, runs: Sequence[Run], results: Path) -> None:
-        self.results = results
-        self.waiting = [run for run in runs if not run.is_done(results)]
+    def __init__(self, runs: Sequence[Run], place: Place) -> None:
+        self.place = place
+        self.waiting = [run for run in runs if not run.is_done(place.results)]
         self.active: list[Run] = []
         self.changed = threading.Condition()
 
@@ -187,7 +189,8 @@ class Queue:
             self.changed.notify_all()
 
     def _can_begin(self, run: Run) -> bool:
-        return run.teacher is None or run.teacher.row(self.results).is_file()
+        teacher = run.teacher
+        return teacher is None or (teacher.is_done(self.place.results) and self.place.has_model(teacher))
 
 
 def perform_all(runs: Sequence[Run], place: Place, jobs: int) -> list[str]:
@@ -196,7 +199,7 @@ def perform_all(runs: Sequence[Run], place: Place, jobs: int) -> list[str]:
     Returns:
         What went wrong, a line for each run that failed or could not begin.
     """
-    queue = Queue(runs, place.results)
+    queue = Queue(runs, place)
     failures: list[str] = []
     print(f"{len(queue.waiting)} of {len(runs)} runs have no row yet", flush=True)
 
@@ -224,7 +227,13 @@ def perform_all(runs: Sequence[Run], place: Place, jobs: int) -> list[str]:
             queue.clear()
             place.stop()
             raise
-    return failures + [f"{run.name} needs {run.teacher.name}" for run in queue.waiting if run.teacher]
+    return failures + [
+        f"{run.name} needs the model of {run.teacher.name}, whose row must be removed to train it again"
+        if run.teacher.is_done(place.results)
+        else f"{run.name} needs {run.teacher.name}"
+        for run in queue.waiting
+        if run.teacher
+    ]
 
 
 def figures(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.compare.__main__ import write_choice
 from benchmarks.compare.methods import (
     DEFAULT,
     DEFAULT_UNITS,
@@ -19,6 +20,8 @@ from benchmarks.compare.methods import (
     words_of,
 )
 from benchmarks.compare.plan import (
+    COMPARED,
+    RESULTS,
     Run,
     choose,
     compared_runs,
@@ -30,10 +33,17 @@ from benchmarks.compare.plan import (
 )
 
 
-def write_row(run: Run, results: Path, cross: dict[str, float], flags: dict[str, object] | None = None) -> None:
+def write_row(
+    run: Run,
+    results: Path,
+    cross: dict[str, float],
+    flags: dict[str, object] | None = None,
+    recipe: dict[str, object] | None = None,
+) -> None:
     file = run.row(results)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"flags": run.flags if flags is None else flags, "cross": cross}))
+    written = {"flags": run.flags if flags is None else flags, "cross": cross, "record": {"recipe": recipe or {}}}
+    file.write_text(json.dumps(written))
 
 
 def main_runs(results: Path, recipe: str = "omniglot") -> list[Run]:
@@ -90,6 +100,35 @@ def test_a_run_is_done_only_with_the_same_flags(tmp_path: Path) -> None:
     assert not run.is_done(tmp_path)
 
 
+def test_a_row_counts_only_while_its_flags_mean_the_training_that_was(tmp_path: Path) -> None:
+    run = main_runs(tmp_path)[0]  # its rate of 0.0375 is the recipe's
+    then = {"learning_rate": 0.0375, "epochs": 15, "output_dir": "elsewhere", "eval_capacities": [0.3], "margin": None}
+    write_row(run, tmp_path, {"1": 0.5}, recipe=then)
+    assert run.is_done(tmp_path)
+    write_row(run, tmp_path, {"1": 0.5}, recipe={**then, "learning_rate": 0.1})
+    assert not run.is_done(tmp_path)
+
+
+def test_the_rows_that_are_there_are_of_todays_trainings() -> None:
+    chosen = read_chosen(RESULTS)
+    runs = [
+        run for recipe in ("omniglot", "grocery") for phase in COMPARED for run in compared_runs(recipe, phase, chosen)
+    ]
+    files = {run.row(RESULTS): run for run in (*validation_runs("omniglot"), *runs)}
+    found = sorted(file for phase in ("validation", *COMPARED) for file in RESULTS.glob(f"*/{phase}/*.json"))
+    assert found
+    assert [file.name for file in found if file not in files or not files[file].is_done(RESULTS)] == []
+
+
+def test_others_have_the_epochs_that_cost_what_both_phases_of_the_default_cost(tmp_path: Path) -> None:
+    for recipe, passes, epochs in (("omniglot", 20, 30), ("grocery", 8, 12)):
+        found = {run.entry.name: run.flags.get("epochs") for run in main_runs(tmp_path, recipe)}
+        assert found["joint, weights"] == found["prunnet, units"] == found["paper"] == found["sfsc"] == passes
+        assert found[DENSE_ALONE] == found["alone 0.1"] == found["thin, alone 0.2"] == epochs
+        assert found[DEFAULT] is found["bct 0.2"] is None
+    assert all("epochs" not in run.flags for run in validation_runs("omniglot") if run.entry.name != DEFAULT_UNITS)
+
+
 def test_the_trial_with_the_largest_mean_is_chosen_and_carried(tmp_path: Path) -> None:
     trials = [run for run in validation_runs("omniglot") if run.entry.name == DEFAULT_UNITS]
     write_row(trials[0], tmp_path, {"0.05": 0.2, "0.1": 0.6, "0.2": 0.7, "0.4": 0.7, "0.6": 0.7, "1": 0.7})  # 0.6
@@ -102,6 +141,20 @@ def test_the_trial_with_the_largest_mean_is_chosen_and_carried(tmp_path: Path) -
         carried = [run for run in compared_runs(recipe, "main", chosen) if run.entry.settings_of == DEFAULT_UNITS]
         assert {run.entry.name for run in carried} == {DEFAULT, DEFAULT_UNITS}
         assert all(run.flags == {**trials[1].flags, "granularity": run.flags["granularity"]} for run in carried)
+
+
+def test_the_choice_waits_for_all_trials_unless_it_is_asked_for(tmp_path: Path) -> None:
+    first, *others = validation_runs("omniglot")
+    for run in others:
+        write_row(run, tmp_path, {"1": 0.5})
+    with pytest.raises(ValueError, match=rf"1 trials have no row: {first.name}\. Run --phase validation, or"):
+        write_choice(tmp_path, asked=False)
+    assert not (tmp_path / "chosen.json").exists()
+    write_choice(tmp_path, asked=True)
+    assert len(read_chosen(tmp_path)[first.entry.name]["trials"]) == len(first.entry.trials) - 1
+    write_row(first, tmp_path, {"1": 0.75})
+    write_choice(tmp_path, asked=False)  # again, by itself: there is a new trial
+    assert read_chosen(tmp_path)[first.entry.name]["trials"][0]["mean"] == 75.0
 
 
 def test_without_a_finished_trial_the_first_is_chosen(tmp_path: Path) -> None:

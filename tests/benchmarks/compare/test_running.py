@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.compare.methods import find_entry
 from benchmarks.compare.plan import Run, choose, compared_runs
-from benchmarks.compare.running import Place, Queue, RunFailed, run_process, training_command
+from benchmarks.compare.running import Place, Queue, RunFailed, perform_all, run_process, training_command
 
 from .test_plan import write_row
 
@@ -28,10 +28,16 @@ def runs_of_seed_0(place: Place, *names: str) -> list[Run]:
     return [run for run in runs if run.entry.name in names and run.seed == 0]
 
 
+def write_model(run: Run, place: Place) -> None:
+    folder = place.directory(run) / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+
+
 def test_runs_with_a_row_are_not_handed_out(place: Place) -> None:
     first, second = runs_of_seed_0(place, "alone 0.2", "paper")
     write_row(first, place.results, {"0.2": 0.5})
-    queue = Queue([first, second], place.results)
+    queue = Queue([first, second], place)
     assert queue.take() == second
     queue.finish(second)
     assert queue.take() is None
@@ -40,13 +46,14 @@ def test_runs_with_a_row_are_not_handed_out(place: Place) -> None:
 def test_a_run_waits_for_its_teacher(place: Place) -> None:
     teacher, other, student = runs_of_seed_0(place, "alone, dense", "alone 0.1", "regression 0.2")[:3]
     student, other = sorted((student, other), key=lambda run: run.teacher is None)
-    queue = Queue([teacher, student, other], place.results)
+    queue = Queue([teacher, student, other], place)
     assert queue.take() == teacher
     assert queue.take() == other  # the student's teacher has no row yet
     taken: list[Run | None] = []
     waiting = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
     waiting.start()
     write_row(teacher, place.results, {"1": 0.5})
+    write_model(teacher, place)
     queue.finish(teacher)
     waiting.join(timeout=30)
     assert taken == [student]
@@ -54,10 +61,26 @@ def test_a_run_waits_for_its_teacher(place: Place) -> None:
 
 def test_a_run_whose_teacher_failed_never_begins(place: Place) -> None:
     teacher, student = runs_of_seed_0(place, "alone, dense", "bct 0.1")
-    queue = Queue([teacher, student], place.results)
+    queue = Queue([teacher, student], place)
     queue.finish(queue.take())
     assert queue.take() is None
     assert queue.waiting == [student]
+
+
+@pytest.mark.parametrize("lacking", ["the model", "a row of the same flags"])
+def test_a_run_never_begins_without_the_model_of_its_teacher(place: Place, lacking: str) -> None:
+    teacher, student = runs_of_seed_0(place, "alone, dense", "bct 0.1")
+    if lacking == "the model":
+        write_row(teacher, place.results, {"1": 0.5})
+    else:
+        write_model(teacher, place)
+        write_row(teacher, place.results, {"1": 0.5}, {**teacher.flags, "margin": 0.9})
+    queue = Queue([student], place)
+    assert queue.take() is None
+    expected = (
+        "needs the model of alone-dense-seed0, whose row" if lacking == "the model" else "needs alone-dense-seed0"
+    )
+    assert expected in perform_all([student], place, 1)[0]
 
 
 def test_validation_holds_classes_out_of_the_training_folder(place: Place) -> None:
