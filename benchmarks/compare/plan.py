@@ -39,6 +39,7 @@ EVERY_RUN = (
 )
 NOT_TRAINING = {"data_dir", "output_dir", "teacher", "eval_capacities", "checkpoint_every"}
 """Arguments that may differ from those of a row: where folders are, and what is measured and kept."""
+RECIPES = ("omniglot", "grocery")
 VALIDATED = "omniglot"
 """The recipe whose training classes lend those for validation."""
 
@@ -140,7 +141,7 @@ def compared_runs(recipe: str, phase: str, chosen: Mapping[str, Any]) -> list[Ru
     Raises:
         ValueError: If nothing was chosen for an entry.
     """
-    if (phase == SIDE and recipe != VALIDATED) or (phase == WIDE and recipe == VALIDATED):
+    if not is_compared(recipe, phase):
         return []
     entries, seeds = COMPARED[phase]
     dense = find_entry(DENSE_ALONE)
@@ -158,6 +159,11 @@ def compared_runs(recipe: str, phase: str, chosen: Mapping[str, Any]) -> list[Ru
         for seed in seeds
         for entry in entries
     ]
+
+
+def is_compared(recipe: str, phase: str) -> bool:
+    """Whether a recipe has a phase: only that of the validation has a `"side"`, only the other is tried `"wide"`."""
+    return phase == MAIN or (phase == SIDE) == (recipe == VALIDATED)
 
 
 def settings_for(entry: Entry, chosen: Mapping[str, Any]) -> Flags:

@@ -21,7 +21,7 @@ COLOURS = (
     *("#17becf", "#8c564b", "#e377c2", "#1b1b1b", "#7fbc41", "#b2182b"),
 )
 TITLES = {SELF: "queries and gallery by the same network", CROSS: "gallery by the dense network"}
-COSTS = {"file_bytes": ("MB of the saved network", 1e-6), "latency_ms": ("ms for an image, one CPU thread", 1.0)}
+BYTES, TIME = "MB of the saved network", "ms for an image, one CPU thread"
 
 
 def plot_capacities(every: Mapping[str, Rows], path: Path, title: str) -> Path:
@@ -43,15 +43,25 @@ def plot_capacities(every: Mapping[str, Rows], path: Path, title: str) -> Path:
     return save_png(figure, path)
 
 
-def plot_costs(every: Mapping[str, Rows], path: Path, title: str) -> Path:
-    """Draw mAP against a gallery by the dense network over what the query network weighs and how long it takes."""
+def plot_costs(
+    every: Mapping[str, Rows], path: Path, title: str, latencies: Mapping[str, Mapping[str, float]]
+) -> Path:
+    """Draw mAP against a gallery by the dense network over what the query network weighs and how long it takes.
+
+    Args:
+        every: The rows by entry.
+        path: The picture.
+        title: Above both panels.
+        latencies: Milliseconds by granularity and capacity, measured in one process for all (see `latency`).
+    """
     figure = new_figure(13, 5.2)
     figure.suptitle(title, fontsize=12)
-    panels = figure.subplots(1, len(COSTS), sharey=True)
+    panels = figure.subplots(1, 2, sharey=True)
     colours = colours_of(every)
-    for axes, (name, (label, scale)) in zip(panels, COSTS.items(), strict=True):
+    for axes, label in zip(panels, (BYTES, TIME), strict=True):
         for rows in every.values():
-            points, series = _points_over_cost(rows, name, scale), series_of(rows)
+            costs = _megabytes(rows) if label == BYTES else _milliseconds(rows, latencies)
+            points, series = _points_over(rows, costs), series_of(rows)
             if points:
                 axes.plot(*zip(*points, strict=True), label=series, color=colours[series], marker=_marker(rows))
         axes.set_xlabel(label)
@@ -62,18 +72,22 @@ def plot_costs(every: Mapping[str, Rows], path: Path, title: str) -> Path:
     return save_png(figure, path)
 
 
-def _points_over_cost(rows: Rows, name: str, scale: float) -> list[tuple[float, float]]:
-    """Cost and mAP of each capacity that has both; the dense file of a prunable network, with its scores, is left out.
+def _megabytes(rows: Rows) -> dict[float, float]:
+    """Of each network; the dense file of a prunable network, which has its scores, is left out."""
+    sizes = {capacity: rows.cost("file_bytes", capacity) for capacity in CAPACITIES}
+    return {c: size / 1e6 for c, size in sizes.items() if size is not None and not (c == 1.0 and rows.is_nested)}
 
-    Networks alone search their own gallery.
-    """
-    points = []
-    for capacity in CAPACITIES:
-        cost, value = rows.cost(name, capacity), rows.figure(CROSS, capacity)
-        holds_scores = name == "file_bytes" and capacity == 1.0 and rows.is_nested
-        if cost is not None and value is not None and not holds_scores:
-            points.append((cost * scale, value.mean))
-    return points
+
+def _milliseconds(rows: Rows, latencies: Mapping[str, Mapping[str, float]]) -> dict[float, float]:
+    """Of networks of its shapes."""
+    times = latencies.get(str(rows.rows[0]["record"]["recipe"].get("granularity")), {})
+    return {capacity: times[f"{capacity:g}"] for capacity in CAPACITIES if f"{capacity:g}" in times}
+
+
+def _points_over(rows: Rows, costs: Mapping[float, float]) -> list[tuple[float, float]]:
+    """Cost and mAP of each capacity that has both. Networks alone search their own gallery."""
+    figures = {capacity: rows.figure(CROSS, capacity) for capacity in costs}
+    return [(costs[capacity], figure.mean) for capacity, figure in figures.items() if figure is not None]
 
 
 def _draw(axes: Axes, rows: Rows, test: str, colour: str) -> list[float]:

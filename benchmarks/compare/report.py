@@ -10,18 +10,27 @@ from pathlib import Path
 from prunnet_hf.runs.run_directory import write_json, write_text
 
 from .figures import Rows, read_rows
-from .methods import DEFAULT, MAIN, VALIDATION, WIDE
-from .plan import CHOSEN, COMPARED
+from .latency import read_latencies
+from .methods import DEFAULT, MAIN, SIDE, VALIDATION, WIDE
+from .plan import CHOSEN, COMPARED, RECIPES, is_compared
 from .plots import plot_capacities, plot_costs
 from .tables import cost_table, difference_table, quality_table, short_table, summary
 from .targets import target_table
 
 SUMMARY = "summary.json"
-RECIPES = ("omniglot", "grocery")
 ROOT = Path(__file__).parents[2]
 PAGES = (Path("docs", "results.md"), Path("README.md"))
 """Pages with places for tables: lines `<!-- NAME -->` and `<!-- /NAME -->`, NAME as in `blocks_of`."""
 PICTURES = Path("docs", "pictures")
+NO_ROW = "There is no row yet."
+TABLES = {
+    MAIN: ("quality", "differences", "targets", "cost"),
+    SIDE: ("quality", "differences", "cost"),
+    WIDE: ("quality", "cost"),
+}
+PLACED = [(recipe, phase) for recipe in RECIPES for phase in TABLES if is_compared(recipe, phase)]
+NAMES = ("short", "settings", *(f"{recipe} {phase} {table}" for recipe, phase in PLACED for table in TABLES[phase]))
+"""Of all tables."""
 
 
 def write_report(results: Path, root: Path = ROOT) -> list[Path]:
@@ -35,27 +44,27 @@ def write_report(results: Path, root: Path = ROOT) -> list[Path]:
         The files that were written.
 
     Raises:
-        ValueError: If a page has a place for a table that there isn't.
+        ValueError: If a page has a place for a table that can't be, or no page has one for a table.
     """
     every = {(recipe, phase): read_rows(results, recipe, phase) for recipe in RECIPES for phase in COMPARED}
     found = {key: rows for key, rows in every.items() if rows}
     blocks = blocks_of(found, results)
-    pages = [page for page in PAGES if (root / page).is_file()]
-    for page in pages:
-        write_text(root / page, fill((root / page).read_text(encoding="utf-8"), blocks))
+    pages = {page: (root / page).read_text(encoding="utf-8") for page in PAGES if (root / page).is_file()}
+    check_places("\n".join(pages.values()), blocks)
+    for page, text in pages.items():
+        write_text(root / page, fill(text, blocks))
     write_json(results / SUMMARY, {f"{recipe} {phase}": summary(rows) for (recipe, phase), rows in found.items()})
     (root / PICTURES).mkdir(parents=True, exist_ok=True)
-    pictures = [
-        draw(rows, root / PICTURES / f"{recipe}-{name}.png", recipe.title())
-        for (recipe, phase), rows in found.items()
-        if phase == MAIN
-        for name, draw in (("capacity", plot_capacities), ("cost", plot_costs))
-    ]
+    pictures = []
+    for recipe, rows in ((recipe, rows) for (recipe, phase), rows in found.items() if phase == MAIN):
+        capacity, cost = (root / PICTURES / f"{recipe}-{name}.png" for name in ("capacity", "cost"))
+        pictures.append(plot_capacities(rows, capacity, recipe.title()))
+        pictures.append(plot_costs(rows, cost, recipe.title(), read_latencies(results, recipe)))
     return [*(root / page for page in pages), results / SUMMARY, *pictures]
 
 
 def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path) -> dict[str, list[str]]:
-    """The lines of every table by its name, such as `"omniglot main quality"`; tables without a line are left out.
+    """The lines of every table by its name, such as `"omniglot main quality"`; tables without a line say so.
 
     Args:
         found: The rows by recipe and phase.
@@ -71,7 +80,18 @@ def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path
         blocks[f"{name} differences"] = difference_table(compared)
         blocks[f"{name} targets"] = target_table(compared) if phase == MAIN else []
         blocks[f"{name} cost"] = cost_table(compared)
-    return {name: lines for name, lines in blocks.items() if lines}
+    return {name: blocks.get(name) or [NO_ROW] for name in NAMES}
+
+
+def check_places(text: str, blocks: Mapping[str, Sequence[str]]) -> None:
+    """Make sure that each table that has rows is read somewhere.
+
+    Raises:
+        ValueError: If there is no place for one.
+    """
+    lost = [name for name, lines in blocks.items() if lines != [NO_ROW] and f"<!-- {name} -->" not in text]
+    if lost:
+        raise ValueError(f"{', '.join(map(str, PAGES))} have no place for the tables {', '.join(map(repr, lost))}.")
 
 
 def fill(page: str, blocks: Mapping[str, Sequence[str]]) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
 from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
-from benchmarks.compare.plan import COMPARED, RESULTS
-from benchmarks.compare.report import PAGES, RECIPES, ROOT, blocks_of, fill, write_report
+from benchmarks.compare.plan import COMPARED, RECIPES, RESULTS
+from benchmarks.compare.report import NO_ROW, PAGES, ROOT, TABLES, blocks_of, fill, write_report
 from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
 
 ROUND = {0.05: 0.5, 0.1: 0.6, 0.2: 0.7, 0.4: 0.7, 0.6: 0.8, 1.0: 0.9}
@@ -146,16 +146,23 @@ def test_a_report_is_written_from_the_rows_that_are_there(every: dict[str, Rows]
     assert [*read_rows(tmp_path, "grocery", "main")] == [*every]
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    page.write_text("Before\n<!-- grocery main quality -->\nold\n<!-- /grocery main quality -->\nAfter\n")
+    names = [f"grocery main {table}" for table in TABLES["main"]]
+    others = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("short", *names[1:]))
+    page.write_text(f"Before\n<!-- {names[0]} -->\nold\n<!-- /{names[0]} -->\nAfter\n{others}")
     files = {str(file.relative_to(tmp_path)) for file in write_report(tmp_path, tmp_path)}
     pictures = {f"docs/pictures/grocery-{name}.png" for name in ("capacity", "cost")}
     assert files == {"docs/results.md", "summary.json", *pictures}
     table = "\n".join(quality_table(every))
     expected = f"Before\n<!-- grocery main quality -->\n\n{table}\n\n<!-- /grocery main quality -->\nAfter\n"
-    assert page.read_text() == expected
+    written = page.read_text()
+    assert written.startswith(expected)
+    assert NO_ROW not in written
     assert [*json.loads((tmp_path / "summary.json").read_text())] == ["grocery main"]
     write_report(tmp_path, tmp_path)
-    assert page.read_text() == expected
+    assert page.read_text() == written
+    page.write_text("Only words\n")
+    with pytest.raises(ValueError, match=r"have no place for the tables 'short', 'grocery main quality', "):
+        write_report(tmp_path, tmp_path)
 
 
 def test_rows_of_several_settings_are_refused(tmp_path: Path) -> None:
@@ -168,7 +175,13 @@ def test_rows_of_several_settings_are_refused(tmp_path: Path) -> None:
         read_rows(tmp_path, "grocery", "main")
 
 
-def test_a_place_for_a_table_that_is_not_there_is_named() -> None:
+def test_a_table_without_rows_says_so_in_its_place() -> None:
+    page = "<!-- omniglot side cost -->\n<!-- /omniglot side cost -->\n"
+    blocks = blocks_of({}, Path("nowhere"))
+    assert fill(page, blocks) == f"<!-- omniglot side cost -->\n\n{NO_ROW}\n\n<!-- /omniglot side cost -->\n"
+
+
+def test_a_place_for_a_table_that_can_not_be_is_named() -> None:
     with pytest.raises(ValueError, match=r"'grocery side cost', which must be one of short, settings"):
         fill("<!-- grocery side cost -->\n<!-- /grocery side cost -->", {"short": [], "settings": []})
 
