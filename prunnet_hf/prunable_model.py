@@ -276,6 +276,8 @@ class PrunNetPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Measure and store the running statistics of the dense network and of every `config.statistics_capacities`.
 
+        A subnetwork has only its own.
+
         Args:
             images: Batches of training images as pixel_values `(batch, 3, height, width)`, read once. Every image
                 has the same weight, in a batch of any size.
@@ -285,9 +287,12 @@ class PrunNetPreTrainedModel(PreTrainedModel):
 
         Raises:
             TypeError: If `images` is not an iterable of tensors.
-            ValueError: If this model is pruned already, or `images` is empty or has a batch of fewer than 2 images.
+            ValueError: If `images` is empty or has a batch of fewer than 2 images.
         """
-        self._check_prunable()
+        if not self.config.prunable:
+            (own,) = measure_statistics(self, [{}], images, progress=progress, add_up=add_up)
+            write_statistics(self, None, own)
+            return
         stored = self.config.stored_subnetworks
         if not has_statistics(self):
             add_statistics(self, len(stored))

@@ -61,7 +61,6 @@ class TestPruning:
         uses = (
             lambda: pruned.prune(capacity=0.1),
             lambda: pruned(images(), capacity=0.1),
-            lambda: pruned.calibrate([images()]),
             lambda: pruned.keep_statistics([]),
         )
         for use in uses:

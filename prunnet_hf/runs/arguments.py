@@ -3,8 +3,8 @@
 import json
 import math
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter
-from collections.abc import Mapping, Sequence
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,8 +12,8 @@ from transformers import HfArgumentParser
 
 from ..backbone import has_fitting_weights
 from ..classifiers import LOGIT_SCALE, MARGIN, Classifier
-from ..commands import CommandParser
-from ..configuration_prunnet import TRAINED_CAPACITIES, Granularity
+from ..commands import CommandParser, model_directory
+from ..configuration_prunnet import TRAINED_CAPACITIES, Granularity, PrunNetConfig
 from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
@@ -460,7 +460,8 @@ def parse_arguments(command_line: Sequence[str] | None = None, name: str | None 
         FileNotFoundError: If the recipe doesn't exist.
         ValueError: If it isn't a mapping, or has unknown keys.
     """
-    model, data, train = parse_dataclasses([ModelArguments, DataArguments, TrainArguments], command_line, name=name)
+    kinds = [ModelArguments, DataArguments, TrainArguments]
+    model, data, train = parse_dataclasses(kinds, command_line, name=name, defaults_of=_defaults_of_subnetwork)
     return RunArguments(model, data, train)
 
 
@@ -469,6 +470,7 @@ def parse_dataclasses(
     command_line: Sequence[str] | None = None,
     settled: Mapping[str, Any] | None = None,
     name: str | None = None,
+    defaults_of: Callable[[Namespace], Mapping[str, Any]] = lambda known: {},
 ) -> list[Any]:
     """Read several dataclasses from flags, which win over the recipe of `--config`, which wins over the defaults.
 
@@ -477,6 +479,7 @@ def parse_dataclasses(
         command_line: The words after the program's name; by default those of `sys.argv`.
         settled: Arguments that the command itself decides; they win over flags.
         name: As for `parse_arguments`.
+        defaults_of: Gives the defaults that follow from arguments, where others than usual do.
 
     Returns:
         One instance of each dataclass.
@@ -498,8 +501,20 @@ def parse_dataclasses(
         parser.set_defaults(**{name: value for name, value in recipe.items() if value == []})
         flags = [*recipe_flags(recipe), *flags]
     flags += recipe_flags(settled or {})
+    parser.set_defaults(**defaults_of(parser.parse_known_args(flags)[0]))
     parsed = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return [*parsed[: len(kinds)]]  # the rest holds --config and --debug
+
+
+def _defaults_of_subnetwork(known: Namespace) -> dict[str, Any]:
+    """A subnetwork to fine-tune is trained alone, at its own capacity."""
+    if known.model_name_or_path is None or known.eval_only:
+        return {}
+    try:
+        config = PrunNetConfig.from_pretrained(model_directory(known.model_name_or_path))
+    except (OSError, ValueError, TypeError):  # what is wrong with it is said when it is loaded
+        return {}
+    return {} if config.prunable else {"method": "independent", "capacities": [config.capacity]}
 
 
 def check_choices(arguments: Any) -> None:

@@ -14,6 +14,8 @@ import timm
 import torch
 from accelerate import Accelerator
 
+from ..commands import model_directory
+from ..configuration_prunnet import PrunNetConfig
 from ..data.splits import RetrievalSplits
 from ..data.streams import num_images
 from ..export.latency import describe_cpu, measure_latency
@@ -96,6 +98,14 @@ def base_model(arguments: ModelArguments) -> str | None:
         return None
     pretrained = timm.get_pretrained_cfg(arguments.backbone)
     return pretrained.hf_hub_id if pretrained is not None else None
+
+
+def base_subnetwork(arguments: ModelArguments) -> dict[str, Any] | None:
+    """Capacity and embedding space of the subnetwork that training starts from; None if it starts from another."""
+    if arguments.model_name_or_path is None:
+        return None
+    config = PrunNetConfig.from_pretrained(model_directory(arguments.model_name_or_path))
+    return None if config.prunable else {"capacity": config.capacity, "embedding_space": config.embedding_space}
 
 
 def command_line() -> str:

@@ -91,6 +91,8 @@ class TrainingFacts:
         waiting_for_data: Share of the training time spent waiting for images, in [0, 1].
         skipped_steps: Number of steps that were skipped because their gradients were not finite.
         base_model: The Hub repository whose weights training started from; None also for random weights.
+        base_subnetwork: The `capacity` and the `embedding_space` of the subnetwork that training started from; None
+            if it was none.
         training_device: The machine that trained.
         training_command: The command line that trained, without folders of the machine; `command` if not recorded.
     """
@@ -103,6 +105,7 @@ class TrainingFacts:
     waiting_for_data: float | None = None
     skipped_steps: int | None = None
     base_model: str | None = None
+    base_subnetwork: dict[str, Any] | None = None
     training_device: str | None = None
     training_command: str | None = None
 

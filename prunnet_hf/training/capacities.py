@@ -59,6 +59,18 @@ class FixedCapacities:
         """See `PassCapacities`."""
 
 
+class OwnCapacity(FixedCapacities):
+    """One pass, of a subnetwork as it is: there is nothing in it to choose by.
+
+    Args:
+        capacity: What it is called by, in (0, 1].
+    """
+
+    def __init__(self, capacity: float) -> None:
+        super().__init__([DENSE])
+        self.names = [f"capacity-{format_capacity(capacity)}"]
+
+
 class SandwichCapacities:
     """The dense network, the smallest capacity, and some between them, drawn at random for each step.
 

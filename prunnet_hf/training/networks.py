@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.calibration import MEAN, VARIANCE, add_statistics, batch_norms
 from ..pruning.masking import check_capacities, format_capacity
-from ..runs.arguments import DataArguments, ModelArguments, RunArguments
+from ..runs.arguments import DataArguments, ModelArguments, RunArguments, TrainArguments
+from ..runs.methods import find_method
 from .paper import initialise_as_paper
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
     if model.model_name_or_path is not None:
         source = model_directory(model.model_name_or_path)
         check_granularity(source, model.granularity)
+        check_trains_alone(source, arguments.train)
         return _load_to_train(source, arguments.train.capacities, {**labels, **_classifier_settings(model)})
     config = PrunNetConfig(
         backbone=model.backbone,
@@ -81,14 +84,32 @@ def check_granularity(source: str, asked: Granularity | None) -> None:
         )
 
 
-def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
-    """A checkpoint with these settings and with room for the statistics of the capacities of this run."""
-    config = PrunNetConfig.from_pretrained(source, **settings)
-    if not config.prunable:
+def check_trains_alone(source: str, options: TrainArguments) -> None:
+    """Make sure that a subnetwork is trained as what it is: one network of its own capacity.
+
+    Raises:
+        ValueError: If the method trains other subnetworks with it, or another capacity is asked for.
+    """
+    config = PrunNetConfig.from_pretrained(source)
+    if config.prunable:
+        return
+    own = format_capacity(config.capacity)
+    remedy = "Leave --method and --capacities out, or fine-tune the dense checkpoint that it was cut from."
+    if find_method(options.method).has_subnetworks:
         raise ValueError(
-            f"--model_name_or_path must name a prunable checkpoint; {source} is a subnetwork of capacity "
-            f"{format_capacity(config.capacity)}. Fine-tune the dense checkpoint it was cut from."
+            f"--method {options.method} needs a prunable checkpoint; {source} is a subnetwork of capacity {own}, "
+            f"which is trained alone. {remedy}"
         )
+    if not math.isclose(options.capacities[0], config.capacity):
+        raise ValueError(
+            f"--capacities must be {own}, that of the subnetwork {source}; got "
+            f"{format_capacity(options.capacities[0])}. {remedy}"
+        )
+
+
+def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any]) -> PrunNetForImageClassification:
+    """A checkpoint with these settings, if it is prunable with room for the statistics of this run's capacities."""
+    config = PrunNetConfig.from_pretrained(source, **settings)
     before = PrunNetConfig.from_pretrained(source)
     model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(source, config=config)
     model.is_classifier_new = False  # from now on it is trained
@@ -97,8 +118,9 @@ def _load_to_train(source: str, capacities: list[float], settings: dict[str, Any
     elif (before.classifier == "softmax") != (config.classifier == "softmax"):
         _renew_classifier(model, f"--classifier {config.classifier} isn't that of %s", source)
     model.config.capacities = [capacity for capacity in capacities if capacity < 1.0]
-    model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
-    add_statistics(model, len(model.config.stored_subnetworks))
+    if config.prunable:
+        model.config.statistics_capacities = check_capacities([*model.config.capacities, *STATISTICS_GRID])
+        add_statistics(model, len(model.config.stored_subnetworks))
     model.config.embedding_space = None  # of the space that it leaves; when training ends, it gets that of its own
     return model
 

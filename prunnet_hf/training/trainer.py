@@ -22,13 +22,13 @@ from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
-from ..runs.description import base_model, command_line, describe_device, recipe_of
+from ..runs.description import base_model, base_subnetwork, command_line, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
 from ..runs.methods import find_method
 from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
 from .batches import Batches, create_batches
-from .capacities import pass_capacities
+from .capacities import OwnCapacity, PassCapacities, pass_capacities
 from .checkpoints import (
     Progress,
     best_directory,
@@ -78,7 +78,7 @@ class Trainer:
         accelerator: See `create_accelerator`.
         splits: The images. Only `eval_every` uses the test images.
         images: What `set_apart` returned for `splits`, if it was already called.
-        model: The network to train, which must be prunable; by default `create_model` makes one.
+        model: The network to train, prunable or a subnetwork; by default `create_model` makes one.
         kept: Prunes weights for good: masks by the name of each prunable weight. Weights that they leave out are set
             to zero, and stay exactly zero. Only for the method `independent`.
         title: Of the progress bar, by default the method; the lines of epochs begin with it if it is given.
@@ -108,6 +108,7 @@ class Trainer:
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
         self.base_model = base_model(arguments.model)  # before output_dir exists, which may have the same name
+        self.base_subnetwork = base_subnetwork(arguments.model)
         self.title = title or arguments.train.method
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
@@ -174,6 +175,7 @@ class Trainer:
             waiting_for_data=waiting_share,
             skipped_steps=self.step.skipped,
             base_model=self.base_model,
+            base_subnetwork=self.base_subnetwork,
             training_device=describe_device(),
             training_command=command_line(),
         )
@@ -208,25 +210,30 @@ class Trainer:
             self.progress.teacher = teacher.identity(has_classifier=find_method(options.method).has_classifier)
         circumstances = Circumstances(self.steps_per_epoch, teacher)
         objective = create_objective(self.model, options, circumstances, kept=kept)
-        capacities = pass_capacities(
-            options.method,
-            options.capacities,
-            sampling=options.capacity_sampling,
-            num_draws=options.capacity_draws,
-            shrink_steps=round(options.shrink_share * self.schedule_steps),
-            seed=options.seed,
-        )
         return TrainingStep(
             self.model,
             self.wrapped,
             objective,
-            capacities,
+            self._pass_capacities(),
             optimizer,
             self.accelerator,
             max_grad_norm=options.max_grad_norm,
             seed=options.seed,
             skip_nonfinite=options.skip_nonfinite_steps,
             memory_format=self.memory_format,
+        )
+
+    def _pass_capacities(self) -> PassCapacities:
+        options = self.options
+        if not self.model.config.prunable:
+            return OwnCapacity(self.model.config.capacity)
+        return pass_capacities(
+            options.method,
+            options.capacities,
+            sampling=options.capacity_sampling,
+            num_draws=options.capacity_draws,
+            shrink_steps=round(options.shrink_share * self.schedule_steps),
+            seed=options.seed,
         )
 
     def _begin(self) -> None:

@@ -160,11 +160,6 @@ class TestFinishedRun:
         assert not torch.isclose(model.classifier.weight, old).any(dim=1).all()
         assert f"other classes than {finished / 'model'}: the classifier starts from new weights" in caplog.text
 
-    def test_subnetworks_are_not_trained_further(self, photos: Path, finished: Path, tmp_path: Path) -> None:
-        source = finished / "subnetworks/capacity-0.20"
-        with pytest.raises(ValueError, match=r"--model_name_or_path .*prunable.*capacity 0\.2"):
-            trainer(arguments(photos, tmp_path, source=source))
-
 
 @pytest.mark.parametrize("capacity", [1.0, 0.2])
 def test_independent_run_is_one_plain_network(photos: Path, tmp_path: Path, capacity: float) -> None:
