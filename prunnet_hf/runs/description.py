@@ -100,12 +100,14 @@ def base_model(arguments: ModelArguments) -> str | None:
     return pretrained.hf_hub_id if pretrained is not None else None
 
 
-def base_subnetwork(arguments: ModelArguments) -> dict[str, Any] | None:
-    """Capacity and embedding space of the subnetwork that training starts from; None if it starts from another."""
-    if arguments.model_name_or_path is None:
-        return None
-    config = PrunNetConfig.from_pretrained(model_directory(arguments.model_name_or_path))
-    return None if config.prunable else {"capacity": config.capacity, "embedding_space": config.embedding_space}
+def describe_base(arguments: ModelArguments) -> dict[str, Any]:
+    """What training starts from: `base_model` and `base_subnetwork`, as `TrainingFacts` has them."""
+    base: dict[str, Any] = {"base_model": base_model(arguments)}
+    if arguments.model_name_or_path is not None:
+        config = PrunNetConfig.from_pretrained(model_directory(arguments.model_name_or_path))
+        if not config.prunable:
+            base["base_subnetwork"] = {"capacity": config.capacity, "embedding_space": config.embedding_space}
+    return base
 
 
 def command_line() -> str:

@@ -22,7 +22,7 @@ from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
 from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
-from ..runs.description import base_model, base_subnetwork, command_line, describe_device, recipe_of
+from ..runs.description import command_line, describe_base, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
 from ..runs.methods import find_method
 from ..runs.record import TrainingFacts
@@ -107,8 +107,7 @@ class Trainer:
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
-        self.base_model = base_model(arguments.model)  # before output_dir exists, which may have the same name
-        self.base_subnetwork = base_subnetwork(arguments.model)
+        self.base = describe_base(arguments.model)  # before output_dir exists, which may have the same name
         self.title = title or arguments.train.method
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
@@ -174,8 +173,7 @@ class Trainer:
             training_seconds=seconds,
             waiting_for_data=waiting_share,
             skipped_steps=self.step.skipped,
-            base_model=self.base_model,
-            base_subnetwork=self.base_subnetwork,
+            **self.base,
             training_device=describe_device(),
             training_command=command_line(),
         )
