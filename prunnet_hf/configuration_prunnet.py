@@ -41,6 +41,8 @@ OF_THE_PACKAGE = (
 """Arguments of `timm.create_model` that PrunNet sets, or that make something other than a network for embeddings."""
 MEASURED = ("space", "dataset", "protocol", "metric", "values")
 """What `measured` has, if it isn't None."""
+COMPATIBLE = ("space", "teacher", "gallery", "dataset", "protocol", "metric", "values", "itself")
+"""What `compatible_with` has, if it isn't None."""
 _WRITTEN = "Leave it out: a run writes it, also train_accelerate.py --eval_only."
 PRUNING_ARGUMENTS = ("capacity", "allocation")
 """Arguments of pruning. A checkpoint states them, and no argument changes what it states."""
@@ -81,6 +83,10 @@ class PrunNetConfig(PreTrainedConfig):
         measured: How well queries of each capacity find images in the dense network's gallery: `space`, `dataset`,
             `protocol`, `metric`, and `values`, in [0, 1] by capacity (`{"0.20": 0.72, "1.00": 0.74}`). A run writes it
             once it has evaluated the model. It goes when the space is renewed.
+        compatible_with: The space that existed before and into which the network was trained: its id `space`, the
+            `teacher` that made it, a `gallery` of it; `dataset`, `protocol` and `metric` of the test, `values` of
+            queries of each capacity in the gallery of that space, in [0, 1], and `itself`, that of queries by the
+            space's own model. What isn't known is None, and `values` are empty. A run writes it, as `measured`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -109,6 +115,7 @@ class PrunNetConfig(PreTrainedConfig):
     embedding_space: str | None = None
     weights_digest: dict[str, str] | None = None
     measured: dict[str, Any] | None = None
+    compatible_with: dict[str, Any] | None = None
     # Whether an argument beside the checkpoint asked for a classifier. Not saved.
     asks_for_classifier: ClassVar[bool] = False
 
@@ -186,6 +193,7 @@ class PrunNetConfig(PreTrainedConfig):
         for name, digest in (self.weights_digest or {}).items():
             _check_id(f"weights_digest[{name!r}]", digest)
         _check_measured(self.measured)
+        _check_compatible(self.compatible_with)
 
     def _statistics_grid(self) -> list[float]:
         if not self.prunable:
@@ -356,12 +364,36 @@ def _check_measured(measured: Any) -> None:
     for name in ("dataset", "protocol", "metric"):
         if not isinstance(measured[name], str):
             raise TypeError(f"measured[{name!r}] must be text; got {measured[name]!r}. {_WRITTEN}")
-    _check_mapping("measured['values']", measured["values"])
-    for capacity, value in (measured["values"] or {}).items():
+    _check_values("measured['values']", measured["values"])
+
+
+def _check_compatible(found: Any) -> None:
+    """Refuse what isn't None or of the form that the attribute `compatible_with` has."""
+    _check_mapping("compatible_with", found)
+    if found is None:
+        return
+    if {*found} != {*COMPATIBLE}:
+        raise ValueError(
+            f"compatible_with must have {', '.join(COMPATIBLE)}; got {sorted(map(str, found))}. {_WRITTEN}"
+        )
+    _check_id("compatible_with['space']", found["space"] or "None")
+    for name in ("teacher", "gallery", "dataset", "protocol", "metric"):
+        if not isinstance(found[name], str | None):
+            raise TypeError(f"compatible_with[{name!r}] must be text or None; got {found[name]!r}. {_WRITTEN}")
+    _check_values("compatible_with['values']", found["values"])
+    if found["itself"] is not None and not _is_share(found["itself"]):
+        raise ValueError(
+            f"compatible_with['itself'] must be a number in [0, 1], or None; got {found['itself']!r}. {_WRITTEN}"
+        )
+
+
+def _check_values(name: str, values: Any) -> None:
+    _check_mapping(name, values)
+    for capacity, value in (values or {}).items():
         if not _is_share(value) or not _is_capacity(capacity):
             raise ValueError(
-                "measured['values'] must have numbers in [0, 1] by capacities such as '0.20'; got "
-                f"{capacity!r}: {value!r}. {_WRITTEN}"
+                f"{name} must have numbers in [0, 1] by capacities such as '0.20'; got {capacity!r}: {value!r}. "
+                f"{_WRITTEN}"
             )
 
 

@@ -21,6 +21,12 @@ MEASURED: dict[str, Any] = {
     "metric": "mAP",
     "values": {"0.20": 0.72, "1.00": 0.74},
 }
+COMPATIBLE: dict[str, Any] = {
+    **MEASURED,
+    "teacher": "org/large",
+    "gallery": None,
+    "itself": 0.75,
+}
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -88,6 +94,7 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
         margin=0.4,
         embedding_space="0123456789abcdef",
         measured=MEASURED,
+        compatible_with=COMPATIBLE,
         id2label={0: "church", 1: "bridge", 2: "tower"},
     )
     config.save_pretrained(tmp_path)
@@ -241,6 +248,11 @@ class TestCodeBesideAModel:
         ("measured", {**MEASURED, "values": {"low": 0.5}}, ValueError, r"capacities.*'low': 0\.5"),
         ("measured", {**MEASURED, "values": {0.2: 0.5}}, ValueError, r"capacities.*0\.2: 0\.5"),
         ("measured", {**MEASURED, "values": {"nan": 0.5}}, ValueError, r"capacities.*'nan': 0\.5"),
+        ("compatible_with", MEASURED, ValueError, r"compatible_with must have .*itself; got .*Leave it out"),
+        ("compatible_with", {**COMPATIBLE, "space": None}, ValueError, r"compatible_with\['space'\].*16 hex.*None"),
+        ("compatible_with", {**COMPATIBLE, "teacher": 1}, TypeError, r"\['teacher'\] must be text or None; got 1"),
+        ("compatible_with", {**COMPATIBLE, "values": {"0.20": 7}}, ValueError, r"compatible_with\['values'\].*: 7"),
+        ("compatible_with", {**COMPATIBLE, "itself": 75.0}, ValueError, r"\['itself'\] .*\[0, 1\].*got 75\.0"),
     ],
 )
 def test_wrong_types_and_ids(field: str, value: object, error: type[Exception], message: str) -> None:

@@ -35,7 +35,7 @@ class Source:
 
 SOURCES = {
     "glyphs": Source(load_glyphs, options=(), needs_folder=False),
-    "image_folder": Source(load_image_folder),
+    "image_folder": Source(load_image_folder, options=("streaming", "labels_optional")),
     "gldv2": Source(load_gldv2, options=("streaming", "subset", "class_share", "num_classes", "evaluation_only")),
     "in_shop": Source(load_in_shop, options=("streaming", "bounding_boxes")),
     "veri776": Source(load_veri776),
@@ -55,6 +55,7 @@ def load_splits(
     subset: Subset = "clean",
     bounding_boxes: bool = False,
     evaluation_only: bool = False,
+    labels_optional: bool = False,
 ) -> RetrievalSplits:
     """Load the training, query and gallery images of a data set.
 
@@ -68,6 +69,7 @@ def load_splits(
         bounding_boxes: Crop images to their boxes.
         evaluation_only: Leave out training images that are a separate download. What chooses training images is then
             ignored.
+        labels_optional: Take training images without classes where the data set can have such.
 
     Raises:
         ValueError: If `data_dir` is missing but needed, or the data set doesn't take an argument that is given.
@@ -84,8 +86,9 @@ def load_splits(
     foreign = sorted(set(options) - set(source.options))
     if foreign:
         raise _belongs_elsewhere(foreign[0], takers(foreign[0]), dataset)
-    if evaluation_only and "evaluation_only" in source.options:
-        options["evaluation_only"] = True
+    for name, is_wished in (("evaluation_only", evaluation_only), ("labels_optional", labels_optional)):
+        if is_wished and name in source.options:
+            options[name] = True
     if not source.needs_folder:
         return source.load(**options)
     if data_dir is None:

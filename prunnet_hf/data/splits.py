@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 IMAGE = "image"
 LABEL = "label"
+WITHOUT_CLASSES = ("unlabelled",)
+"""The only class of training images that have none: a run that needs no labels takes them."""
 FEWEST_CLASSES = 2
 """With one class every answer is right: training has nothing to tell apart, and a test measures nothing."""
 SHOWN = 5
@@ -54,7 +56,8 @@ class RetrievalSplits:
         for role, images in (("query", self.query), ("gallery", self.gallery)):
             _check_columns(role, images, {IMAGE: Image})
         for role, images in (("train", self.train), ("gallery", self.gallery)):
-            if images is not None and isinstance((images.features or {}).get(LABEL), ClassLabel):
+            is_labelled = images is not None and isinstance((images.features or {}).get(LABEL), ClassLabel)
+            if images is not None and is_labelled and (role == "gallery" or has_classes(images)):
                 check_classes(role, images)
         if self.protocol == "leave_one_out" and isinstance(self.query, Dataset):
             _check_columns("query", self.query, {IMAGE: Image, LABEL: ClassLabel})
@@ -69,8 +72,10 @@ class RetrievalSplits:
 
     @property
     def num_classes(self) -> int:
-        """Number of training classes; 0 if there are no training images."""
-        return 0 if self.train is None else int(self.train.features[LABEL].num_classes)
+        """Number of training classes; 0 if there are no training images, or these have no classes."""
+        if self.train is None or not has_classes(self.train):
+            return 0
+        return int(self.train.features[LABEL].num_classes)
 
     @property
     def num_shared_classes(self) -> int | None:
@@ -82,6 +87,8 @@ class RetrievalSplits:
         splits = (self.train, self.query, self.gallery)
         if any(split is None or not isinstance((split.features or {}).get(LABEL), ClassLabel) for split in splits):
             return None
+        if not self.num_classes:
+            return None
         train, query, gallery = (_class_names(split) for split in splits if split is not None)
         shared = len(train & (query | gallery))
         return None if shared and not all(isinstance(split, Dataset) for split in splits) else shared
@@ -91,6 +98,11 @@ def _size(images: ImageDataset | None) -> str:
     if images is None:
         return "None"
     return f"{len(images):,} images" if isinstance(images, Dataset) else "a stream of images"
+
+
+def has_classes(images: ImageDataset) -> bool:
+    """Whether images with a column `label` have classes, rather than the one name for those that have none."""
+    return tuple(images.features[LABEL].names) != WITHOUT_CLASSES
 
 
 def hold_out_classes(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -20,7 +20,7 @@ from ..pruning.masking import format_capacity
 from ..pruning.pq_index import normal_index
 from ..retrieval.compatibility import SHOWN_METRICS, markdown_matrix, markdown_tests
 from ..retrieval.markdown import as_block, as_code, as_text, hub_link, one_line
-from ..runs.methods import METHODS
+from ..runs.methods import INTO_LOSSES, METHODS
 from ..runs.ownership import claim_run
 from ..runs.record import RunRecord
 from ..runs.run_directory import CARD_BEGINS as BEGIN
@@ -306,11 +306,20 @@ def _fill(template: str, data: ModelCardData, run: RunRecord, usage: Usage, **va
         end=END,
         run=run,
         method=METHODS.get(run.method or ""),
+        into_losses=_into_losses(run),
         usage=usage,
         has_units=run.model is not None and run.model.granularity == "channel",
         **values,
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
+
+
+def _into_losses(run: RunRecord) -> dict[str, str]:
+    """What the losses of a run into a space that exists are; empty of one that made its own."""
+    chosen = [] if run.into is None else run.into.losses
+    names = [name.partition(":")[0] for name in chosen]
+    described = [INTO_LOSSES[name].description if name in INTO_LOSSES else "not known here" for name in names]
+    return dict(zip(chosen, described, strict=True))
 
 
 def _format_count(count: int) -> str:

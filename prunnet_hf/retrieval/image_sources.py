@@ -101,6 +101,9 @@ class DatasetImages(ImageSource):
     Args:
         images: Has a column `image`, and perhaps `label`, whose class names become labels, and `bbox`.
         root: The folder of the data set's files, if it has one.
+
+    Attributes:
+        files: The path of each image's file; None if it has none of its own.
     """
 
     def __init__(self, images: Dataset, root: str | os.PathLike[str] | None = None) -> None:
@@ -109,11 +112,11 @@ class DatasetImages(ImageSource):
         self._ends: list[bytes] = []
         self._labels: list[int] = images[CLASS][:] if isinstance(images.features.get(CLASS), ClassLabel) else []
         self._classes: list[str] = images.features[CLASS].names if self._labels else []
-        self._files = self._listed_files()
+        self.files = self._listed_files()
         prefix = "" if root is None else f"{Path(root)}{os.sep}"
         rows = [f"row-{place}" for place in range(len(images))]
         names = [
-            row if file is None else file.removeprefix(prefix) for row, file in zip(rows, self._files, strict=True)
+            row if file is None else file.removeprefix(prefix) for row, file in zip(rows, self.files, strict=True)
         ]
         self.names = names if len(set(names)) == len(names) else rows
 
@@ -127,7 +130,7 @@ class DatasetImages(ImageSource):
 
     def state(self, place: int) -> tuple[int, int]:
         """The size of the file, and when it was modified; of an image inside the data set instead how it ends."""
-        size, file = self._sizes[place], self._files[place]
+        size, file = self._sizes[place], self.files[place]
         return (size, int.from_bytes(self._ends[place])) if size is not None else _state(Path(file or ""))
 
     def _listed_files(self) -> list[str | None]:

@@ -20,6 +20,7 @@ from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
 from ..storage.json_text import load_json
 from .methods import (
+    INTO_LOSSES,
     MERGERS,
     METHODS,
     CapacitySampling,
@@ -30,6 +31,7 @@ from .methods import (
     by_method,
     fill_defaults,
     find_method,
+    into_weights,
 )
 from .recipes import CONFIG_HELP, read_recipe, recipe_flags
 
@@ -38,6 +40,10 @@ EVIDENCE_PENALTY = 1.0
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
+EMBEDDING_DIM = 256
+_INTO_LOSS = ("regression",)
+_KEEP_CONTENT = ("crop_flip", "crop")
+"""Augmentations that leave an image what it was when the target was made of it."""
 _DENSE_PHASE = ("dense_epochs", "dense_learning_rate")
 
 
@@ -64,7 +70,12 @@ class ModelArguments:
             "backbone_kwargs changes no shape.",
         },
     )
-    embedding_dim: int = field(default=256, metadata={"help": "Length of an embedding."})
+    embedding_dim: int | None = field(
+        default=None,
+        metadata={
+            "help": f"Length of an embedding; by default {EMBEDDING_DIM}, with --into or --teacher that of the space."
+        },
+    )
     stem_pool: bool = field(default=True, metadata={"help": "False leaves out the max-pool after the stem."})
     granularity: Granularity | None = by_method(
         "granularity",
@@ -249,8 +260,25 @@ class TrainArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "For bct and regression: the finished network whose space is learned: a run directory, a model or "
-            "a Hub repository. It stays as it is."
+            "help": "The finished network whose space is learned: a run directory, a model or a Hub repository. It "
+            "stays as it is. With bct and regression it runs in every step; with other methods its embeddings of the "
+            "training images, computed once, are the targets."
+        },
+    )
+    into: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train into a space that exists: that of a gallery, or of a Parquet table of embeddings or a "
+            "folder of its shards, whose vectors of the training images are the targets, unless --teacher gives them; "
+            "or of a model, as for --teacher. The trained networks search galleries of that space."
+        },
+    )
+    into_loss: list[str] = field(
+        default_factory=lambda: list(_INTO_LOSS),
+        metadata={
+            "help": "With --into or --teacher: one or more losses, NAME or NAME:WEIGHT. "
+            + "; ".join(f"{name}: {loss.description}" for name, loss in INTO_LOSSES.items())
+            + "."
         },
     )
     evidence_penalty: float = field(
@@ -347,6 +375,7 @@ class TrainArguments:
         self.eval_capacities = check_capacities(self.eval_capacities, "eval_capacities")
         self.capacities = check_capacities(self.capacities)
         self._check_method(method)
+        self._check_into(method)
         self._check_dense_phase(method)
         self._check_capacities(method)
 
@@ -361,11 +390,6 @@ class TrainArguments:
                 f"teacher must name a finished run or a model for --method {self.method}, such as --teacher "
                 "out/dense; got None."
             )
-        if self.teacher is not None and not method.needs_teacher:
-            raise ValueError(
-                f"teacher is only for methods that train towards one; got {self.teacher!r} with --method "
-                f"{self.method}. Leave --teacher out, or give --method bct or regression."
-            )
         if self.evidence_penalty != EVIDENCE_PENALTY and not method.learns_evidence:
             raise ValueError(
                 f"evidence_penalty is only for methods that learn evidence; got {self.evidence_penalty!r} with "
@@ -374,6 +398,32 @@ class TrainArguments:
         if self.merger not in (None, *MERGERS) and ":" not in self.merger:
             raise ValueError(
                 f"merger must be one of {', '.join(MERGERS)}, or PACKAGE.MODULE:CLASS; got {self.merger!r}."
+            )
+
+    @property
+    def trains_into(self) -> bool:
+        """Whether the run trains into a space that exists."""
+        takes_teacher = self.teacher is not None and not find_method(self.method).needs_teacher
+        return self.into is not None or takes_teacher
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether training images must have classes."""
+        return not self.trains_into or any(INTO_LOSSES[name].needs_labels for name in into_weights(self.into_loss))
+
+    def _check_into(self, method: Method) -> None:
+        into_weights(self.into_loss)
+        if self.trains_into and method.trains_into is None:
+            name = "teacher" if self.into is None else "into"
+            able = ", ".join(name for name, each in METHODS.items() if each.trains_into)
+            raise ValueError(
+                f"{name} is for methods that train into a space that exists, {able}; got {getattr(self, name)!r} with "
+                f"--method {self.method}. Leave --{name} out, or choose another method."
+            )
+        if not self.trains_into and self.into_loss != list(_INTO_LOSS):
+            raise ValueError(
+                f"into_loss is only for runs into a space that exists; got {' '.join(self.into_loss)!r}. Give --into "
+                "or --teacher, or leave it out."
             )
 
     def _check_dense_phase(self, method: Method) -> None:
@@ -413,6 +463,10 @@ class RunArguments:
         """Fill in what of the network depends on the method, and check the arguments that depend on each other."""
         if self.model.model_name_or_path is None and not self.train.eval_only:  # else the checkpoint decides
             fill_defaults(self.model, find_method(self.train.method))
+        if self.model.embedding_dim is None and not self.train.trains_into:
+            self.model.embedding_dim = EMBEDDING_DIM
+        if self.train.trains_into:
+            self._check_targets()
         if self.train.sync_batchnorm and self.data.streaming:
             raise ValueError(
                 "sync_batchnorm=True and streaming=True don't work together: a process that has read its part of a "
@@ -423,6 +477,23 @@ class RunArguments:
             raise ValueError(
                 f"validation_share={self.data.validation_share} holds out classes to choose the best model by, but "
                 "eval_every=0 never evaluates on them. Give --eval_every, or leave validation_share out."
+            )
+
+    def _check_targets(self) -> None:
+        if self.data.augmentation not in _KEEP_CONTENT:
+            raise ValueError(
+                f"augmentation must be {' or '.join(_KEEP_CONTENT)} with --into and --teacher, as targets are made of "
+                f"the images as they are; got {self.data.augmentation!r}."
+            )
+        if self.train.needs_labels and self.model.classifier == "softmax":
+            raise ValueError(
+                "classifier must be cosface or arcface with --into_loss classifier, which compares embeddings with a "
+                "vector for each class; got 'softmax'."
+            )
+        if self.data.streaming:
+            raise ValueError(
+                "streaming=True doesn't work with --into and --teacher, whose targets are of images in files. Leave "
+                "--streaming out."
             )
 
     def as_dict(self) -> dict[str, Any]:

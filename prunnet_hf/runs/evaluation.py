@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,11 +25,12 @@ from ..retrieval.compatibility import (
     compatibility_matrix,
     format_matrix,
     format_tests,
+    percent,
 )
 from ..retrieval.dataset_encoding import Encoded, Key, pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
-from ..retrieval.protocols import resolve_protocol
+from ..retrieval.protocols import Side, resolve_protocol
 from .arguments import RunArguments
 from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
 from .examples import write_examples
@@ -36,8 +38,9 @@ from .gathering import encode_together
 from .measured import note_measured
 from .methods import find_method
 from .ownership import discard_conclusions
-from .record import RECORD, UNEVALUATED, RunRecord, TrainingFacts
-from .run_directory import subnetwork_directory, write_json, write_text
+from .record import RECORD, UNEVALUATED, IntoRecord, RunRecord, TrainingFacts
+from .reference import Reference
+from .run_directory import subnetwork_directory, without_local_paths, write_json, write_text
 
 
 def measure_running_statistics(
@@ -130,6 +133,7 @@ def evaluate_run(
     splits: RetrievalSplits,
     arguments: RunArguments,
     training: TrainingFacts,
+    reference: Reference | None = None,
 ) -> RunRecord | None:
     """Evaluate a trained model, print its figures, and write the run directory. All processes must call this.
 
@@ -143,6 +147,7 @@ def evaluate_run(
         splits: The images to search.
         arguments: Recorded in `config.yaml`; `output_dir` is the run directory.
         training: What is known about the training.
+        reference: The space that exists into which the run has trained, if it has.
 
     Returns:
         The run's record, which `metrics.json` holds, on the main process; None on all others.
@@ -175,6 +180,7 @@ def evaluate_run(
         results=tuple(results),
         capacities=tuple(describe_subnetworks(run, model, subnetworks, options.capacity_sampling)),
         chance=chance_level(query.columns["label"]) if splits.protocol == "leave_one_out" else None,
+        into=None if reference is None else against_own_gallery(reference, splits.protocol, query, gallery),
     )
     record.write(run / RECORD)
     note_measured(run, record)
@@ -182,6 +188,30 @@ def evaluate_run(
     show_results(record, run)
     write_examples(run, record, subnetworks, splits, query, gallery, seed=options.seed)
     return record
+
+
+def against_own_gallery(
+    reference: Reference, protocol: str, query: Encoded[float], gallery: Encoded[float]
+) -> IntoRecord:
+    """How well queries of each capacity find images in the gallery of the space into which they were trained.
+
+    Args:
+        reference: The space, and its own vectors of the test images.
+        protocol: Name of the rule.
+        query: The queries, embedded by every capacity.
+        gallery: The gallery's images, embedded likewise.
+    """
+    record = IntoRecord(
+        embedding_space=reference.embedding_space,
+        teacher=reference.teacher and without_local_paths(reference.teacher),
+        gallery=reference.gallery and without_local_paths(reference.gallery),
+        losses=reference.losses,
+    )
+    if reference.query is None or reference.gallery_vectors is None:
+        return record
+    measure, there = resolve_protocol(protocol), Side(reference.gallery_vectors, gallery.columns)
+    values = {format_capacity(capacity): measure(query.side(capacity), there) for capacity in query.embeddings}
+    return replace(record, values=values, itself=measure(Side(reference.query, query.columns), there))
 
 
 def final_scores(record: RunRecord) -> dict[str, float]:
@@ -209,6 +239,17 @@ def show_results(record: RunRecord, run: Path) -> None:
         plot_curve(record.results, run / "curve.png", metric=record.headline, trained=trained, title=title)
     print(f"\n{format_matrix(record.results, record.headline)}")
     print(f"\n{format_tests(record.results)}")
+    if record.into is not None and record.into.values:
+        print(f"\n{format_against(record.into, record.headline)}")
+
+
+def format_against(into: IntoRecord, metric: str) -> str:
+    """One metric of the test against the space's own gallery as lines for a terminal, in percent."""
+    rows = {capacity: values[metric] for capacity, values in into.values.items()}
+    if into.itself is not None:
+        rows["its own"] = into.itself[metric]
+    lines = [f"{metric} (%)".ljust(16) + f"gallery of {into.teacher or into.gallery}", "query"]
+    return "\n".join([*lines, *(f"{name:>14}  {percent(value):>7}" for name, value in rows.items())])
 
 
 def is_evaluated_again(arguments: RunArguments) -> bool:

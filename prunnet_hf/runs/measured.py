@@ -34,6 +34,30 @@ def measured_by(record: RunRecord) -> dict[str, Any] | None:
     }
 
 
+def compatible_with(record: RunRecord) -> dict[str, Any] | None:
+    """The space that exists into which a run has trained, as `PrunNetConfig.compatible_with` has it.
+
+    Args:
+        record: Of the finished run.
+
+    Returns:
+        None if it made a space of its own.
+    """
+    into = record.into
+    if into is None:
+        return None
+    return {
+        "space": into.embedding_space,
+        "teacher": into.teacher,
+        "gallery": into.gallery,
+        "dataset": record.dataset,
+        "protocol": record.protocol,
+        "metric": record.headline,
+        "values": {capacity: values[record.headline] for capacity, values in into.values.items()},
+        "itself": None if into.itself is None else into.itself[record.headline],
+    }
+
+
 def note_measured(run: Path, record: RunRecord) -> None:
     """Write what was measured into the configurations of the run's models, so that it goes wherever they go.
 
@@ -43,11 +67,13 @@ def note_measured(run: Path, record: RunRecord) -> None:
         run: The run directory.
         record: Of this run.
     """
-    measured = measured_by(record)
+    found = {"measured": measured_by(record), "compatible_with": compatible_with(record)}
     folders = [run / "model", *(subnetwork_directory(run, capacity) for capacity in record.evaluated_capacities)]
     for file in (folder / CONFIG_NAME for folder in folders):
-        if measured is None or not file.is_file():
+        if not file.is_file():
             continue
         config = load_json(file.read_text(encoding="utf-8"))
-        if config.get("embedding_space") == measured["space"]:
-            write_json(file, dict(sorted({**config, "measured": measured}.items())))
+        own = record.model is not None and config.get("embedding_space") == record.model.embedding_space
+        noted = {name: content for name, content in found.items() if content is not None}
+        if own and noted:
+            write_json(file, dict(sorted({**config, **noted}.items())))

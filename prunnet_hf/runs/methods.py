@@ -5,7 +5,8 @@ it. `training/` obeys these choices and imports them from here; `training/object
 method under the same name.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -59,6 +60,8 @@ class Method:
         has_classifier: Whether it trains a classifier.
         has_dense_phase: Whether it first trains the dense network alone, for `--dense_epochs`.
         learns_evidence: Whether `--evidence_penalty` is part of its loss.
+        trains_into: What a card says of it instead if the run trains into a space that exists (`--into`, `--teacher`);
+            None if it can't.
     """
 
     description: str
@@ -69,6 +72,7 @@ class Method:
     has_classifier: bool = True
     has_dense_phase: bool = False
     learns_evidence: bool = False
+    trains_into: str | None = None
 
 
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
@@ -86,11 +90,15 @@ METHODS = {
             ),
         },
         has_dense_phase=True,
+        trains_into="The dense network is trained alone first, and then together with its subnetworks, whose losses "
+        "are added up.",
     ),
     "prunnet": Method(
         "At every step the gradients of the dense network and of its subnetworks are merged, and projected where they "
         "conflict (PrunNet, arXiv 2504.11879).",
         has_merger=True,
+        trains_into="At every step the gradients of the dense network and of its subnetworks are merged, and "
+        "projected where they conflict (PrunNet, arXiv 2504.11879).",
     ),
     "paper": Method(
         "PrunNet as its paper's code has it: fixed capacities, softmax, and a start and an AdamW of its own (arXiv "
@@ -108,7 +116,8 @@ METHODS = {
         },
     ),
     "joint": Method(
-        "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet."
+        "The losses of the dense network and of its subnetworks are added up, for comparison with PrunNet.",
+        trains_into="The losses of the dense network and of its subnetworks are added up.",
     ),
     "sfsc": Method(
         "SFSC's loss, our aggregation: each pass learns evidence for classes, and its uncertainty weighs its "
@@ -117,7 +126,9 @@ METHODS = {
         learns_evidence=True,
     ),
     "independent": Method(
-        "One network is trained alone, at the one capacity given, for comparison with PrunNet.", has_subnetworks=False
+        "One network is trained alone, at the one capacity given, for comparison with PrunNet.",
+        has_subnetworks=False,
+        trains_into="One network is trained alone, at the one capacity given.",
     ),
     "bct": Method(
         "One network of one capacity is trained with an added cross entropy through the classifier of a frozen "
@@ -133,6 +144,69 @@ METHODS = {
         has_classifier=False,
     ),
 }
+
+
+@dataclass(frozen=True)
+class IntoLoss:
+    """What there is to say about a loss by which networks learn a space that exists.
+
+    Attributes:
+        description: For `--help` and the model card.
+        needs_labels: Whether images must have classes.
+    """
+
+    description: str
+    needs_labels: bool = False
+
+
+INTO_LOSSES = {
+    "regression": IntoLoss("1 - the cosine to the image's target"),
+    "csd": IntoLoss(
+        "the divergence of the similarities to the target's nearest neighbours from the target's own (Contextual "
+        "Similarity Distillation, CVPR 2022)"
+    ),
+    "classifier": IntoLoss(
+        "cross entropy through a frozen classifier: the teacher's, if it knows the same classes, or the means of the "
+        "classes' targets (BCT, arXiv 2003.11942)",
+        needs_labels=True,
+    ),
+}
+"""What `--into_loss` accepts; `training/into_space.py` has them under the same names."""
+
+
+def into_weights(chosen: Sequence[str]) -> dict[str, float]:
+    """The weight of each loss that `--into_loss` names.
+
+    Args:
+        chosen: Names, or `NAME:WEIGHT`.
+
+    Raises:
+        ValueError: If there is none, one is unknown or named twice, or a weight isn't a number above 0.
+
+    Example:
+        >>> into_weights(["regression", "csd:0.5"])
+        {'regression': 1.0, 'csd': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for text in chosen:
+        name, sign, number = text.partition(":")
+        weight = _number(number) if sign else 1.0
+        if name not in INTO_LOSSES or name in weights or not 0 < weight < math.inf:
+            raise ValueError(
+                f"into_loss must name each of {', '.join(INTO_LOSSES)} at most once, if need be with a weight above "
+                f"0, such as csd:0.5; got {' '.join(chosen)!r}."
+            )
+        weights[name] = weight
+    if not weights:
+        raise ValueError(f"into_loss must name at least one of {', '.join(INTO_LOSSES)}; got none.")
+    return weights
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def find_method(name: str) -> Method:

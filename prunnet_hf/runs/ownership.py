@@ -24,6 +24,9 @@ _OF_RECIPES = {"dataset", "output_dir", "backbone", "capacities"}
 _OF_RECORDS = {"format", "dataset", "results"}
 DENSE, PHASE = "dense", "phase.json"
 """The folder of the first phase of a run by distillation, and the file in it that is written before its model."""
+TARGETS = "targets"
+"""The folder of what a run into a space that exists keeps: the teacher's embeddings of each split, and neighbours."""
+_OF_TARGETS = re.compile(r"train|query|gallery")
 _WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds")
 """What a run that has come to something leaves, besides checkpoints and best models."""
 _SHOWN = 3
@@ -149,6 +152,11 @@ def discard_run(run: Path) -> None:
         discard_run(run / DENSE)
         (run / DENSE / PHASE).unlink(missing_ok=True)
         _remove_if_empty(run / DENSE)
+    for folder in _own(run / TARGETS, _OF_TARGETS):
+        shutil.rmtree(folder)
+    for file in (run / TARGETS).glob("neighbours-*.npy"):
+        file.unlink()
+    _remove_if_empty(run / TARGETS)
     for directory in _own(run / "rounds", _ROUND):
         discard_run(directory)
         (directory / "round.json").unlink(missing_ok=True)

@@ -184,6 +184,34 @@ class CapacityRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IntoRecord:
+    """The space that exists into which a run has trained, and how well its own gallery is searched.
+
+    Attributes:
+        embedding_space: Its id.
+        teacher: The model that made the targets; None if they are a gallery's own vectors.
+        gallery: The gallery that was given; None without one.
+        losses: What `--into_loss` named.
+        values: By query capacity (`"0.20"`), every metric of queries by that network in the gallery of the space;
+            empty if the space's vectors of the test images weren't known.
+        itself: The same of queries by the space's own model; None if they weren't known.
+    """
+
+    embedding_space: str
+    teacher: str | None = None
+    gallery: str | None = None
+    losses: list[str]
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    itself: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible figures."""
+        for capacity, metrics in {**self.values, "itself": self.itself or {}}.items():
+            for metric, value in metrics.items():
+                _check_range(f"{metric} at {capacity}", value, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord(TrainingFacts, RunDescription):
     """A finished run.
 
@@ -192,12 +220,14 @@ class RunRecord(TrainingFacts, RunDescription):
         results: The compatibility matrix: every pair of capacities by every metric, the headline metric first.
         capacities: The cost of each evaluated capacity, ascending.
         chance: The score of a random order by metric; None if it was not computed.
+        into: The space that exists into which it has trained; None if it made one of its own.
     """
 
     model: ModelRecord | None = None
     results: tuple[CompatibilityResult, ...]
     capacities: tuple[CapacityRecord, ...]
     chance: dict[str, float] | None = None
+    into: IntoRecord | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible figures, and a matrix that states a cell twice."""
@@ -278,7 +308,12 @@ class RunRecord(TrainingFacts, RunDescription):
         Raises:
             ValueError: If a field without a default is missing or empty, or a value has the wrong type.
         """
-        nested = {"model": ModelRecord, "results": CompatibilityResult, "capacities": CapacityRecord}
+        nested = {
+            "model": ModelRecord,
+            "results": CompatibilityResult,
+            "capacities": CapacityRecord,
+            "into": IntoRecord,
+        }
         parts = {name: _build_parts(kind, content.get(name), f"{place}: {name}") for name, kind in nested.items()}
         return _build(cls, {**content, **parts}, place)
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from ..data.loading import load_splits
 from ..data.sets.image_folder import check_images
-from ..data.splits import RetrievalSplits, check_classes, hold_out_classes
+from ..data.splits import RetrievalSplits, check_classes, has_classes, hold_out_classes
 from ..data.streams import ImageDataset, num_images
 from .arguments import RunArguments
 
@@ -34,6 +34,7 @@ def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> R
         subset=data.subset,
         bounding_boxes=data.bounding_boxes,
         evaluation_only=arguments.train.eval_only,
+        labels_optional=not arguments.train.needs_labels,
     )
     if splits.train is None and not arguments.train.eval_only:
         raise ValueError(
@@ -75,10 +76,15 @@ def set_apart(
     train, skip_corrupt = splits.train, arguments.data.skip_corrupt_images
     if is_main_process or skip_corrupt:  # all processes must know what is left out
         train = check_beforehand(train, skip_corrupt=skip_corrupt)
-    if skip_corrupt:
+    if skip_corrupt and has_classes(train):
         check_classes("train", train)  # whole classes may have been left out
     if arguments.data.validation_share == 0:
         return train, splits
+    if not has_classes(train):
+        raise ValueError(
+            f"validation_share={arguments.data.validation_share} holds out classes, and the training images have "
+            "none. Leave --validation_share out."
+        )
     if not isinstance(train, Dataset):
         raise ValueError(
             "--validation_share needs all labels, which streams can't give: leave out either it or --streaming."

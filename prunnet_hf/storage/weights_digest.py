@@ -63,6 +63,8 @@ def set_space(model: Any, space: str, state_dict: Mapping[str, Tensor] | None = 
 
     What was measured in another space goes.
     """
+    if model.config.embedding_space != space:
+        model.config.compatible_with = None
     model.config.embedding_space = space
     if (model.config.measured or {}).get("space") != space:
         model.config.measured = None
@@ -85,7 +87,7 @@ def settle_space(model: Any, state_dict: Mapping[str, Tensor] | None = None) -> 
     """
     space = model.config.embedding_space
     if space is None:
-        model.config.weights_digest = model.config.measured = None
+        model.config.weights_digest = model.config.measured = model.config.compatible_with = None
         return
     now, known = digest_weights(model, state_dict=state_dict), model.config.weights_digest
     if known is None:

@@ -39,7 +39,8 @@ class MicroBatch:
     """One batch of one process.
 
     Attributes:
-        tensors: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`, on the device.
+        tensors: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`, on the device; unless they come
+            from a stream also `row` `(batch,)`, the places of the images in the data set.
         weight: Weight of this batch's mean loss: 1 if all batches of an update have the same number of images.
         is_update: Whether the optimiser steps after this batch.
     """
@@ -127,7 +128,6 @@ class DealtBatches:
         self.sampler.epoch, self.sampler.batches = epoch, range(self._done, self.updates_per_epoch * self.accumulation)
         for batch in _noting_waits(self, batches_of(self.loader)):
             self._done += 1
-            del batch[ROW]
             yield MicroBatch(
                 send_to_device(batch, self.device, non_blocking=True), 1.0, self._done % self.accumulation == 0
             )

@@ -27,6 +27,7 @@ from ..runs.ownership import (
     refuse_foreign_phase,
     refuse_what_is_not_ours,
 )
+from ..storage.weights_digest import set_space
 from .state_files import Stateful, read_state, what_is_wrong, write_state
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Progress:
         evaluated: The epoch that `eval_every` evaluated last; None in checkpoints of versions that didn't record it.
         data: The training images (see `data.identity`); None in checkpoints of versions that didn't record them.
         teacher: See `Teacher.identity`; None without a teacher, and in checkpoints of versions that didn't record it.
+        targets: Where the targets of a run into a space that exists come from, and their digest; None without.
     """
 
     epoch: int = 0
@@ -73,6 +75,7 @@ class Progress:
     data: dict[str, Any] | None = None
     evaluated: int | None = None
     teacher: dict[str, str] | None = None
+    targets: dict[str, str] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores."""
@@ -82,16 +85,17 @@ class Progress:
         """Restore what a checkpoint stored.
 
         Raises:
-            ValueError: If it has other entries, or is of a training on other images than `data`, or towards another
-                teacher than `teacher`.
+            ValueError: If it has other entries, or is of a training on other images than `data`, towards another
+                teacher than `teacher`, or with other `targets`.
         """
-        data, teacher = self.data, self.teacher
+        data, teacher, targets = self.data, self.teacher, self.targets
         if data is not None:
             check_same_data(state.get("data") or {}, data)
         if teacher is not None:
             _check_same_teacher(state.get("teacher") or teacher, teacher)
+        _check_same_targets(state.get("targets"), targets)
         self.__dict__.update(vars(Progress(**_known(state))))
-        self.data, self.teacher = data or self.data, teacher or self.teacher
+        self.data, self.teacher, self.targets = data or self.data, teacher or self.teacher, targets
 
 
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -115,6 +119,18 @@ def _check_same_teacher(before: Mapping[str, str], now: Mapping[str, str]) -> No
             f"those that {before['source']} had. Put the teacher back as it was, or start without --resume in another "
             "--output_dir."
         )
+
+
+def _check_same_targets(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> None:
+    if (before or {}).get("digest") == (now or {}).get("digest"):
+        return
+    was, is_now = (f"the vectors of {each['source']}" if each else "labels" for each in (before, now))
+    changed = "which have changed since" if was == is_now else f"and would go on with {is_now}"
+    raise ValueError(
+        f"--resume found a run that has learnt {was}, {changed}: the rest would lead to another space. Give --into "
+        "and --teacher as before, with that gallery or model as it was, or start without --resume in another "
+        "--output_dir."
+    )
 
 
 def _known(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -344,11 +360,33 @@ def best_directory(run: Path, step: int) -> Path:
     return run / "best" / f"step-{step}"
 
 
-def keep_best(run: Path, step: int, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:
-    """Save `model`, whole or not at all, as the best after `step`. Earlier ones stay, as checkpoints may name them."""
-    model.renew_embedding_space()
+def keep_best(
+    run: Path,
+    step: int,
+    model: PrunNetForImageClassification,
+    processor: PrunNetImageProcessor,
+    embedding_space: str | None = None,
+) -> None:
+    """Save `model`, whole or not at all, as the best after `step`. Earlier ones stay, as checkpoints may name them.
+
+    Args:
+        run: The run directory.
+        step: The number of steps so far.
+        model: The network in training.
+        processor: Of its images.
+        embedding_space: The id of the space into which it is trained; by default it gets one of its own.
+    """
+    settle_trained(model, embedding_space)
     save_whole(best_directory(run, step), model, processor)
     model.config.embedding_space = None  # that of a network in training is none yet
+
+
+def settle_trained(model: PrunNetForImageClassification, embedding_space: str | None) -> None:
+    """Give a network whose training ends the id of its space: that into which it was trained, or one of its own."""
+    if embedding_space is None:
+        model.renew_embedding_space()
+    else:
+        set_space(model, embedding_space)
 
 
 def save_whole(final: Path, model: PrunNetForImageClassification, processor: PrunNetImageProcessor) -> None:

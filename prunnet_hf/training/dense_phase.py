@@ -130,6 +130,7 @@ class DensePhase:
             splits,
             images=(run.train_images, run.validation),
             model=model,
+            space=run.space,
             title="dense network",
             note=lambda line: self.note(f"Dense network: {line}"),
         )
@@ -167,7 +168,8 @@ class DensePhase:
         take_over(run.model, teacher.model)
         lay_out(teacher.model, run.memory_format)
         run.progress.seconds += known["seconds"]
-        run.progress.teacher = teacher.identity(has_classifier=True)
+        has_classifier = not (run.options.trains_into and teacher.model.is_classifier_new)
+        run.progress.teacher = teacher.identity(has_classifier=has_classifier)
         run.step.skipped += known["skipped"]
         if isinstance(run.step.objective, DistillationObjective):
             run.step.objective.teacher = teacher.logits

@@ -10,6 +10,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from ..modeling_prunnet import PrunNetModel
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, dataset_name, recipe_of
 from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
@@ -19,6 +20,7 @@ from ..runs.run_data import load_run_data
 from ..runs.run_directory import RunLog, write_text
 from .checkpoints import check_output_dir, check_output_dir_is_shared, claim_together
 from .dense_phase import DensePhase, arguments_of_phase, has_dense_phase
+from .known_space import open_space
 from .networks import load_trained
 from .processes import NOTHING_LOST, Interruption
 from .reports import start_trackers
@@ -41,11 +43,12 @@ class FinishedRun:
     is_main_process: bool
 
 
-def train(arguments: RunArguments) -> FinishedRun:
+def train(arguments: RunArguments, teacher: PrunNetModel | None = None) -> FinishedRun:
     """Train a network, or with `eval_only` only evaluate one, and write the run directory.
 
     Args:
         arguments: See `parse_arguments`.
+        teacher: A model in memory, in place of the one that `--teacher` names.
 
     Raises:
         ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used, for instance
@@ -59,10 +62,16 @@ def train(arguments: RunArguments) -> FinishedRun:
         Interruption(NOTHING_LOST, note=log.add, is_main_process=accelerator.is_main_process) as interruption,
         claim_together(accelerator, run),
     ):
-        return _train(arguments, accelerator, interruption, log)
+        return _train(arguments, accelerator, interruption, log, teacher)
 
 
-def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Interruption, log: RunLog) -> FinishedRun:
+def _train(
+    arguments: RunArguments,
+    accelerator: Accelerator,
+    interruption: Interruption,
+    log: RunLog,
+    teacher: PrunNetModel | None,
+) -> FinishedRun:
     options, run = arguments.train, Path(arguments.train.output_dir)
     # First, and by all processes: if one stopped alone, the others would wait for it.
     check_output_dir_is_shared(accelerator, run)
@@ -74,6 +83,7 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
         has_dense_phase=has_dense_phase(options),
     )
     accelerator.wait_for_everyone()  # before the main process writes what the others would look at
+    space = open_space(arguments, accelerator, teacher)
     set_seed(options.seed)
     splits = load_run_data(arguments, is_main_process=accelerator.is_main_process)
     if options.eval_only:
@@ -83,7 +93,7 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
         step = 0
         start_trackers(accelerator, arguments)
     else:
-        trainer = Trainer(arguments, accelerator, splits, note=log.add)
+        trainer = Trainer(arguments, accelerator, splits, space=space, note=log.add)
         first = None
         if has_dense_phase(options):
             first = DensePhase(trainer, splits, create_accelerator(arguments_of_phase(arguments)), log.add)
@@ -95,7 +105,8 @@ def _train(arguments: RunArguments, accelerator: Accelerator, interruption: Inte
         trained, processor = trainer.run(), trainer.processor
         model, facts, step = trained.model, trained.facts, trained.step
         interruption.advice = trainer.interruption.advice
-    record = evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts)
+    reference = None if space is None else space.reference(splits)
+    record = evaluate_run(accelerator, model.to(accelerator.device), processor, splits, arguments, facts, reference)
     if record is not None:
         accelerator.log(final_scores(record), step=step)
     accelerator.wait_for_everyone()

@@ -11,6 +11,7 @@ from ..modeling_prunnet import PrunNetForImageClassification
 from ..runs.arguments import TrainArguments
 from .distillation import DistillationObjective
 from .evidential import EvidentialObjective
+from .into_space import IntoSpaceObjective
 from .kept_weights import KeptObjective
 from .mergers import Integration, create_merger
 from .objectives import ConflictAwareObjective, Objective, SumObjective
@@ -89,7 +90,9 @@ def create_objective(
         ValueError: If `kept` is given with another method than `independent`.
     """
     if kept is None:
-        return OBJECTIVES[options.method](model, options, circumstances or Circumstances())
-    if options.method != "independent":
+        own = OBJECTIVES[options.method](model, options, circumstances or Circumstances())
+    elif options.method != "independent":
         raise ValueError(f"method must be 'independent' if kept says which weights to train; got {options.method!r}.")
-    return KeptObjective(model, kept)
+    else:
+        own = KeptObjective(model, kept)
+    return IntoSpaceObjective(own) if options.trains_into else own

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -46,11 +46,14 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         source = model_directory(model.model_name_or_path)
         check_granularity(source, model.granularity)
         check_trains_alone(source, arguments.train)
-        return _load_to_train(source, arguments.train.capacities, {**labels, **_classifier_settings(model)})
+        loaded = _load_to_train(source, arguments.train.capacities, {**labels, **_classifier_settings(model)})
+        if arguments.train.trains_into:
+            _check_dimension(source, loaded.config.embedding_dim, model.embedding_dim)
+        return loaded
     config = PrunNetConfig(
         backbone=model.backbone,
         backbone_kwargs=json.loads(model.backbone_kwargs),
-        embedding_dim=model.embedding_dim,
+        embedding_dim=cast("int", model.embedding_dim),  # `RunArguments` or the space that exists has set it
         capacities=arguments.train.capacities,
         stem_pool=model.stem_pool,
         score_init=model.score_init,
@@ -62,6 +65,14 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
     if arguments.train.method == "paper":
         initialise_as_paper(network, is_pretrained=model.takes_pretrained_weights)
     return network
+
+
+def _check_dimension(source: str, found: int, wanted: int | None) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"--model_name_or_path {source} has embeddings of {found} dimensions, and the space of --into or "
+            f"--teacher {wanted}. Fine-tune a checkpoint of that many, or train a new network."
+        )
 
 
 def _classifier_settings(model: ModelArguments) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .capacities import PassCapacities
 from .objectives import Gradients, Objective
 from .passes import SubnetworkPasses, subnetwork_passes
 
+MODEL_INPUTS = ("pixel_values", "labels")
+"""What the network is given of a batch; objectives may need more."""
 MOST_OVERFLOWS = 50
 """How many steps in a row loss scaling may leave out. Each halves the scale, which begins at 2**16."""
 
@@ -87,7 +89,7 @@ class TrainingStep:
         """Run all passes on a batch, and add their gradients to those of earlier batches of the same step.
 
         Args:
-            batch: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch,)`.
+            batch: `pixel_values` `(batch, 3, height, width)`, `labels` `(batch,)`, and what else the objective needs.
             step: Number of the step.
             weight: Weight of this batch's mean loss. Gradients are averaged over processes and accumulated batches.
 
@@ -146,7 +148,8 @@ class TrainingStep:
     ) -> PrunNetClassifierOutput:
         with passes.at(capacity) if capacity < 1.0 else nullcontext({}) as tensors:
             named = {f"{self._prefix}{name}": tensor for name, tensor in tensors.items()}
-            outputs: PrunNetClassifierOutput = functional_call(self.wrapped, named, kwargs=inputs)
+            own = {name: inputs[name] for name in MODEL_INPUTS}
+            outputs: PrunNetClassifierOutput = functional_call(self.wrapped, named, kwargs=own)
         return outputs
 
 

@@ -16,7 +16,7 @@ from datasets import IterableDataset
 from tqdm import tqdm
 
 from ..data.identity import identify
-from ..data.splits import LABEL, RetrievalSplits
+from ..data.splits import LABEL, RetrievalSplits, has_classes
 from ..data.streams import ImageDataset, num_images
 from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
@@ -24,7 +24,7 @@ from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, describe_base, describe_device, recipe_of
 from ..runs.evaluation import measure_running_statistics, quick_score
-from ..runs.methods import find_method
+from ..runs.methods import find_method, into_weights
 from ..runs.record import TrainingFacts
 from ..runs.run_data import set_apart
 from .batches import Batches, create_batches
@@ -38,11 +38,14 @@ from .checkpoints import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
+    settle_trained,
     warn_of_changes,
     warn_of_other_processes,
 )
 from .earlier_defaults import keep_earlier_defaults
+from .into_space import IntoSpaceObjective, class_means, create_losses, freeze_classifier
 from .kept_weights import leave_out
+from .known_space import KnownSpace, open_space
 from .methods import Circumstances, create_objective
 from .networks import SyncedBatchNorms, create_model, create_processor, keep_statistics_unsent, lay_out
 from .optimizers import create_optimizer, create_schedule, resume_schedule
@@ -79,6 +82,7 @@ class Trainer:
         splits: The images. Only `eval_every` uses the test images.
         images: What `set_apart` returned for `splits`, if it was already called.
         model: The network to train, prunable or a subnetwork; by default `create_model` makes one.
+        space: The space that exists into which the network is trained, if the arguments name one and it is open.
         kept: Prunes weights for good: masks by the name of each prunable weight. Weights that they leave out are set
             to zero, and stay exactly zero. Only for the method `independent`.
         title: Of the progress bar, by default the method; the lines of epochs begin with it if it is given.
@@ -96,6 +100,7 @@ class Trainer:
         *,
         images: tuple[ImageDataset, RetrievalSplits] | None = None,
         model: PrunNetForImageClassification | None = None,
+        space: KnownSpace | None = None,
         kept: Mapping[str, torch.Tensor] | None = None,
         title: str | None = None,
         note: Callable[[str], None] | None = None,
@@ -112,6 +117,9 @@ class Trainer:
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
         )
+        self.space = space or open_space(arguments, accelerator)
+        if self.space is not None:
+            self.space.check(self.train_images)
         self.model = model or create_model(arguments, self.train_images.features[LABEL].names)
         self.model.image_processor = self.processor
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
@@ -168,7 +176,7 @@ class Trainer:
         facts = TrainingFacts(
             method=self.options.method,
             seed=self.options.seed,
-            num_train_classes=model.config.num_labels,
+            num_train_classes=model.config.num_labels if has_classes(self.train_images) else None,
             num_train_images=num_images(self.train_images),
             training_seconds=seconds,
             waiting_for_data=waiting_share,
@@ -183,9 +191,13 @@ class Trainer:
         if kept is not None:
             leave_out(self.model, kept)
         lay_out(self.model, self.memory_format)
-        self.model.classifier.requires_grad_(find_method(self.options.method).has_classifier)
+        self.model.classifier.requires_grad_(self._trains_classifier)
         for module in scored_modules(self.model):
             module.scores.requires_grad_(False)  # the objective sets their gradients; autograd and DDP ignore them
+
+    @property
+    def _trains_classifier(self) -> bool:
+        return find_method(self.options.method).has_classifier and not self.options.trains_into
 
     def _create_batches(self) -> Batches:
         data = self.arguments.data
@@ -202,7 +214,7 @@ class Trainer:
     def _create_step(self, optimizer: AcceleratedOptimizer, kept: Mapping[str, torch.Tensor] | None) -> TrainingStep:
         options = self.options
         teacher = None
-        if options.teacher is not None:
+        if options.teacher is not None and not options.trains_into:
             teacher = load_teacher(options.teacher, self.model.config, self.processor, self.accelerator)
             lay_out(teacher.model, self.memory_format)
             self.progress.teacher = teacher.identity(has_classifier=find_method(options.method).has_classifier)
@@ -234,7 +246,23 @@ class Trainer:
             seed=options.seed,
         )
 
+    def _aim(self, space: KnownSpace) -> None:
+        """Let the objective learn the targets of a space that exists."""
+        weights = into_weights(self.options.into_loss)
+        targets = space.targets(self.train_images, with_neighbours="csd" in weights)
+        self.progress.targets = {"source": space.name, "digest": targets.digest}
+        if "classifier" in weights:
+            names = self.train_images.features[LABEL].names
+            vectors = space.class_vectors(names)
+            if vectors is None:
+                vectors = class_means(targets.vectors, torch.tensor(self.train_images[LABEL][:]), len(names))
+            freeze_classifier(self.model, vectors)
+        if isinstance(self.step.objective, IntoSpaceObjective):
+            self.step.objective.losses = create_losses(weights, targets)
+
     def _begin(self) -> None:
+        if self.space is not None:
+            self._aim(self.space)
         if self.options.resume and list_checkpoints(self.directory):  # else an earlier phase goes on
             self._resume()
         elif self.accelerator.is_main_process:
@@ -361,7 +389,7 @@ class Trainer:
             return
         self.progress.best_score, self.progress.best_step = score, self.progress.step
         if self.accelerator.is_main_process:
-            keep_best(self.directory, self.progress.step, self.model, self.processor)
+            keep_best(self.directory, self.progress.step, self.model, self.processor, self._known_id)
             if not list_checkpoints(self.directory):  # a checkpoint could name an earlier one
                 forget_others(self.directory, self.progress.step)
         self.accelerator.wait_for_everyone()
@@ -386,10 +414,19 @@ class Trainer:
         for module in scored_modules(model):
             module.scores.requires_grad_(True)
         model.classifier.requires_grad_(True)
-        model.is_classifier_new = not find_method(self.options.method).has_classifier  # and then isn't saved
+        model.is_classifier_new = not self._has_classifier  # and then isn't saved
         measure_running_statistics(
             self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
         )
-        model.renew_embedding_space()
+        settle_trained(model, self._known_id)
         model.train(False)
         return model
+
+    @property
+    def _known_id(self) -> str | None:
+        return None if self.space is None else self.space.embedding_space
+
+    @property
+    def _has_classifier(self) -> bool:
+        """Whether the network's classifier means anything: it was trained, or embeddings were trained towards it."""
+        return self._trains_classifier or (self.options.trains_into and self.options.needs_labels)

@@ -31,7 +31,7 @@ from prunnet_hf.hub.figures import read_run
 from prunnet_hf.hub.indices import recorded_indices
 from prunnet_hf.hub.readme import split_front_matter
 from prunnet_hf.hub.usage import Usage
-from prunnet_hf.runs.methods import METHODS
+from prunnet_hf.runs.methods import INTO_LOSSES, METHODS
 from tests.hub.example_run import CAPACITIES, RECIPE, finished, metrics, metrics_of_units, value, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -447,6 +447,47 @@ def test_independent_run_claims_no_compatibility() -> None:
         ["0.20", "2,469", "23,456", "0.91 MB", "98.7 M", "19.7 M", "7.2 ms"],
     ]
     assert table(text, "query")[1] == ["**0.20**", "32.2"]
+
+
+INTO: dict[str, Any] = {
+    "embedding_space": "3f9a3f9a3f9a3f9a",
+    "teacher": "org/large",
+    "gallery": "gallery.parquet",
+    "losses": ["regression", "csd:0.5"],
+    "values": {"0.20": {"mAP": 0.512, "recall@1": 0.623}, "1.00": {"mAP": 0.534, "recall@1": 0.645}},
+    "itself": {"mAP": 0.551, "recall@1": 0.667},
+}
+
+
+def test_card_of_a_run_into_a_space_that_exists_tells_teacher_gallery_and_the_test_against_it() -> None:
+    text = body({**metrics("distilled"), "into": INTO})
+    assert table(text, "queries") == [
+        ["queries", "mAP (%)", "recall@1 (%)", "difference"],
+        ["capacity 0.20", "51.2", "62.3", "-3.9"],
+        ["capacity 1.00", "53.4", "64.5", "-1.7"],
+        ["its own", "55.1", "66.7", ""],
+    ]
+    for told in (
+        "into a space that existed before, `3f9a3f9a3f9a3f9a`",
+        "the embeddings that `org/large` gives the 613 training images",
+        f"- `regression`: {INTO_LOSSES['regression'].description}.",
+        "- `csd:0.5`: ",
+        "such as `gallery.parquet`, which need not be embedded again",
+        METHODS["distilled"].trains_into,
+        "everything cut from it, and `org/large`",
+    ):
+        assert told in text.replace("\n", " ")
+    assert METHODS["distilled"].description not in text
+
+
+def test_card_of_a_run_into_a_gallery_without_test_images_says_that_it_was_not_measured() -> None:
+    known = {**INTO, "teacher": None, "values": {}, "itself": None}
+    text = body({**metrics("independent", (0.2,)), "into": known, "num_train_classes": None})
+    assert "the vectors that the gallery `gallery.parquet` has of the 613 training images" in text
+    assert "How well they do was not measured, as the gallery has no vectors of the test images." in text
+    assert "613 images, without classes, of `photos`" in text
+    assert "compatible with no other network" not in text.replace("\n", " ")
+    assert METHODS["independent"].trains_into in text
 
 
 def test_model_trained_elsewhere_shows_no_training_it_knows_nothing_of() -> None:

@@ -221,7 +221,18 @@ def test_unknown_flag_is_named() -> None:
     [
         ({"method": "nothing"}, r"method .*prunnet, .*'nothing'"),
         ({"method": "bct", "capacities": [0.2]}, r"teacher .*--method bct, such as --teacher .*None"),
-        ({"teacher": "out/dense"}, r"teacher .*'out/dense' with --method distilled.*bct"),
+        ({"teacher": "out/dense", "method": "sfsc"}, r"teacher .*joint.*got 'out/dense' with --method sfsc.*another"),
+        ({"into": "gallery", "method": "paper"}, r"into .*joint.*got 'gallery' with --method paper.*Leave --into out"),
+        (
+            {"into": "gallery", "method": "bct", "teacher": "out/dense", "capacities": [0.2]},
+            r"into .*got 'gallery' with --method bct",
+        ),
+        ({"into_loss": ["csd"]}, r"into_loss .*got 'csd'.*--into or --teacher"),
+        ({"into": "gallery", "into_loss": []}, r"into_loss .*regression, csd, classifier; got none"),
+        ({"into": "gallery", "into_loss": ["rkd"]}, r"into_loss .*regression, csd, classifier .*got 'rkd'"),
+        ({"into": "gallery", "into_loss": ["csd:0"]}, r"into_loss .*weight above 0.*got 'csd:0'"),
+        ({"into": "gallery", "into_loss": ["csd:x"]}, r"into_loss .*weight above 0.*got 'csd:x'"),
+        ({"into": "gallery", "into_loss": ["csd", "csd:2"]}, r"into_loss .*at most once.*got 'csd csd:2'"),
         ({"evidence_penalty": 0.5}, r"evidence_penalty .*got 0\.5 with --method distilled.*--method sfsc"),
         ({"method": "sfsc", "evidence_penalty": -0.5}, r"evidence_penalty .*at least 0; got -0\.5"),
         ({"method": "sfsc", "evidence_penalty": float("inf")}, r"evidence_penalty .*at least 0; got inf"),
@@ -327,3 +338,27 @@ def test_further_dataclasses_are_read_beside_and_what_is_settled_wins(tmp_path: 
     assert parse_dataclasses([MoreArguments], ["--depth", "9"]) == [MoreArguments(9)]
     with pytest.raises(ValueError, match="capacities, epochs"):
         parse_dataclasses([MoreArguments], flags[:2])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--augmentation", "affine"], r"augmentation must be crop_flip or crop with --into.*got 'affine'"),
+        (["--streaming", "true", "--dataset", "gldv2"], r"streaming=True doesn't work with --into.*Leave"),
+        (["--classifier", "softmax", "--into_loss", "classifier"], r"classifier must be cosface .*got 'softmax'"),
+    ],
+)
+def test_what_does_not_go_with_a_space_that_exists(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--into", "gallery", *flags])
+
+
+def test_a_space_that_exists_decides_on_the_length_of_embeddings_and_losses_on_the_need_of_labels() -> None:
+    plain = parse_arguments([])
+    assert (plain.train.trains_into, plain.train.needs_labels, plain.model.embedding_dim) == (False, True, 256)
+    into = parse_arguments(["--teacher", "out/dense", "--into_loss", "csd:0.5", "regression"])
+    assert (into.train.trains_into, into.train.needs_labels, into.model.embedding_dim) == (True, False, None)
+    labelled = parse_arguments(["--into", "gallery", "--into_loss", "classifier", "--embedding_dim", "64"])
+    assert (labelled.train.needs_labels, labelled.model.embedding_dim) == (True, 64)
+    towards = parse_arguments(["--teacher", "out/dense", "--method", "regression", "--capacities", "0.2"])
+    assert (towards.train.trains_into, towards.model.embedding_dim) == (False, 256)

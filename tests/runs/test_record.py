@@ -16,6 +16,7 @@ OPTIONAL = (
     *("num_shared_classes", "recipe", "commit", "device", "latency_device", "num_processes", "mixed_precision"),
     *("method", "seed", "num_train_classes", "num_train_images", "training_seconds", "waiting_for_data"),
     *("skipped_steps", "base_model", "base_subnetwork", "training_device", "training_command", "model", "chance"),
+    "into",
 )
 
 

@@ -17,7 +17,16 @@ from ...image_files import UnreadableImageError
 from ..folder_walk import find_images
 from ..official_files import require_folder
 from ..reading import BOX, read_image, stored_images
-from ..splits import FEWEST_CLASSES, IMAGE, LABEL, RetrievalSplits, listed, refuse_alike, select_classes
+from ..splits import (
+    FEWEST_CLASSES,
+    IMAGE,
+    LABEL,
+    WITHOUT_CLASSES,
+    RetrievalSplits,
+    listed,
+    refuse_alike,
+    select_classes,
+)
 from ..streams import as_stream
 
 logger = logging.getLogger(__name__)
@@ -27,7 +36,9 @@ TEST_SHARE_OF_CLASSES = 3
 _DECODED_AT_A_TIME = 256
 
 
-def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = False) -> RetrievalSplits:
+def load_image_folder(
+    data_dir: str | os.PathLike[str], *, streaming: bool = False, labels_optional: bool = False
+) -> RetrievalSplits:
     """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`; each test image is a query against all others.
 
     Args:
@@ -35,6 +46,8 @@ def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = Fal
             folder, and folders may be links. Hidden files and folders, and files without the suffix of an image, are
             passed over, and counted in a warning.
         streaming: Return streams.
+        labels_optional: Take `DIR/train/<image>`, too: if images lie in `train` itself, or in one folder only, all of
+            them have the one label of `WITHOUT_CLASSES`.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
@@ -42,7 +55,8 @@ def load_image_folder(data_dir: str | os.PathLike[str], *, streaming: bool = Fal
             names print alike.
     """
     root = require_folder("data_dir", data_dir, "It must hold train/<class>/<image> and test/<class>/<image>.")
-    train, test = _load_split(root / "train"), _load_split(root / "test")
+    train = _load_unlabelled(root / "train") if labels_optional else None
+    train, test = train or _load_split(root / "train"), _load_split(root / "test")
     _warn_of_other_folders(root)
     splits = RetrievalSplits(train, test, test, "leave_one_out")
     if not streaming:
@@ -139,6 +153,25 @@ def find_corrupt_images(images: Dataset) -> dict[int, str]:
                 if not is_readable:
                     corrupt[row] = (rows[row - start][IMAGE] or {}).get("path") or f"image {row}"
     return corrupt
+
+
+def _load_unlabelled(folder: Path) -> Dataset | None:
+    """The images of a folder without classes; None if all lie in several folders, which then are the classes."""
+    paths = find_images(folder).images if folder.is_dir() else []
+    folders = {path.partition("/")[0] for path in paths if "/" in path}
+    outside = [path for path in paths if "/" not in path]
+    if not paths or (not outside and len(folders) >= FEWEST_CLASSES):
+        return None
+    if folders:
+        logger.warning(
+            "%s: all %d images are taken without classes, as %s.",
+            folder,
+            len(paths),
+            f"{len(outside)} lie in no folder: {listed(outside)}" if outside else "they lie in one folder",
+        )
+    features = Features({IMAGE: Image(), LABEL: ClassLabel(names=list(WITHOUT_CLASSES))})
+    columns = {IMAGE: [str(folder / path) for path in paths], LABEL: [0] * len(paths)}
+    return Dataset.from_dict(columns, features=features)
 
 
 def _load_split(folder: Path) -> Dataset:

@@ -183,6 +183,22 @@ def test_one_class_is_refused(photos):
         load_image_folder(photos)
 
 
+def test_training_images_may_lack_classes_where_labels_are_optional(photos, caplog):
+    assert load_image_folder(photos, labels_optional=True).num_classes == 2  # classes that are there are taken
+    save_image(photos / "train" / "loose.png", grey=99)
+    with caplog.at_level(logging.WARNING):
+        splits = load_image_folder(photos, labels_optional=True)
+    assert "all 5 images are taken without classes, as 1 lie in no folder: loose.png" in caplog.text
+    assert grey_values(splits.train) == [20, 30, 0, 10, 99]
+    assert (splits.train["label"][:], splits.num_classes, splits.num_shared_classes) == ([0] * 5, 0, None)
+    (photos / "train/loose.png").unlink()
+    shutil.rmtree(photos / "train/dog")
+    assert load_image_folder(photos, labels_optional=True).num_classes == 0
+    shutil.rmtree(photos / "train/ant")
+    with pytest.raises(ValueError, match="train has no class folders"):
+        load_image_folder(photos, labels_optional=True)
+
+
 def test_class_folders_that_print_alike_are_refused(photos):
     save_image(photos / "train" / "caf\u00e9" / "0.png")
     save_image(photos / "train" / "cafe\u0301" / "1.png")
