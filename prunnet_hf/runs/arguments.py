@@ -18,6 +18,7 @@ from ..data.loading import in_folders, takers, without_folder
 from ..data.sets.gldv2_lists import Subset
 from ..pruning.layers import ScoreInit
 from ..pruning.masking import check_capacities
+from ..retrieval.foreign_encoders import FOREIGN_NAMES, is_foreign
 from ..storage.json_text import load_json
 from .methods import (
     INTO_LOSSES,
@@ -260,9 +261,9 @@ class TrainArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "The finished network whose space is learned: a run directory, a model or a Hub repository. It "
-            "stays as it is. With bct and regression it runs in every step; with other methods its embeddings of the "
-            "training images, computed once, are the targets."
+            "help": "The finished network whose space is learned: a run directory, a model or a Hub repository; or, "
+            f"but not with bct and regression, {FOREIGN_NAMES}. It stays as it is. With bct and regression it runs in "
+            "every step; with other methods its embeddings of the training images, computed once, are the targets."
         },
     )
     into: str | None = field(
@@ -389,6 +390,11 @@ class TrainArguments:
             raise ValueError(
                 f"teacher must name a finished run or a model for --method {self.method}, such as --teacher "
                 "out/dense; got None."
+            )
+        if method.needs_teacher and self.teacher is not None and is_foreign(self.teacher):
+            raise ValueError(
+                f"teacher must be a model of this package for --method {self.method}, in whose every step it runs; "
+                f"got {self.teacher!r}. Leave --method out to train into its space."
             )
         if self.evidence_penalty != EVIDENCE_PENALTY and not method.learns_evidence:
             raise ValueError(

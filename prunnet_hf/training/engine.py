@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..modeling_prunnet import PrunNetModel
+from ..retrieval.foreign_encoders import ForeignEncoder
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, dataset_name, recipe_of
 from ..runs.evaluation import evaluate_run, final_scores, is_evaluated_again
@@ -43,12 +44,13 @@ class FinishedRun:
     is_main_process: bool
 
 
-def train(arguments: RunArguments, teacher: PrunNetModel | None = None) -> FinishedRun:
+def train(arguments: RunArguments, teacher: PrunNetModel | ForeignEncoder | None = None) -> FinishedRun:
     """Train a network, or with `eval_only` only evaluate one, and write the run directory.
 
     Args:
         arguments: See `parse_arguments`.
-        teacher: A model in memory, in place of the one that `--teacher` names.
+        teacher: A model in memory, in place of the one that `--teacher` names: one of this package, or what
+            `load_foreign_encoder` and `foreign_encoder` make.
 
     Raises:
         ValueError, OSError: If an argument, the data, a checkpoint or the output directory can't be used, for instance
@@ -70,7 +72,7 @@ def _train(
     accelerator: Accelerator,
     interruption: Interruption,
     log: RunLog,
-    teacher: PrunNetModel | None,
+    teacher: PrunNetModel | ForeignEncoder | None,
 ) -> FinishedRun:
     options, run = arguments.train, Path(arguments.train.output_dir)
     # First, and by all processes: if one stopped alone, the others would wait for it.

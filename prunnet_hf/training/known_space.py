@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from ..commands import model_directory
 from ..configuration_prunnet import PrunNetConfig
 from ..data.splits import RetrievalSplits
 from ..data.streams import ImageDataset
 from ..modeling_prunnet import PrunNetForImageClassification, PrunNetModel
+from ..retrieval.foreign_encoders import TRANSFORMERS, ForeignEncoder, is_foreign, load_foreign_encoder
 from ..retrieval.gallery_index import build_index, choose_factory
 from ..retrieval.image_sources import DatasetImages
 from ..retrieval.known_vectors import KnownVectors, holds_vectors
@@ -25,6 +27,7 @@ from ..retrieval.spaces import check_compatible
 from ..runs.arguments import RunArguments
 from ..runs.ownership import TARGETS
 from ..runs.reference import Reference
+from ..storage.json_text import load_json
 from ..storage.whole_file import whole_file
 from .target_vectors import GalleryVectors, TargetVectors, TeacherVectors, Vectors
 
@@ -169,7 +172,7 @@ class KnownSpace:
 
 
 def open_space(
-    arguments: RunArguments, accelerator: Accelerator, teacher: PrunNetModel | None = None
+    arguments: RunArguments, accelerator: Accelerator, teacher: PrunNetModel | ForeignEncoder | None = None
 ) -> KnownSpace | None:
     """The space into which a run trains; None if it makes one of its own.
 
@@ -199,11 +202,15 @@ def open_space(
     if known is not None:
         _check_one_space(name, model, known)
     space = KnownSpace(TeacherVectors(model, name, arguments, accelerator), name, arguments, accelerator)
-    space.classifier_of = model_directory(name) if teacher is None else None
+    space.classifier_of = model_directory(name) if teacher is None and isinstance(model, PrunNetModel) else None
     return space
 
 
-def _load_teacher(source: str) -> PrunNetModel:
+def _load_teacher(source: str) -> PrunNetModel | ForeignEncoder:
+    if is_foreign(source):
+        return load_foreign_encoder(source)
+    if is_of_transformers(model_directory(source)):
+        return load_foreign_encoder(f"{TRANSFORMERS}{source}")
     model: PrunNetModel = PrunNetModel.from_pretrained(model_directory(source))
     if model.config.embedding_space is None:
         raise ValueError(
@@ -214,7 +221,16 @@ def _load_teacher(source: str) -> PrunNetModel:
     return model
 
 
-def _check_one_space(name: str, teacher: PrunNetModel, known: KnownVectors) -> None:
+def is_of_transformers(directory: str) -> bool:
+    """Whether a local folder holds another model than one of this package, by its configuration."""
+    file = Path(directory) / CONFIG_NAME
+    if not file.is_file():
+        return False
+    config = load_json(file.read_text(encoding="utf-8"))
+    return isinstance(config, dict) and config.get("model_type") not in (None, PrunNetConfig.model_type)
+
+
+def _check_one_space(name: str, teacher: PrunNetModel | ForeignEncoder, known: KnownVectors) -> None:
     try:
         check_compatible(teacher, known)
     except ValueError as error:

@@ -20,6 +20,7 @@ from ..data.splits import listed
 from ..modeling_prunnet import PrunNetModel
 from ..retrieval.embedding_shards import Shard, encode_shard
 from ..retrieval.embedding_table import read_embeddings
+from ..retrieval.foreign_encoders import ForeignEncoder
 from ..retrieval.image_sources import DatasetImages
 from ..retrieval.known_vectors import KnownVectors
 from ..retrieval.search import normalize
@@ -69,7 +70,9 @@ class TeacherVectors(TargetVectors):
         accelerator: That of the run, whose processes share the work.
     """
 
-    def __init__(self, model: PrunNetModel, name: str, arguments: RunArguments, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: PrunNetModel | ForeignEncoder, name: str, arguments: RunArguments, accelerator: Accelerator
+    ) -> None:
         self.model, self.name, self.accelerator = model, name, accelerator
         self.embedding_space = str(model.config.embedding_space)
         self.embedding_dim = int(model.config.embedding_dim)
