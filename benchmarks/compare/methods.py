@@ -105,12 +105,12 @@ def _nested(name: str, flags: Flags, trials: Sequence[Flags] = (), settings_of: 
 
 
 def _alone(name: str, capacity: float, flags: Flags, trials: Sequence[Flags] = ()) -> Entry:
-    own = {"method": "independent", "capacities": (capacity,), **COSFACE, **flags}
+    own = {"method": "independent", "capacities": (capacity,), **COSFACE, **flags, **(SCORES if capacity < 1 else {})}
     return Entry(name, own, trials, settings_of=DENSE_ALONE, capacity=capacity, epochs=AS_MANY_EPOCHS)
 
 
 def _with_teacher(method: str, capacity: float, trials: Sequence[Flags] = ()) -> Entry:
-    flags = {"method": method, "capacities": (capacity,), **COSFACE, **UNITS}
+    flags = {"method": method, "capacities": (capacity,), **COSFACE, **UNITS, **SCORES}
     return Entry(f"{method} {capacity:g}", flags, trials, f"{method} 0.2", has_teacher=True, capacity=capacity)
 
 
@@ -124,7 +124,7 @@ ENTRIES = (
     _nested("joint, units", {**JOINT, **UNITS}, JOINT_TRIED),
     _alone(DENSE_ALONE, 1.0, WEIGHTS, TRAINED_ALONE),
     _alone("thin, alone 0.2", 0.2, UNITS),
-    _alone("alone 0.2", 0.2, {**WEIGHTS, **SCORES}),
+    _alone("alone 0.2", 0.2, WEIGHTS),
     _nested(
         "paper",
         {"method": "paper", "scale_dense_gradients": False, **SOFTMAX, **WEIGHTS},
@@ -138,7 +138,7 @@ ENTRIES = (
     _with_teacher("regression", 0.2, _RATES_ALONE),
     _with_teacher("bct", 0.2, _RATES_ALONE),
     _alone("thin, alone 0.1", 0.1, UNITS),
-    _alone("alone 0.1", 0.1, {**WEIGHTS, **SCORES}),
+    _alone("alone 0.1", 0.1, WEIGHTS),
     _with_teacher("regression", 0.1),
     _with_teacher("bct", 0.1),
 )

@@ -39,6 +39,8 @@ EVERY_RUN = (
 )
 NOT_TRAINING = {"data_dir", "output_dir", "teacher", "eval_capacities", "checkpoint_every"}
 """Arguments that may differ from those of a row: where folders are, and what is measured and kept."""
+OF_SCORES = {"score_learning_rate", "score_weight_decay"}
+"""Those that a dense network alone has no use for."""
 RECIPES = ("omniglot", "grocery")
 VALIDATED = "omniglot"
 """The recipe whose training classes lend those for validation."""
@@ -107,7 +109,8 @@ def _differences(row: Mapping[str, Any], run: Run) -> list[str]:
     folders = ["--data_dir", "any", *(["--teacher", "any"] if run.teacher else [])]
     now = json.loads(json.dumps(recipe_of(parse_arguments([*training_flags(run), *folders]))))
     then = row["record"]["recipe"]
-    known = {name for name, value in then.items() if value is not None and name not in NOT_TRAINING}
+    ignored = NOT_TRAINING if run.entry.capacity != 1.0 else NOT_TRAINING | OF_SCORES
+    known = {name for name, value in then.items() if value is not None and name not in ignored}
     return [name for name in now.keys() & known if not _is_same(now[name], then[name])]
 
 

@@ -35,6 +35,7 @@ from .methods import (
     into_weights,
 )
 from .recipes import CONFIG_HELP, read_recipe, recipe_flags
+from .unused import refuse_unused
 
 EVIDENCE_PENALTY = 1.0
 """The published factor."""
@@ -347,6 +348,11 @@ class TrainArguments:
     def __post_init__(self) -> None:
         """Fill in the defaults of the method, and check what can be checked without data."""
         method = find_method(self.method)
+        if self.optimizer == "adamw" and self.learning_rate is None:
+            raise ValueError(
+                "learning_rate must be given with --optimizer adamw, as the defaults are of sgd; got None. Our "
+                "recipes have 0.00003 for ViT-S and ConvNeXt-T, 0.001 for Swin-T."
+            )
         fill_defaults(self, method)
         check_choices(self)
         _check_at_least(self, 1, "epochs", "gradient_accumulation_steps", "keep_checkpoints", "eval_batch_size")
@@ -473,6 +479,8 @@ class RunArguments:
             self.model.embedding_dim = EMBEDDING_DIM
         if self.train.trains_into:
             self._check_targets()
+        if not self.train.eval_only:
+            refuse_unused(self.model, self.train)
         if self.train.sync_batchnorm and self.data.streaming:
             raise ValueError(
                 "sync_batchnorm=True and streaming=True don't work together: a process that has read its part of a "

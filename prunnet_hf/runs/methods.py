@@ -1,7 +1,7 @@
 """The training methods, and the other choices by name that a training offers.
 
 `METHODS` is what `--method` accepts, what `--help` and the model card say about each, and the defaults that depend on
-it. `training/` obeys these choices and imports them from here; `training/objectives.py` has the objective of each
+it. `training/` obeys these choices and imports them from here; `training/methods.py` has the objective of each
 method under the same name.
 """
 
@@ -75,6 +75,20 @@ class Method:
     trains_into: str | None = None
 
 
+def _passes_of(given: Any) -> int:
+    """How many passes a step has, whose gradients add up: that of the dense network, and those of subnetworks."""
+    if given.capacity_sampling == "sandwich":
+        return int(given.capacity_draws) + 2
+    return 1 + sum(capacity < 1 for capacity in given.capacities)
+
+
+ALONE: dict[str, Any] = {
+    **USUAL,
+    "learning_rate": 0.15,
+    "score_learning_rate": Derived("1.25 times learning_rate", lambda given: 1.25 * given.learning_rate),
+}
+"""The defaults of a method with one pass a step: its rate is that of all passes together, whose gradients add up.
+Scores have the rate that they have where subnetworks are trained together."""
 _PAPER_DECAY = {"sgd": 5e-4, "adamw": 0.01}
 
 METHODS = {
@@ -86,7 +100,7 @@ METHODS = {
             "dense_epochs": Derived("epochs", lambda given: given.epochs),
             "dense_learning_rate": Derived(
                 "for sgd learning_rate times the passes of a step, whose gradients add up; for adamw learning_rate",
-                lambda given: given.learning_rate * (given.capacity_draws + 2 if given.optimizer == "sgd" else 1),
+                lambda given: given.learning_rate * (_passes_of(given) if given.optimizer == "sgd" else 1),
             ),
         },
         has_dense_phase=True,
@@ -128,18 +142,21 @@ METHODS = {
     "independent": Method(
         "One network is trained alone, at the one capacity given, for comparison with PrunNet.",
         has_subnetworks=False,
+        defaults=ALONE,
         trains_into="One network is trained alone, at the one capacity given.",
     ),
     "bct": Method(
         "One network of one capacity is trained with an added cross entropy through the classifier of a frozen "
         "teacher, for comparison with PrunNet (BCT, arXiv 2003.11942).",
         has_subnetworks=False,
+        defaults=ALONE,
         needs_teacher=True,
     ),
     "regression": Method(
         "One network of one capacity learns the embeddings of a frozen teacher, without labels, for comparison with "
         "PrunNet.",
         has_subnetworks=False,
+        defaults=ALONE,
         needs_teacher=True,
         has_classifier=False,
     ),

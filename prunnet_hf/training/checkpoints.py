@@ -93,6 +93,12 @@ class Progress:
             check_same_data(state.get("data") or {}, data)
         if teacher is not None:
             _check_same_teacher(state.get("teacher") or teacher, teacher)
+        elif state.get("teacher"):
+            raise ValueError(
+                f"--resume found a run that was trained towards the teacher {state['teacher']['source']}, and this "
+                "one has none. Give the arguments that the run began with, such as its --method, --teacher and "
+                "--dense_epochs, or start without --resume in another --output_dir."
+            )
         _check_same_targets(state.get("targets"), targets)
         self.__dict__.update(vars(Progress(**_known(state))))
         self.data, self.teacher, self.targets = data or self.data, teacher or self.teacher, targets

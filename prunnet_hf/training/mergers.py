@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ..runs.arguments import TrainArguments
 from ..runs.methods import MERGERS as NAMES
 from ..runs.methods import Projection
 from .gradients import integration_coefficients, projection_orders
+
+Sees = Literal["tensor", "network", "nothing"]
 
 
 class Merger(ABC):
@@ -29,7 +31,7 @@ class Merger(ABC):
             gradients; this spares the dot products.
     """
 
-    sees: ClassVar[Literal["tensor", "network", "nothing"]] = "tensor"
+    sees: ClassVar[Sees] = "tensor"
 
     @abstractmethod
     def coefficients(self, gram: Tensor, *, per_row: bool, generator: torch.Generator) -> Tensor:
@@ -45,6 +47,20 @@ class Merger(ABC):
         Returns:
             `(rows, N+1)`, on the device of `gram`.
         """
+
+    def checked_coefficients(self, gram: Tensor, *, per_row: bool, generator: torch.Generator) -> Tensor:
+        """As `coefficients`.
+
+        Raises:
+            ValueError: If they have another shape than they must have.
+        """
+        found = self.coefficients(gram, per_row=per_row, generator=generator)
+        if found.shape != gram.shape[:2]:
+            raise ValueError(
+                f"{type(self).__name__}.coefficients must give one number for each row and gradient, "
+                f"{tuple(gram.shape[:2])} for a gram matrix of {tuple(gram.shape)}; got {tuple(found.shape)}."
+            )
+        return found
 
 
 class Integration(Merger):
@@ -94,14 +110,19 @@ def create_merger(options: TrainArguments) -> Merger:
     module, _, name = chosen.partition(":")
     try:
         merger = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # importing runs the user's module, which may raise anything
         raise ValueError(
             f"merger must be one of {', '.join(MERGERS)}, or PACKAGE.MODULE:CLASS of a class that Python can import "
-            f"and that is made without arguments; got {chosen!r} ({error})."
+            f"and that is made without arguments; got {chosen!r} ({type(error).__name__}: {error})."
         ) from error
     if not isinstance(merger, Merger):
         raise ValueError(
             f"merger must name a class derived from prunnet_hf.training.mergers.Merger; got {chosen!r}, which "
             f"makes a {type(merger).__name__}."
+        )
+    if merger.sees not in get_args(Sees):
+        raise ValueError(
+            f"merger {chosen!r} must have one of {', '.join(map(repr, get_args(Sees)))} as `sees`; it has "
+            f"{merger.sees!r}."
         )
     return merger

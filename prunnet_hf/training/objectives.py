@@ -184,7 +184,7 @@ class MergingObjective(Objective):
     def _coefficients(self, fixed: Tensor | None, per_row: bool, generator: torch.Generator) -> Coefficients:
         if fixed is not None:
             return fixed
-        return partial(self.merger.coefficients, per_row=per_row, generator=generator)
+        return partial(self.merger.checked_coefficients, per_row=per_row, generator=generator)
 
     def _fixed(self, passes: Sequence[Gradients], generator: torch.Generator) -> Tensor | None:
         """The coefficients of the whole step, `(1, N+1)`, if the merger doesn't look at each tensor by itself."""
@@ -194,7 +194,7 @@ class MergingObjective(Objective):
         gram = torch.zeros(1, len(passes), len(passes), dtype=torch.float64, device=device)
         if self.merger.sees == "network":
             gram += self._network_gram(passes)
-        return self.merger.coefficients(gram, per_row=False, generator=generator)
+        return self.merger.checked_coefficients(gram, per_row=False, generator=generator)
 
     def _network_gram(self, passes: Sequence[Gradients]) -> Tensor:
         grams = [

@@ -62,6 +62,9 @@ def test_methods_with_subnetworks_have_the_usual_defaults(name: str) -> None:
     ("given", "epochs", "rate"),
     [
         ({"epochs": 6, "learning_rate": 0.03}, 6, 0.12),  # 4 times 0.03, as four passes add up
+        ({"epochs": 6, "learning_rate": 0.03, "capacity_draws": 3}, 6, 0.15),
+        # The dense network and three subnetworks.
+        ({"learning_rate": 0.03, "capacity_sampling": "fixed", "capacities": [0.1, 0.2, 0.4]}, 30, 0.12),
         ({"epochs": 6, "learning_rate": 0.03, "optimizer": "adamw"}, 6, 0.03),
         ({"epochs": 6, "dense_epochs": 0, "dense_learning_rate": 0.5}, 0, 0.5),
     ],
@@ -73,6 +76,20 @@ def test_the_dense_network_alone_has_as_many_epochs_and_the_rate_of_one_pass(
     assert options.method == "distilled"
     assert options.dense_epochs == epochs
     assert options.dense_learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("name", ["independent", "bct", "regression"])
+def test_methods_of_one_pass_have_the_rate_of_all_passes_together(name: str) -> None:
+    options = TrainArguments(method=name, capacities=[0.2], teacher=None if name == "independent" else "out/dense")
+    assert options.learning_rate == TrainArguments().dense_learning_rate == 0.15
+    assert options.score_learning_rate == TrainArguments().score_learning_rate == 0.1875
+
+
+@pytest.mark.parametrize("method", ["distilled", "paper"])
+def test_adamw_has_no_rate_by_default(method: str) -> None:
+    with pytest.raises(ValueError, match=r"learning_rate must be given with --optimizer adamw.*got None.*0\.00003"):
+        TrainArguments(method=method, optimizer="adamw")
+    assert TrainArguments(method=method, optimizer="adamw", learning_rate=0.001).learning_rate == 0.001
 
 
 def test_flags_and_none_in_arguments() -> None:

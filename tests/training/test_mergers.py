@@ -30,6 +30,24 @@ class Doubled(Merger):
         return gram.new_tensor([[2.0, 1.0, 0.0]])
 
 
+class Narrow(Merger):
+    """A number too few."""
+
+    sees = "nothing"
+
+    def coefficients(self, gram: Tensor, *, per_row: bool, generator: torch.Generator) -> Tensor:
+        return torch.ones_like(gram[..., 1:, 0])
+
+
+class Misspelt(Narrow):
+    sees = "networks"
+
+
+class Raising(Narrow):
+    def __init__(self) -> None:
+        raise KeyError("missing")
+
+
 class WithArguments(Doubled):
     def __init__(self, much: float) -> None:
         super().__init__()
@@ -130,8 +148,18 @@ def test_your_own_class_is_found_by_name() -> None:
         ("tests.training.test_mergers:Nobody", "Nobody"),
         ("tests.training.test_mergers:WithArguments", "much"),
         ("collections:OrderedDict", "makes a OrderedDict"),
+        (":Doubled", "Empty module name"),
+        ("tests.training.test_mergers:Raising", "KeyError: 'missing'"),
+        ("tests.training.test_mergers:Misspelt", "'networks'"),
     ],
 )
 def test_what_is_no_merger_is_refused(name: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"merger must .*got '{name}'.*{reason}"):
+    with pytest.raises(ValueError, match=rf"merger .*{name}.*{reason}"):
         create_merger(TrainArguments(method="prunnet", merger=name))
+
+
+def test_coefficients_of_another_shape_are_refused() -> None:
+    model = tiny_model("resnet10t")
+    passes = [pass_gradients(model, capacity) for capacity in CAPACITIES]
+    with pytest.raises(ValueError, match=r"^Narrow\.coefficients must give one number .*\(1, 3\).*; got \(1, 2\)\.$"):
+        MergingObjective(model, Narrow()).merge(passes, torch.Generator())

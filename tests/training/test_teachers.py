@@ -102,6 +102,13 @@ def test_a_checkpoint_of_a_version_that_did_not_record_the_teacher_goes_on() -> 
         progress.load_state_dict({"teacher": {"source": "out/other", "digest": "f" * 16}})
 
 
+def test_a_run_towards_a_teacher_does_not_go_on_without_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"towards the teacher out/dense, and this one has none\. Give .*--output_dir"
+    ):
+        Progress().load_state_dict({"step": 3, "teacher": {"source": "out/dense", "digest": "f" * 16}})
+
+
 def test_regression_trains_no_classifier(photos: Path, dense: Path, tmp_path: Path) -> None:
     run = towards(photos, tmp_path / "run", dense, "regression", epochs=1, gradient_accumulation_steps=2)
     trained = trainer(run)
