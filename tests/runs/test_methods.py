@@ -93,9 +93,10 @@ def test_adamw_has_no_rate_by_default(method: str) -> None:
 
 
 def test_flags_and_none_in_arguments() -> None:
-    assert parse_arguments(["--scale_dense_gradients", "false"]).train.scale_dense_gradients is False
-    assert parse_arguments(["--scale_dense_gradients"]).train.scale_dense_gradients is True
-    assert parse_arguments(["--no_scale_dense_gradients"]).train.scale_dense_gradients is False
+    merging = ["--method", "prunnet"]
+    assert parse_arguments([*merging, "--scale_dense_gradients", "false"]).train.scale_dense_gradients is False
+    assert parse_arguments([*merging, "--scale_dense_gradients"]).train.scale_dense_gradients is True
+    assert parse_arguments([*merging, "--no_scale_dense_gradients"]).train.scale_dense_gradients is False
     assert TrainArguments(alpha=None).alpha == 0.5
     with pytest.raises(ValueError, match=r"alpha must be a number of at least 0; got -1"):
         TrainArguments(alpha=-1)
@@ -108,8 +109,8 @@ def test_help_says_the_default_of_each_method(capsys: pytest.CaptureFixture[str]
         parse_arguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "changes it. Default 0.5" in text
-    assert "Highest learning rate. Default 0.0375; with paper: 0.1." in text
-    assert "rate of scores. Default 5 times learning_rate; with paper: learning_rate." in text
+    assert "Highest learning rate. Default 0.0375; with paper: 0.1; with independent: 0.15; with bct: 0.15;" in text
+    assert "rate of scores. Default 5 times learning_rate; with paper: learning_rate; with independent: 1.25" in text
     assert "keeps its own. Default weight." in text
     assert "with its subnetworks. 0: none, and no distillation. Default epochs." in text
     assert "(default: None)" not in text
