@@ -79,7 +79,7 @@ def _passes_of(given: Any) -> int:
     """How many passes a step has, whose gradients add up: that of the dense network, and those of subnetworks."""
     if given.capacity_sampling == "sandwich":
         return int(given.capacity_draws) + 2
-    return 1 + sum(capacity < 1 for capacity in given.capacities)
+    return 1 + len([capacity for capacity in given.capacities if capacity < 1])
 
 
 ALONE: dict[str, Any] = {
