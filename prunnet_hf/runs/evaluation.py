@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import yaml
@@ -31,7 +32,9 @@ from ..retrieval.dataset_encoding import Encoded, Key, pixel_batches
 from ..retrieval.metrics import chance_mean_average_precision
 from ..retrieval.plots import plot_curve, plot_matrix
 from ..retrieval.protocols import Side, resolve_protocol
+from ..storage.weights_digest import digest_weights, set_space
 from .arguments import RunArguments
+from .criterion import format_criterion, judged, name_space, networks_before
 from .description import dataset_name, describe_model, describe_run, describe_subnetworks, recipe_of
 from .examples import write_examples
 from .gathering import encode_together
@@ -164,9 +167,17 @@ def evaluate_run(
         write_json(run / UNEVALUATED, {"dataset": dataset_name(arguments), **vars(training)})
     accelerator.wait_for_everyone()
     sides = encode_splits(accelerator, subnetworks, processor, splits, arguments)
+    before = None if reference is None else encode_before(accelerator, reference, splits, arguments)
     if sides is None:
         return None
     query, gallery = sides
+    into = None
+    if reference is not None:
+        into = against_own_gallery(reference, splits.protocol, query, gallery)
+        if before is not None:
+            vectors = reference.gallery_vectors
+            into = judged(into, before, splits.protocol, None if vectors is None else Side(vectors, gallery.columns))
+            settle_judged(run, model, subnetworks, into)
     results = compatibility_matrix(
         resolve_protocol(splits.protocol),
         {capacity: query.side(capacity) for capacity in subnetworks},
@@ -180,7 +191,7 @@ def evaluate_run(
         results=tuple(results),
         capacities=tuple(describe_subnetworks(run, model, subnetworks, options.capacity_sampling)),
         chance=chance_level(query.columns["label"]) if splits.protocol == "leave_one_out" else None,
-        into=None if reference is None else against_own_gallery(reference, splits.protocol, query, gallery),
+        into=into,
     )
     record.write(run / RECORD)
     note_measured(run, record)
@@ -188,6 +199,42 @@ def evaluate_run(
     show_results(record, run)
     write_examples(run, record, subnetworks, splits, query, gallery, seed=options.seed)
     return record
+
+
+def encode_before(
+    accelerator: Accelerator, reference: Reference, splits: RetrievalSplits, arguments: RunArguments
+) -> Encoded[float] | None:
+    """The queries by the network as it was before the run, at each capacity that must hold in its space.
+
+    All processes must call this. None on all but the main one, and if there was no such network.
+    """
+    if reference.before is None:
+        return None
+    networks = networks_before(reference.before.to(accelerator.device), [*arguments.train.capacities, 1.0])
+    return encode_together(
+        accelerator,
+        networks,
+        splits.query,
+        cast("PrunNetImageProcessor", reference.before.image_processor),
+        batch_size=arguments.train.eval_batch_size,
+        num_workers=arguments.data.num_workers,
+    )
+
+
+def settle_judged(
+    run: Path, model: PrunNetForImageClassification, subnetworks: Mapping[float, PrunNetModel], into: IntoRecord
+) -> None:
+    """Let a network that was trained further stay in its old space, or not: the one in memory, and those in the run.
+
+    It was saved in a space of its own, so that nobody believes it before it has been measured.
+    """
+    own = model.config.embedding_space
+    if not into.kept and own == into.embedding_space:  # an earlier evaluation had kept it
+        own = digest_weights(model)
+    space = into.embedding_space if into.kept else own
+    for network in (model, *subnetworks.values()):
+        set_space(network, str(space))
+    name_space(run, str(space), subnetworks)
 
 
 def against_own_gallery(
@@ -241,6 +288,8 @@ def show_results(record: RunRecord, run: Path) -> None:
     print(f"\n{format_tests(record.results)}")
     if record.into is not None and record.into.values:
         print(f"\n{format_against(record.into, record.headline)}")
+    if record.into is not None and record.into.kept is not None:
+        print(f"\n{format_criterion(record.into, record.headline)}")
 
 
 def format_against(into: IntoRecord, metric: str) -> str:

@@ -41,10 +41,10 @@ def compatible_with(record: RunRecord) -> dict[str, Any] | None:
         record: Of the finished run.
 
     Returns:
-        None if it made a space of its own.
+        None if it made, or now has, a space of its own.
     """
     into = record.into
-    if into is None:
+    if into is None or into.kept is False:
         return None
     return {
         "space": into.embedding_space,

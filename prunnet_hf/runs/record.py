@@ -195,6 +195,10 @@ class IntoRecord:
         values: By query capacity (`"0.20"`), every metric of queries by that network in the gallery of the space;
             empty if the space's vectors of the test images weren't known.
         itself: The same of queries by the space's own model; None if they weren't known.
+        kept: Of a network that was in that space before: whether it has stayed, see `runs/criterion.py`. None for
+            another, to which the criterion doesn't apply: it has the id of that space.
+        before: By capacity that must hold, the headline metric of queries by that network before training.
+        standard_errors: Those of `before`, over queries.
     """
 
     embedding_space: str
@@ -203,10 +207,19 @@ class IntoRecord:
     losses: list[str]
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     itself: dict[str, float] | None = None
+    kept: bool | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[str]:
+        """The capacities whose queries find less than before in the old gallery, by more than one standard error."""
+        now = {name: next(iter(metrics.values())) for name, metrics in self.values.items()}
+        return [name for name, old in self.before.items() if now[name] < old - self.standard_errors[name]]
 
     def __post_init__(self) -> None:
         """Refuse impossible figures."""
-        for capacity, metrics in {**self.values, "itself": self.itself or {}}.items():
+        for capacity, metrics in {**self.values, "itself": self.itself or {}, "before": self.before}.items():
             for metric, value in metrics.items():
                 _check_range(f"{metric} at {capacity}", value, 1.0)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..modeling_prunnet import PrunNetModel
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
@@ -19,6 +21,7 @@ class Reference:
         losses: What `--into_loss` named.
         query: `(num_queries, embedding_dim)`, its vectors of the queries; None if they aren't known.
         gallery_vectors: `(num_gallery, embedding_dim)`, those of the gallery; None if they aren't known.
+        before: The network as it was before the run, if it was of this space; see `runs/criterion.py`.
     """
 
     embedding_space: str
@@ -27,3 +30,4 @@ class Reference:
     losses: list[str]
     query: NDArray[np.float32] | None
     gallery_vectors: NDArray[np.float32] | None
+    before: PrunNetModel | None = None

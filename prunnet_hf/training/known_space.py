@@ -23,7 +23,7 @@ from ..retrieval.foreign_encoders import TRANSFORMERS, ForeignEncoder, is_foreig
 from ..retrieval.gallery_index import build_index, choose_factory
 from ..retrieval.image_sources import DatasetImages
 from ..retrieval.known_vectors import KnownVectors, holds_vectors
-from ..retrieval.spaces import check_compatible
+from ..retrieval.spaces import check_compatible, space_of
 from ..runs.arguments import RunArguments
 from ..runs.ownership import TARGETS
 from ..runs.reference import Reference
@@ -60,6 +60,7 @@ class KnownSpace:
         arguments: Of the run; `embedding_dim` becomes that of the space.
         accelerator: That of the run, whose processes share the work.
         classifier_of: A checkpoint of this package that may have the teacher's classifier; None without one.
+        before: The network that training starts from, if it is of this space (`runs/criterion.py`).
     """
 
     source: TargetVectors
@@ -67,6 +68,7 @@ class KnownSpace:
     arguments: RunArguments
     accelerator: Accelerator
     classifier_of: str | None = None
+    before: PrunNetModel | None = field(default=None, init=False)
     _train: tuple[str, Vectors] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class KnownSpace:
                 f"{model.embedding_dim}."
             )
         model.embedding_dim = found
+        self.before = _network_before(self.arguments, self.embedding_space)
 
     @property
     def embedding_space(self) -> str:
@@ -144,6 +147,7 @@ class KnownSpace:
             losses=list(options.into_loss),
             query=query,
             gallery_vectors=gallery,
+            before=self.before,
         )
 
     def _listed(self, images: ImageDataset) -> DatasetImages:
@@ -204,6 +208,17 @@ def open_space(
     space = KnownSpace(TeacherVectors(model, name, arguments, accelerator), name, arguments, accelerator)
     space.classifier_of = model_directory(name) if teacher is None and isinstance(model, PrunNetModel) else None
     return space
+
+
+def _network_before(arguments: RunArguments, embedding_space: str) -> PrunNetModel | None:
+    """The network that training starts from, if it is of this space already, in which it may or may not stay."""
+    if arguments.model.model_name_or_path is None:
+        return None
+    source = model_directory(arguments.model.model_name_or_path)
+    if PrunNetConfig.from_pretrained(source).embedding_space != embedding_space:
+        return None
+    model: PrunNetModel = PrunNetModel.from_pretrained(source)
+    return model.requires_grad_(False) if space_of(model) == embedding_space else None
 
 
 def _load_teacher(source: str) -> PrunNetModel | ForeignEncoder:

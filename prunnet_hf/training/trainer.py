@@ -424,7 +424,8 @@ class Trainer:
 
     @property
     def _known_id(self) -> str | None:
-        return None if self.space is None else self.space.embedding_space
+        """The id of the space that exists; None if it is not, or not yet, known whether the network is in one."""
+        return None if self.space is None or self.space.before is not None else self.space.embedding_space
 
     @property
     def _has_classifier(self) -> bool:
