@@ -434,6 +434,17 @@ def test_card_says_what_training_started_from(content: dict[str, Any], recipe: d
     assert says in body({**metrics(), **content}, {**RECIPE, **recipe})
 
 
+def test_a_subnetwork_that_was_trained_further_says_which_it_was() -> None:
+    base = {"base_subnetwork": {"capacity": 0.2, "embedding_space": "3f9a3f9a3f9a3f9a"}}
+    text = body({**metrics("independent", (0.2,)), **base}, {**RECIPE, "model_name_or_path": "/home/me/phone"})
+    assert "a subnetwork of capacity 0.20, fine-tuned alone, in an embedding space of its own" in text
+    assert "for comparison with PrunNet" not in text.partition("\n## ")[0]
+    origin = (
+        "from the local checkpoint `phone`: a subnetwork of capacity 0.20 of the embedding space `3f9a3f9a3f9a3f9a`"
+    )
+    assert f"{origin}, and what it leaves out has stayed left out" in text
+
+
 def test_independent_run_claims_no_compatibility() -> None:
     text = body(metrics("independent", (0.2,))).split("## Citation")[0]
     assert "compatible with no other network" in text.replace("\n", " ")
@@ -478,6 +489,20 @@ def test_card_of_a_run_into_a_space_that_exists_tells_teacher_gallery_and_the_te
     ):
         assert told in text.replace("\n", " ")
     assert METHODS["distilled"].description not in text
+
+
+def test_card_says_whether_a_network_has_stayed_in_its_space() -> None:
+    judged = {**INTO, "before": {"0.20": 0.5}, "standard_errors": {"0.20": 0.1}}
+    stayed = body({**metrics("distilled"), "into": {**judged, "kept": True}})
+    assert "It was in this space before, and has stayed" in stayed
+    assert table(stayed, "mAP (%) in the old gallery")[1][0::3] == ["capacity 0.20", "10.0"]
+    left = body({**metrics("distilled"), "into": {**judged, "kept": False, "before": {"0.20": 0.99}}})
+    assert "**It has left that space**" in left
+    assert "Queries of capacity 0.20 found less in the old gallery" in left
+    assert "need not be embedded again" not in left
+    plain = body({**metrics("distilled"), "into": INTO})
+    for text, paragraph in ((stayed, "Queries by this network in"), (left, "Queries by"), (plain, "Queries by")):
+        assert f"\n\n{paragraph}" in text
 
 
 def test_card_of_a_run_into_a_gallery_without_test_images_says_that_it_was_not_measured() -> None:

@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel, check_compatible
+from prunnet_hf import PrunNetForImageClassification, PrunNetModel, check_compatible
 from prunnet_hf.configuration_prunnet import Granularity
-from prunnet_hf.hub.card import write_card
 from prunnet_hf.runs.arguments import RunArguments, parse_arguments
-from prunnet_hf.runs.record import RECORD, RunRecord
 from tests.accelerate_state import reset_accelerate
 from tests.tiny_models import same_state, tiny, tiny_of_units
-from tests.training.tiny_run import arguments, make_photos, metrics, train_quietly, trainer
+from tests.training.tiny_run import arguments, make_photos, trainer
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +87,15 @@ def test_it_is_saved_as_what_it_was_in_a_space_of_its_own_and_resumed_with_the_s
 ) -> None:
     source = sources[granularity] / "phone"
     options = {"checkpoint_steps": 1, "keep_checkpoints": 6}
-    whole = trainer(tuning(photos, tmp_path / "whole", source, **options)).run().model
+    trained = trainer(tuning(photos, tmp_path / "whole", source, **options)).run()
+    whole = trained.model
     whole.save_pretrained(tmp_path / "saved")
     before, after = PrunNetModel.from_pretrained(source), PrunNetModel.from_pretrained(tmp_path / "saved")
     assert _weight_files(tmp_path / "saved") == _weight_files(source)
     kept = ("capacity", "prunable", "granularity", "kept_units", "embedding_dim", "allocation")
     assert all(getattr(after.config, name) == getattr(before.config, name) for name in kept)
     assert after.config.capacities == [0.2]
+    assert trained.facts.base_subnetwork == {"capacity": 0.2, "embedding_space": before.config.embedding_space}
     assert not same_state(after, before)
     with pytest.raises(ValueError, match="can't be compared"):
         check_compatible(before, after)
@@ -103,20 +103,6 @@ def test_it_is_saved_as_what_it_was_in_a_space_of_its_own_and_resumed_with_the_s
     reset_accelerate()
     again = trainer(tuning(photos, tmp_path / "again", source, resume=True, **options)).run().model
     assert same_state(again, whole)
-
-
-def test_the_card_says_which_subnetwork_it_came_from(
-    photos: Path, sources: dict[Granularity, Path], tmp_path: Path
-) -> None:
-    train_quietly(tuning(photos, tmp_path, sources["weight"] / "phone", epochs=1))
-    space = PrunNetConfig.from_pretrained(sources["weight"] / "phone").embedding_space
-    assert {row["query_capacity"] for row in metrics(tmp_path)["results"]} == {0.2}
-    assert RunRecord.read(tmp_path / RECORD).base_subnetwork == {"capacity": 0.2, "embedding_space": space}
-    write_card(tmp_path, execute=False)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f": a subnetwork of capacity 0.20 of the embedding space `{space}`, and what it leaves out" in text
-    assert "fine-tuned alone, in an embedding space of its own" in text
-    assert "for comparison with PrunNet" not in text.split("\n## ")[0]
 
 
 def test_a_subnetwork_is_measured_alone(sources: dict[Granularity, Path]) -> None:
