@@ -20,6 +20,7 @@ from ..data.splits import LABEL, RetrievalSplits, has_classes
 from ..data.streams import ImageDataset, num_images
 from ..data.transforms import TrainingCollator, train_transform
 from ..modeling_prunnet import PrunNetForImageClassification
+from ..pruning.calibration import batch_norms
 from ..pruning.layers import scored_modules
 from ..runs.arguments import RunArguments
 from ..runs.description import command_line, describe_base, describe_device, recipe_of
@@ -292,6 +293,9 @@ class Trainer:
 
     def _epoch(self, bar: tqdm[None]) -> None:
         self.wrapped.train()
+        if self._keeps_statistics:
+            for norm in batch_norms(self.model).values():
+                norm.train(False)
         position, self.progress.position = self.progress.position, None
         self._epoch_begun = time.perf_counter() - self.progress.epoch_seconds
         for batch in self.batches.epoch(self.progress.epoch, position):
@@ -372,7 +376,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         with self.norms.undone() if self.norms else nullcontext():
-            measure_running_statistics(self.accelerator, self.model, self.processor, self.train_images, self.arguments)
+            self._measure_statistics(self.model, progress=False)
         scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
         self.accelerator.log(scores, step=self.progress.step)
         self._keep_if_best(sum(scores.values()) / len(scores))
@@ -415,12 +419,23 @@ class Trainer:
             module.scores.requires_grad_(True)
         model.classifier.requires_grad_(True)
         model.is_classifier_new = not self._has_classifier  # and then isn't saved
-        measure_running_statistics(
-            self.accelerator, model, self.processor, self.train_images, self.arguments, progress=True
-        )
+        self._measure_statistics(model, progress=True)
         settle_trained(model, self._known_id)
         model.train(False)
         return model
+
+    def _measure_statistics(self, model: PrunNetForImageClassification, *, progress: bool) -> None:
+        if not self._keeps_statistics:
+            images, arguments = self.train_images, self.arguments
+            measure_running_statistics(self.accelerator, model, self.processor, images, arguments, progress=progress)
+
+    @property
+    def _keeps_statistics(self) -> bool:
+        """Whether batch norms keep their statistics, as those of a subnetwork that may stay in its space do.
+
+        They are what puts it there: with those of other images it would begin, and end, far from its own gallery.
+        """
+        return self.space is not None and self.space.before is not None and not self.model.config.prunable
 
     @property
     def _known_id(self) -> str | None:

@@ -9,10 +9,11 @@ import pytest
 
 from prunnet_hf import Gallery, PrunNetConfig, PrunNetModel
 from prunnet_hf.hub.card import write_card
+from prunnet_hf.pruning.calibration import batch_norms
 from prunnet_hf.runs.record import RECORD, RunRecord
 from prunnet_hf.training.known_space import open_space
 from tests.foreign_models import save_timm
-from tests.tiny_models import same_state, tiny
+from tests.tiny_models import same_bits, same_state, tiny
 from tests.training.tiny_run import arguments, make_photos, train_quietly, trainer
 
 
@@ -47,6 +48,11 @@ def test_a_subnetwork_that_still_finds_what_it_found_stays_in_its_space(
     dense, phone = (PrunNetModel.from_pretrained(parent / name) for name in ("dense", "phone"))
     tuned = PrunNetModel.from_pretrained(tmp_path / "run/model")
     assert not same_state(tuned, phone)
+    statistics = [dict(batch_norms(model)) for model in (tuned, phone)]
+    assert len(statistics[0]) > 4
+    for name, norm in statistics[0].items():  # as they were: with others it would be elsewhere
+        assert same_bits(norm.running_mean, statistics[1][name].running_mean)
+        assert same_bits(norm.running_var, statistics[1][name].running_var)
     assert tuned.config.embedding_space == dense.config.embedding_space
     record = RunRecord.read(tmp_path / "run" / RECORD)
     assert record.into is not None
