@@ -150,6 +150,12 @@ def parse_sap_arguments(
     model, data, train, sap = parse_dataclasses(kinds, command_line, SETTLED, name)
     if train.eval_only:
         raise ValueError("eval_only must be left out: the pruning loop evaluates each round right after its training.")
+    if train.trains_into:
+        name = "teacher" if train.into is None else "into"
+        raise ValueError(
+            f"{name} must be left out: the pruning loop trains networks with a space of their own; got "
+            f"{getattr(train, name)!r}. train_accelerate.py --{name} trains into one that exists."
+        )
     check_prunes_weights(model.granularity)
     if model.model_name_or_path is None:  # trainings have other defaults
         model.granularity, model.classifier = "weight", model.classifier or "softmax"

@@ -130,3 +130,9 @@ def test_what_has_no_effect_is_this_and_nothing_more():
 def test_evaluation_alone_is_refused():
     with pytest.raises(ValueError, match=r"eval_only must be left out"):
         parse_sap_arguments(["--eval_only"])
+
+
+@pytest.mark.parametrize("name", ["into", "teacher"])
+def test_the_loop_trains_into_no_space_that_exists(name):
+    with pytest.raises(ValueError, match=rf"{name} must be left out.*got 'gallery'.*--{name}"):
+        parse_sap_arguments([f"--{name}", "gallery"])

@@ -25,6 +25,7 @@ from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.checkpoints import Progress, save_whole
 from prunnet_hf.training.engine import train
 from tests.accelerate_state import reset_accelerate
+from tests.processes import run_processes
 from tests.training.tiny_run import arguments, make_photos, metrics, trainer, weights
 
 LOSSES = ["regression", "csd:0.5", "classifier:0.1"]
@@ -262,6 +263,18 @@ def test_vectors_that_cannot_be_targets_are_refused_before_training(photos: Path
     reset_accelerate()
     with pytest.raises(ValueError, match=r"1 of 30 training images aren't in --into .*train-2/3\.png.*--teacher"):
         trainer(into(photos, tmp_path / "lacking", lacking))
+
+
+def weights_of_a_run(photos: Path, run: Path, dense: Path) -> dict[str, torch.Tensor]:
+    """What a run of one epoch ends with, whose images are shared by the processes."""
+    once = trainer(into(photos, run, dense, method="joint", epochs=1, batch_size=5, gradient_accumulation_steps=1))
+    return {name: tensor.clone() for name, tensor in once.run().model.state_dict().items()}
+
+
+def test_two_processes_embed_together_and_end_with_the_same_weights(photos: Path, dense: Path, tmp_path: Path) -> None:
+    first, second = run_processes(2, weights_of_a_run, photos, tmp_path / "run", dense, folder=tmp_path)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert torch.equal(first["classifier.weight"], weights(dense / "model")["classifier.weight"])
 
 
 def test_what_does_not_fit_the_space_is_refused(photos: Path, dense: Path, table: Path, tmp_path: Path) -> None:
