@@ -31,7 +31,7 @@ OUTPUTS = PrunNetClassifierOutput(loss=torch.tensor(3.0))
 
 def test_regression_compares_each_image_with_its_own_target() -> None:
     unit, rows = torch.tensor([[0.6, 0.8], [0.6, 0.8]]), torch.tensor([0, 2])
-    assert float(RegressionLoss(TARGETS)(unit, rows, OUTPUTS)) == pytest.approx(((1 - 0.6) + (1 - 1)) / 2)
+    assert float(RegressionLoss(TARGETS)(unit, rows, OUTPUTS)) == pytest.approx(16 * ((1 - 0.6) + (1 - 1)) / 2)
 
 
 def test_csd_is_the_divergence_from_the_targets_own_similarities() -> None:
@@ -57,8 +57,8 @@ def test_no_loss_is_below_that_of_the_targets_themselves(seed: int, count: int, 
     neighbours = torch.arange(count).expand(count, count)
     for loss in (RegressionLoss(targets), ContextualSimilarityLoss(targets, neighbours)):
         at_target = float(loss(targets[rows], rows, OUTPUTS))
-        assert at_target == pytest.approx(0, abs=1e-5)
-        assert float(loss(unit, rows, OUTPUTS)) >= at_target - 1e-5
+        assert at_target == pytest.approx(0, abs=1e-4)
+        assert float(loss(unit, rows, OUTPUTS)) >= at_target - 1e-4
 
 
 class Noting(Objective):
@@ -78,7 +78,7 @@ def test_losses_are_weighed_and_merged_as_by_the_other_objective() -> None:
     inputs: Mapping[str, Tensor] = {"pixel_values": torch.zeros(1, 3, 4, 4), "row": torch.tensor([0])}
     # Lengths of embeddings don't count: (3, 4) has a cosine of 0.6 to (1, 0). The classifier's loss is the network's.
     outputs = PrunNetClassifierOutput(loss=torch.tensor(3.0), pooler_output=torch.tensor([[3.0, 4.0]]))
-    assert float(objective.loss(outputs, inputs, 0, 0)) == pytest.approx(2 * (1 - 0.6) + 0.5 * 3)
+    assert float(objective.loss(outputs, inputs, 0, 0)) == pytest.approx(2 * 16 * (1 - 0.6) + 0.5 * 3)
     objective.merge([{}, {}], torch.Generator())
     assert objective.merged_as.merged == [2]
 
