@@ -100,13 +100,17 @@ def base_model(arguments: ModelArguments) -> str | None:
     return pretrained.hf_hub_id if pretrained is not None else None
 
 
-def describe_base(arguments: ModelArguments) -> dict[str, Any]:
-    """What training starts from: `base_model` and `base_subnetwork`, as `TrainingFacts` has them."""
+def describe_base(arguments: ModelArguments, *, is_subnetwork: bool) -> dict[str, Any]:
+    """What training starts from: `base_model` and `base_subnetwork`, as `TrainingFacts` has them.
+
+    Args:
+        arguments: Name it.
+        is_subnetwork: Whether it is one.
+    """
     base: dict[str, Any] = {"base_model": base_model(arguments)}
-    if arguments.model_name_or_path is not None:
+    if is_subnetwork and arguments.model_name_or_path is not None:
         config = PrunNetConfig.from_pretrained(model_directory(arguments.model_name_or_path))
-        if not config.prunable:
-            base["base_subnetwork"] = {"capacity": config.capacity, "embedding_space": config.embedding_space}
+        base["base_subnetwork"] = {"capacity": config.capacity, "embedding_space": config.embedding_space}
     return base
 
 

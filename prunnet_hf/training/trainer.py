@@ -113,7 +113,6 @@ class Trainer:
         self.directory = Path(arguments.train.output_dir)
         self.accelerator = accelerator
         self.processor = create_processor(arguments.data)
-        self.base = describe_base(arguments.model)  # before output_dir exists, which may have the same name
         self.title = title or arguments.train.method
         self.train_images, self.validation = images or set_apart(
             splits, arguments, is_main_process=accelerator.is_main_process
@@ -122,6 +121,8 @@ class Trainer:
         if self.space is not None:
             self.space.check(self.train_images)
         self.model = model or create_model(arguments, self.train_images.features[LABEL].names)
+        # Before output_dir exists, which may have the same name.
+        self.base = describe_base(arguments.model, is_subnetwork=not self.model.config.prunable)
         self.model.image_processor = self.processor
         self.memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
         self._ready_model(kept)
