@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
+from tests import accelerate_state
+
+_MEETINGS = 6
+"""How often the processes can begin anew, by `reset_accelerate`."""
 _stores: list[TCPStore] = []
 
 
@@ -40,10 +44,10 @@ def start_processes(
     world_size: int, function: Callable[..., Any], *arguments: Any, folder: Path
 ) -> list[ForkServerProcess]:
     """Start what `run_processes` runs, without waiting for it."""
-    # They meet at a server of this process: a port that was only looked for could be taken before they listen.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    _stores.append(store)
-    places = [(rank, world_size, store.port) for rank in range(world_size)]
+    # They meet at servers of this process: a port that was only looked for could be taken before they listen.
+    stores = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(_MEETINGS)]
+    _stores.extend(stores)
+    places = [(rank, world_size, [store.port for store in stores]) for rank in range(world_size)]
     return [start_process(_join, *place, function, arguments, folder) for place in places]
 
 
@@ -57,13 +61,16 @@ def start_process(function: Callable[..., Any], *arguments: Any) -> ForkServerPr
     return process
 
 
-def _join(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: Any, folder: Path) -> None:
+def _join(
+    rank: int, world_size: int, ports: list[int], function: Callable[..., Any], arguments: Any, folder: Path
+) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # see `small_heap` in conftest.py
     # A data loader's workers are forked, as in a launcher's processes; a forkserver's would import all once more.
     multiprocessing.set_start_method("fork", force=True)
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     os.environ.update({name: str(value) for name, value in places.items()})
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"})
+    first, *accelerate_state.MEETING_PLACES[:] = ports
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first), "ACCELERATE_USE_CPU": "true"})
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # rank 0 joins the server, and starts none
     torch.save(function(*arguments), folder / f"rank-{rank}.pt")

@@ -71,7 +71,6 @@ def test_a_pruned_model_names_its_capacity_and_the_way_out(model) -> None:
     uses = (
         lambda: pruned.prune(0.1),
         lambda: pruned(images(), capacity=0.1),
-        lambda: pruned.calibrate([images()]),
         lambda: pruned.keep_statistics([]),
     )
     for use in uses:

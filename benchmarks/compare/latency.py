@@ -9,13 +9,14 @@ alone has the shapes of the subnetwork of units.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from prunnet_hf import PrunNetConfig, PrunNetModel
-from prunnet_hf.commands import run_command
+from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.export.latency import measure_latency
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.runs.run_directory import write_json
@@ -29,11 +30,15 @@ ROUNDS = 101
 
 def main() -> None:
     """Measure the networks of all recipes, and write the times beside the rows."""
-    write_json(RESULTS / LATENCY, {recipe: measure(recipe) for recipe in RECIPES})
-    print(RESULTS / LATENCY)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how many turns every network has")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the times are written")
+    given = parser.parse_args()
+    write_json(given.results / LATENCY, {recipe: measure(recipe, given.rounds) for recipe in RECIPES})
+    print(given.results / LATENCY)
 
 
-def measure(recipe: str) -> dict[str, Any]:
+def measure(recipe: str, rounds: int) -> dict[str, Any]:
     """Milliseconds by granularity and capacity, with the runtime and the device."""
     given = parse_arguments(["--config", recipe, "--data_dir", "any"])
     networks = {}
@@ -47,7 +52,7 @@ def measure(recipe: str) -> dict[str, Any]:
         )
         model = PrunNetModel(config).eval()
         networks |= {(granularity, f"{capacity:g}"): model.prune(capacity) for capacity in CAPACITIES}
-    found = measure_latency(networks, rounds=ROUNDS)
+    found = measure_latency(networks, rounds=rounds)
     times: dict[str, dict[str, float]] = {"weight": {}, "channel": {}}
     for (granularity, capacity), milliseconds in found.milliseconds.items():
         times[granularity][capacity] = round(milliseconds, 4)

@@ -247,7 +247,7 @@ def test_adamw_decays_neither_biases_nor_norms() -> None:
     assert found[f"{block}.scores"] == found[f"{block}.weight"] == found["prunnet.backbone.pos_embed"] == (3e-5, 0.01)
     assert found["prunnet.backbone.norm.weight"] == found[f"{block}.bias"] == (3e-5, 0.0)
     assert create_optimizer(model, options).defaults["eps"] == 1e-6
-    usual = create_optimizer(model, TrainArguments(optimizer="adamw"))
+    usual = create_optimizer(model, TrainArguments(optimizer="adamw", learning_rate=3e-5))
     assert usual.defaults["eps"] == 1e-8
     assert [group["weight_decay"] for group in usual.param_groups] == [5e-4, 0.0]  # all weights, and scores
 

@@ -12,9 +12,8 @@ from benchmarks.compare.methods import CAPACITIES
 from benchmarks.compare.plan import RECIPES, RESULTS
 
 
-def test_each_capacity_of_both_granularities_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "ROUNDS", 1)
-    found = latency.measure("omniglot")
+def test_each_capacity_of_both_granularities_has_a_time() -> None:
+    found = latency.measure("omniglot", rounds=1)
     assert [*found] == ["weight", "channel", "runtime", "device"]
     for granularity in ("weight", "channel"):
         assert [*found[granularity]] == [f"{capacity:g}" for capacity in CAPACITIES]
