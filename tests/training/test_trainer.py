@@ -324,7 +324,7 @@ def test_resuming_takes_over_the_settings_of_the_optimiser(
     if optimizer == "sgd":
         shutil.copytree(finished / "checkpoints/step-3", run / "checkpoints/step-3")
     else:
-        trainer(arguments(photos, run, checkpoint_every=1, epochs=1, optimizer=optimizer)).run()
+        trainer(arguments(photos, run, checkpoint_every=1, epochs=1, optimizer=optimizer, learning_rate=0.01)).run()
         reset_accelerate()
     changed = {"learning_rate": 0.02, "weight_decay": 0.3, "momentum": 0.5}
     resumed = trainer(arguments(photos, run, checkpoint_every=1, optimizer=optimizer, resume=True, **changed))
