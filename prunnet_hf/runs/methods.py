@@ -177,7 +177,7 @@ class IntoLoss:
 
 
 INTO_LOSSES = {
-    "regression": IntoLoss("16 * (1 - the cosine to the image's target)"),
+    "regression": IntoLoss("16 times 1 - the cosine to the image's target"),
     "csd": IntoLoss(
         "the divergence of the similarities to the target's nearest neighbours from the target's own (Contextual "
         "Similarity Distillation, CVPR 2022)"
