@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 DEBUG = "--debug"
 MENDABLE = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, ImportError)
 """What bad input, full disks and memory, and missing packages raise. All else is a fault of the program."""
@@ -81,13 +84,25 @@ def run_command(name: str, work: Callable[[], object], words: Sequence[str] | No
     return 0
 
 
-def model_directory(source: str, subfolder: str = "") -> str:
+def model_directory(source: str, subfolder: str = "", *, argument: str = "model") -> str:
     """Where a model is that a command was given: the `model/` of a run, if `source` is the directory of one.
 
     Args:
         source: A directory or a Hub repository.
         subfolder: The folder in it that was asked for.
+        argument: What an error calls `source`.
+
+    Raises:
+        FileNotFoundError: If it is no directory, and can't be the name of a repository.
     """
+    if not Path(source).is_dir():
+        try:
+            validate_repo_id(source)
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"{argument} must be the directory of a run or of a model, or a Hub repository as NAME or "
+                f"ORGANISATION/NAME; there is no directory {source!r}. Check the path."
+            ) from error
     inside = Path(source) / "model"
     is_run = (inside / "config.json").is_file() and not (Path(source) / subfolder / "config.json").is_file()
     return str(inside) if is_run else source

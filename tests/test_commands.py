@@ -124,3 +124,8 @@ def test_run_directory_stands_for_its_model(tmp_path: Path) -> None:
     assert model_directory(str(run / "model")) == str(run / "model")
     assert model_directory(str(run), "subnetworks/capacity-0.20") == str(run)  # which is asked for in it
     assert model_directory("org/name") == "org/name"
+    missing = r"^teacher must be .* no directory 'out/misspelt/run'\. Check the path"
+    with pytest.raises(FileNotFoundError, match=missing):
+        FileNotFoundError, match=r"^teacher must be .* no directory 'out/misspelt/run'\. Check the path"
+    ):
+        model_directory("out/misspelt/run", argument="teacher")

@@ -43,7 +43,7 @@ def create_model(arguments: RunArguments, class_names: list[str]) -> PrunNetForI
         "image_size": arguments.data.image_size,
     }
     if model.model_name_or_path is not None:
-        source = model_directory(model.model_name_or_path)
+        source = model_directory(model.model_name_or_path, argument="model_name_or_path")
         check_granularity(source, model.granularity)
         check_trains_alone(source, arguments.train)
         loaded = _load_to_train(source, arguments.train.capacities, {**labels, **_classifier_settings(model)})

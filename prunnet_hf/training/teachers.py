@@ -103,7 +103,7 @@ def load_teacher(
     Raises:
         ValueError: If it embeds in another number of dimensions, or processes images in another way.
     """
-    directory = model_directory(source)
+    directory = model_directory(source, argument="teacher")
     _check_processing(source, PrunNetImageProcessor.from_pretrained(directory), processor)
     found = PrunNetConfig.from_pretrained(directory)
     if found.embedding_dim != config.embedding_dim:
