@@ -126,6 +126,4 @@ def test_run_directory_stands_for_its_model(tmp_path: Path) -> None:
     assert model_directory("org/name") == "org/name"
     missing = r"^teacher must be .* no directory 'out/misspelt/run'\. Check the path"
     with pytest.raises(FileNotFoundError, match=missing):
-        FileNotFoundError, match=r"^teacher must be .* no directory 'out/misspelt/run'\. Check the path"
-    ):
         model_directory("out/misspelt/run", argument="teacher")
