@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 DEBUG = "--debug"
 MENDABLE = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, ImportError)
 """What bad input, full disks and memory, and missing packages raise. All else is a fault of the program."""
+REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 INTERRUPTED = 130
 """The status after Ctrl-C, as shells have it."""
 PATIENCE = 15.0
@@ -95,14 +94,11 @@ def model_directory(source: str, subfolder: str = "", *, argument: str = "model"
     Raises:
         FileNotFoundError: If it is no directory, and can't be the name of a repository.
     """
-    if not Path(source).is_dir():
-        try:
-            validate_repo_id(source)
-        except HFValidationError as error:
-            raise FileNotFoundError(
-                f"{argument} must be the directory of a run or of a model, or a Hub repository as NAME or "
-                f"ORGANISATION/NAME; there is no directory {source!r}. Check the path."
-            ) from error
+    if not Path(source).is_dir() and not REPOSITORY.fullmatch(source):
+        raise FileNotFoundError(
+            f"{argument} must be the directory of a run or of a model, or a Hub repository as NAME or "
+            f"ORGANISATION/NAME; there is no directory {source!r}. Check the path."
+        )
     inside = Path(source) / "model"
     is_run = (inside / "config.json").is_file() and not (Path(source) / subfolder / "config.json").is_file()
     return str(inside) if is_run else source
