@@ -33,11 +33,14 @@ def _draws(model: Any, train: Any) -> bool:
 _INTEGRATION = Use("--method prunnet with --merger integration, and --method paper", _integrates)
 _MERGING = Use("--method prunnet and paper", lambda model, train: train.method in ("prunnet", "paper"))
 _TEACHER = Use(
-    "--method distilled with a first phase (--dense_epochs above 0)",
-    lambda model, train: train.method == "distilled" and train.dense_epochs != 0,
+    "--method distilled with a first phase (--dense_epochs above 0) and without --into and --teacher",
+    lambda model, train: train.method == "distilled" and train.dense_epochs != 0 and not train.trains_into,
 )
 _SANDWICH = Use("--capacity_sampling sandwich", _draws)
-_MARGIN = Use("--classifier cosface and arcface", lambda model, train: model.classifier != "softmax")
+_MARGIN = Use(
+    "--classifier cosface and arcface, with --into and --teacher only for --into_loss classifier",
+    lambda model, train: model.classifier != "softmax" and train.needs_labels,
+)
 
 OF_TRAINING = {
     "alpha": _INTEGRATION,

@@ -30,6 +30,7 @@ from ..runs.reference import Reference
 from ..storage.json_text import load_json
 from ..storage.whole_file import whole_file
 from .target_vectors import GalleryVectors, TargetVectors, TeacherVectors, Vectors
+from .teachers import class_names_of
 
 NEIGHBOURS = 64
 """With how many nearest targets the loss `csd` compares."""
@@ -124,8 +125,7 @@ class KnownSpace:
         if self.classifier_of is None:
             return None
         config = PrunNetConfig.from_pretrained(self.classifier_of)
-        names = [str(name) for name in (config.id2label or {}).values()]
-        if config.classifier == "softmax" or names != class_names:
+        if config.classifier == "softmax" or class_names_of(config) != class_names:
             return None
         model: PrunNetForImageClassification = PrunNetForImageClassification.from_pretrained(
             self.classifier_of, id2label=config.id2label, label2id=config.label2id

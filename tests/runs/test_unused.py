@@ -23,6 +23,8 @@ ONE = ["--capacities", "0.2"]
         ("--method paper --capacity_draws 3", "capacity_draws", "--capacity_sampling sandwich"),
         ("--capacity_sampling fixed --shrink_share 0.1", "shrink_share", "--capacity_sampling sandwich"),
         ("--method independent --capacities 0.2 --shrink_share 0.1", "shrink_share", "sandwich"),
+        ("--into found.parquet --augmentation crop --distillation_weight 3", "distillation_weight", "without --into"),
+        ("--teacher out/dense --augmentation crop --margin 0.4", "margin", "only for --into_loss classifier"),
         ("--classifier softmax --margin 0.4", "margin", "--classifier cosface and arcface"),
         ("--method paper --logit_scale 30", "logit_scale", "--classifier cosface and arcface"),
     ],
@@ -40,6 +42,7 @@ def test_what_nothing_would_use_is_refused(given: str, name: str, reason: str) -
         "--distillation_weight 3 --distillation_temperature 9 --capacity_draws 3 --shrink_share 0.1",
         "--margin 0.4 --logit_scale 30",
         "--method joint --capacity_draws 3",
+        "--into found.parquet --into_loss classifier --augmentation crop --margin 0.4",
     ],
 )
 def test_what_is_used_is_taken(given: str) -> None:
