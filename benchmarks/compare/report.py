@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prunnet_hf.runs.run_directory import write_json, write_text
 
+from ..pages import NO_ROW, fill
 from .figures import Rows, read_rows
 from .latency import read_latencies
 from .methods import DEFAULT, MAIN, SIDE, VALIDATION, WIDE
@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = (Path("docs", "results.md"), Path("README.md"))
 """Pages with places for tables: lines `<!-- NAME -->` and `<!-- /NAME -->`, NAME as in `blocks_of`."""
 PICTURES = Path("docs", "pictures")
-NO_ROW = "There is no row yet."
 TABLES = {
     MAIN: ("quality", "differences", "targets", "cost"),
     SIDE: ("quality", "differences", "cost"),
@@ -92,26 +91,6 @@ def check_places(text: str, blocks: Mapping[str, Sequence[str]]) -> None:
     lost = [name for name, lines in blocks.items() if lines != [NO_ROW] and f"<!-- {name} -->" not in text]
     if lost:
         raise ValueError(f"{', '.join(map(str, PAGES))} have no place for the tables {', '.join(map(repr, lost))}.")
-
-
-def fill(page: str, blocks: Mapping[str, Sequence[str]]) -> str:
-    r"""A page with the tables in their places.
-
-    Raises:
-        ValueError: If it has a place for a table that there isn't.
-
-    Example:
-        >>> fill("<!-- a -->\nold\n<!-- /a -->\n", {"a": ["| new |"]})
-        '<!-- a -->\n\n| new |\n\n<!-- /a -->\n'
-    """
-
-    def filled(place: re.Match[str]) -> str:
-        name = place["name"]
-        if name not in blocks:
-            raise ValueError(f"A page has a place for the table {name!r}, which must be one of {', '.join(blocks)}.")
-        return "\n".join([f"<!-- {name} -->", "", *blocks[name], "", f"<!-- /{name} -->"])
-
-    return re.sub(r"<!-- (?P<name>[a-z ]+) -->\n.*?<!-- /(?P=name) -->", filled, page, flags=re.DOTALL)
 
 
 def chosen_table(results: Path) -> list[str]:

@@ -12,8 +12,9 @@ import pytest
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
 from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
 from benchmarks.compare.plan import COMPARED, RECIPES, RESULTS
-from benchmarks.compare.report import NO_ROW, PAGES, ROOT, TABLES, blocks_of, fill, write_report
+from benchmarks.compare.report import PAGES, ROOT, TABLES, blocks_of, write_report
 from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
+from benchmarks.pages import NO_ROW, fill
 
 ROUND = {0.05: 0.5, 0.1: 0.6, 0.2: 0.7, 0.4: 0.7, 0.6: 0.8, 1.0: 0.9}
 """Its mean is 0.7."""
@@ -179,11 +180,6 @@ def test_a_table_without_rows_says_so_in_its_place() -> None:
     page = "<!-- omniglot side cost -->\n<!-- /omniglot side cost -->\n"
     blocks = blocks_of({}, Path("nowhere"))
     assert fill(page, blocks) == f"<!-- omniglot side cost -->\n\n{NO_ROW}\n\n<!-- /omniglot side cost -->\n"
-
-
-def test_a_place_for_a_table_that_can_not_be_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'grocery side cost', which must be one of short, settings"):
-        fill("<!-- grocery side cost -->\n<!-- /grocery side cost -->", {"short": [], "settings": []})
 
 
 def test_the_short_table_has_cross_tests_of_the_default() -> None:

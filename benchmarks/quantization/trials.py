@@ -1,34 +1,15 @@
-"""Measure quantised galleries: exact search, PQ, OPQ, learned centroids, learned queries, by bytes an image.
-
-    python benchmarks/quantization.py --set omniglot --data_dir DATA/omniglot --runs OUT \
-        --results benchmarks/results/quantization --work_dir WORK --jobs 2
-
-`OUT/<set>/main/default-<units|weights>-seed<n>` are runs of `benchmarks/compare`; those that aren't there are named.
-Classes are unseen: of each test class every other image lies in the gallery, the others are the queries, so no query
-has been seen by anything that learned. Augmented training images are added to the gallery up to --images. What learns
-uses the training images and the gallery's embeddings, and no label.
-
-Each row is written as it is done, and one that is there isn't made again. All rows become `quantization.md` and
-`quantization.png` in --results. Latency is the median CPU time of single queries, in turns with exact search.
-"""
+"""What is measured: a network, the gallery that it makes, and the rows of what is made of it."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss and torch are imported
 
 import faiss
 import numpy as np
@@ -36,7 +17,6 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from prunnet_hf import Embeddings, Gallery, PrunNetModel
-from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.loading import load_splits
 from prunnet_hf.data.reading import read_image, stored_images
 from prunnet_hf.data.splits import LABEL
@@ -45,7 +25,6 @@ from prunnet_hf.retrieval.dataset_encoding import embed
 from prunnet_hf.retrieval.gallery_files import INDEX
 from prunnet_hf.retrieval.gallery_index import build_index
 from prunnet_hf.retrieval.gallery_quantizing import quantize_gallery
-from prunnet_hf.retrieval.plots import draw_grid, new_figure, save_png
 from prunnet_hf.retrieval.rankings import average_precision
 from prunnet_hf.retrieval.search import normalize
 from prunnet_hf.runs.run_directory import write_json
@@ -53,15 +32,14 @@ from prunnet_hf.runs.yaml_text import load_yaml
 from prunnet_hf.training.gallery_learning import Learning, learn_gallery
 from prunnet_hf.training.joint_quantization import Settings
 
-METHODS = ("exact", "PQ", "OPQ", "centroids", "queries")
+EXACT, QUERIES = "exact", "queries"
+METHODS = (EXACT, "PQ", "OPQ", "centroids", QUERIES)
 """`queries` also learns the projector of the subnetwork of `ASKING`."""
-RATIOS = (16, 32, 64, 128)
 QUERY_RATIOS = (32, 64)
 CAPACITIES = (1.0, 0.2)
 ASKING = 0.2
 SEARCHES, FOUND = 50, 10
 ENCODED = 64
-COLOURS = {"PQ": "#6b6b6b", "OPQ": "#31688e", "centroids": "#2a9d5c", "queries": "#d1742e"}
 
 Vectors = NDArray[np.float32]
 Row = dict[str, Any]
@@ -88,40 +66,6 @@ class Case:
         """The rows that aren't there yet."""
         asked = [(method, ratio) for method in self.arguments.methods for ratio in ratios_of(method, self.arguments)]
         return [row for row in asked if not self.row(*row).exists()]
-
-
-def main() -> None:
-    """Make the rows that are missing, and write the table and the picture of all."""
-    arguments = parse()
-    root = Path(arguments.runs) / arguments.set / "main"
-    kinds = [(kind, seed) for seed in arguments.seeds for kind in arguments.kinds]
-    named = {f"{arguments.set}-{kind}-seed{seed}": root / f"default-{kind}-seed{seed}" for kind, seed in kinds}
-    cases = [Case(name, run, arguments) for name, run in named.items() if (run / "model").is_dir()]
-    for absent in sorted(set(named) - {case.name for case in cases}):
-        print(f"{absent}: there is no run {named[absent]}", flush=True)
-    waiting = [case for case in cases if case.missing()]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        for line in pool.map(perform, waiting):
-            print(line, flush=True)
-    summarise(Path(arguments.results), arguments.set)
-
-
-def parse() -> argparse.Namespace:
-    """The arguments."""
-    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", required=True, help="name of the recipe: omniglot or grocery")
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--runs", required=True, help="the --work_dir of benchmarks/compare")
-    parser.add_argument("--results", default="benchmarks/results/quantization")
-    parser.add_argument("--work_dir", required=True)
-    parser.add_argument("--kinds", nargs="+", default=["units", "weights"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--ratios", nargs="+", type=int, default=RATIOS)
-    parser.add_argument("--images", type=int, default=100_000, help="size of the gallery")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--jobs", type=int, default=1, choices=[1, 2])
-    return parser.parse_args()
 
 
 def ratios_of(method: str, arguments: argparse.Namespace) -> list[int]:
@@ -277,93 +221,3 @@ class Trial:
                 searched.search(queries[place : place + 1], FOUND)
                 times[name].append(1000 * (time.process_time() - begun))
         return {name: median(each) for name, each in times.items()}
-
-
-def summarise(results: Path, name: str) -> None:
-    """Write the table and the picture of a set's rows."""
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob(f"{name}-*.json"))]
-    if not rows:
-        return
-    kinds = sorted({row["case"].rpartition("-seed")[0] for row in rows})
-    lines = [f"mAP and recall@1 in percent, means over seeds; {rows[0]['images']:,} images in the gallery", ""]
-    head = ["network", "method", "bytes", "seeds", "1.0 mAP", "R@1", "0.2 mAP", "R@1"]
-    head += ["ms a query", "of exact", "step, ms", "search"]
-    lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
-    for kind in kinds:
-        own = [row for row in rows if row["case"].rpartition("-seed")[0] == kind]
-        lines += table_of(kind, own)
-        draw(kind, own, results / f"{kind}.png")
-    text = "\n".join(lines) + "\n"
-    (results / f"{name}.md").write_text(text, encoding="utf-8")
-    print(text, flush=True)
-
-
-def table_of(kind: str, rows: Sequence[Row]) -> list[str]:
-    """The lines of one kind of network."""
-    lines = []
-    for method in METHODS:
-        for ratio in sorted({row["ratio"] for row in rows if row["method"] == method}):
-            same = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
-            lines.append(line_of(kind, method, same, "capacities"))
-            if method == "queries":
-                lines += [line_of(kind, "queries, asked by them", same, "own")]
-                lines += [line_of(kind, "exact, asked by them", same, "own exact")]
-    return lines
-
-
-def line_of(kind: str, method: str, rows: Sequence[Row], part: str) -> str:
-    """The line of rows that differ in their seeds."""
-    shown = [
-        percent([row[part][capacity][metric] for row in rows if capacity in row[part]])
-        for capacity in ("1.00", "0.20")
-        for metric in ("mAP", "recall@1")
-    ]
-    of_exact = [row["latency_ms"] / row["exact_latency_ms"] for row in rows if "latency_ms" in row]
-    costs = [average([row["latency_ms"] for row in rows if "latency_ms" in row]), average(of_exact)]
-    costs += [average([row["step_ms"] for row in rows if "step_ms" in row])]
-    costs += [average([row["search_share"] for row in rows if "search_share" in row])]
-    cells = [kind, method, str(rows[0]["bytes"]), str(len(rows)), *shown, *costs]
-    return f"| {' | '.join(cells)} |"
-
-
-def percent(values: Sequence[float]) -> str:
-    """The mean in percent."""
-    return f"{100 * sum(values) / len(values):.1f}" if values else ""
-
-
-def average(values: Sequence[float]) -> str:
-    """The mean of costs."""
-    return f"{sum(values) / len(values):.3g}" if values else ""
-
-
-def draw(kind: str, rows: Sequence[Row], path: Path) -> None:
-    """Draw mAP over bytes for each capacity; exact search is a line across."""
-    figure = new_figure(11, 4.6)
-    figure.suptitle(f"{kind}: a gallery of {rows[0]['images']:,} images, quantised", fontsize=12)
-    panels = figure.subplots(1, len(CAPACITIES))
-    for axes, capacity in zip(panels, ("1.00", "0.20"), strict=True):
-        for method in METHODS:
-            part = "own" if method == "queries" else "capacities"
-            points: dict[int, list[float]] = {}
-            for row in rows:
-                if row["method"] == method and capacity in row[part]:
-                    points.setdefault(row["bytes"], []).append(100 * row[part][capacity]["mAP"])
-            line = [(size, sum(values) / len(values)) for size, values in sorted(points.items())]
-            if method == "exact" and line:
-                axes.axhline(line[0][1], color="#1b1b1b", linestyle="--", label=f"exact, {line[0][0]} bytes")
-            elif line:
-                axes.plot(*zip(*line, strict=True), marker="o", color=COLOURS[method], label=method)
-        sizes = sorted({row["bytes"] for row in rows if row["method"] != "exact"})
-        axes.set_xscale("log")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-        axes.set_title(f"queries of capacity {capacity}", fontsize=11)
-        axes.set_xlabel("bytes an image")
-        axes.set_ylabel("mAP (%)")
-        draw_grid(axes)
-        axes.legend(fontsize=9, loc="lower right")
-    save_png(figure, path)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("benchmarks/quantization.py", main))
