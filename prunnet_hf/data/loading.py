@@ -15,7 +15,7 @@ from .sets.image_folder import load_hub_dataset, load_image_folder
 from .sets.in_shop import load_in_shop
 from .sets.revisited import load_revisited
 from .sets.veri776 import load_veri776
-from .splits import RetrievalSplits
+from .splits import HoldOut, RetrievalSplits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Source:
 
 SOURCES = {
     "glyphs": Source(load_glyphs, options=(), needs_folder=False),
-    "image_folder": Source(load_image_folder, options=("streaming", "labels_optional")),
+    "image_folder": Source(load_image_folder, options=("streaming", "labels_optional", "hold_out")),
     "gldv2": Source(load_gldv2, options=("streaming", "subset", "class_share", "num_classes", "evaluation_only")),
     "in_shop": Source(load_in_shop, options=("streaming", "bounding_boxes")),
     "veri776": Source(load_veri776),
@@ -56,6 +56,7 @@ def load_splits(
     bounding_boxes: bool = False,
     evaluation_only: bool = False,
     labels_optional: bool = False,
+    hold_out: HoldOut | None = None,
 ) -> RetrievalSplits:
     """Load the training, query and gallery images of a data set.
 
@@ -70,6 +71,7 @@ def load_splits(
         evaluation_only: Leave out training images that are a separate download. What chooses training images is then
             ignored.
         labels_optional: Take training images without classes where the data set can have such.
+        hold_out: How to test where the data set can lack test images, and does; None refuses.
 
     Raises:
         ValueError: If `data_dir` is missing but needed, or the data set doesn't take an argument that is given.
@@ -86,9 +88,8 @@ def load_splits(
     foreign = sorted(set(options) - set(source.options))
     if foreign:
         raise _belongs_elsewhere(foreign[0], takers(foreign[0]), dataset)
-    for name, is_wished in (("evaluation_only", evaluation_only), ("labels_optional", labels_optional)):
-        if is_wished and name in source.options:
-            options[name] = True
+    wishes = {"evaluation_only": evaluation_only, "labels_optional": labels_optional, "hold_out": hold_out}
+    options |= {name: wish for name, wish in wishes.items() if wish and name in source.options}
     if not source.needs_folder:
         return source.load(**options)
     if data_dir is None:

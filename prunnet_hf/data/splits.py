@@ -28,6 +28,19 @@ _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 
 
 @dataclass(frozen=True)
+class HoldOut:
+    """How to come by test images where there are none: they are held out of the training images.
+
+    Attributes:
+        share: Of the training classes, in [0, 1). Of images without classes every tenth is held out instead.
+        seed: Decides which classes.
+    """
+
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class RetrievalSplits:
     """Images of a retrieval task: data sets, or streams of them, with a column `image` (Image).
 
@@ -37,6 +50,7 @@ class RetrievalSplits:
         query: Images to search with, and the columns that the protocol needs.
         gallery: Images to search among; the same object as `query` if each image is a query against all others.
         protocol: Name of the test's rule; `retrieval.protocols.resolve_protocol` finds it.
+        held_out: Whether queries and gallery were held out of the training images, as there were no others.
 
     Raises:
         ValueError: If a split is empty or lacks a column, training or gallery images have fewer than two classes, or
@@ -48,6 +62,7 @@ class RetrievalSplits:
     query: ImageDataset
     gallery: ImageDataset
     protocol: str
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         """Check the columns, that every query can find something, and whether training saw its class."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .protocols import Columns, gldv2, in_shop, leave_one_out, revisited, veri776
+from .protocols import Columns, gldv2, in_shop, leave_one_out, revisited, same_image, veri776
 
 
 class Answers(NamedTuple):
@@ -64,6 +64,10 @@ def _of_listed_ids(query: Columns, gallery: Columns, row: int) -> Answers:
     return Answers(_rows([place for place, name in enumerate(gallery["id"]) if name in wanted]), _rows([]))
 
 
+def _of_same_id(query: Columns, gallery: Columns, row: int) -> Answers:
+    return Answers(np.flatnonzero(_equal(gallery["id"], query["id"][row])), _rows([]))
+
+
 def _of_easy_or_hard(query: Columns, gallery: Columns, row: int) -> Answers:
     return Answers(_rows([*query["easy"][row], *query["hard"][row]]), _rows(query["junk"][row]))
 
@@ -83,5 +87,6 @@ ANSWERS: dict[str, Callable[[Columns, Columns, int], Answers]] = {
     veri776.__name__: _of_other_cameras,
     gldv2.__name__: _of_listed_ids,
     revisited.__name__: _of_easy_or_hard,
+    same_image.__name__: _of_same_id,
 }
 """The rule of every protocol. Revisited Oxford and Paris are judged at medium difficulty, that of their headline."""

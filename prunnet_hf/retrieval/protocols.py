@@ -95,13 +95,41 @@ def leave_one_out(query: Side, gallery: Side) -> dict[str, float]:
             "protocol 'leave_one_out' compares the images of one set with each other, but query and gallery differ in "
             "their labels: pass the same data set as both, or choose a protocol with a separate gallery"
         )
-    itself = np.arange(len(labels))
-    num_relevant = count_relevant(labels, labels, exclude=itself)
+    return _over_full_orderings(query, gallery, labels, labels, exclude=np.arange(len(labels)))
+
+
+def same_image(query: Side, gallery: Side) -> dict[str, float]:
+    """Each query is to find its own image: the test for images without classes, embedded by two networks.
+
+    Args:
+        query: Needs the column `id`.
+        gallery: Needs `id`, each only once.
+
+    Returns:
+        The means of `metrics.LEAVE_ONE_OUT`, `{"mAP": .., "recall@1": ..}`, in [0, 1]; with one image to find, mAP is
+        the mean of 1 divided by its rank. If one network embedded both sides, they are 1.
+
+    Raises:
+        ValueError: If a column is missing, the gallery lacks a query's image or has an id twice, or an embedding is
+            zero.
+    """
+    ids, there = _column("query", query, "id"), _column("gallery", gallery, "id")
+    absent = set(ids.tolist()) - set(_distinct("gallery", there.tolist()))
+    if absent:
+        raise ValueError(f"gallery must have the image of each query; it lacks {len(absent)}, first {min(absent)!r}.")
+    return _over_full_orderings(query, gallery, ids, there)
+
+
+def _over_full_orderings(
+    query: Side, gallery: Side, asked: NDArray[Any], there: NDArray[Any], exclude: NDArray[np.int64] | None = None
+) -> dict[str, float]:
+    """The means of `LEAVE_ONE_OUT`, where an answer is right if it is equal to what is asked for."""
+    num_relevant = count_relevant(asked, there, exclude=exclude)
     values: dict[str, list[NDArray[Any]]] = {name: [] for name in LEAVE_ONE_OUT}
     for block, ranks in search_blocks(
-        query.embeddings, gallery.embeddings, exclude=itself, block_size=_QUERIES_AT_A_TIME
+        query.embeddings, gallery.embeddings, exclude=exclude, block_size=_QUERIES_AT_A_TIME
     ):
-        hits = labels[ranks] == labels[block, np.newaxis]
+        hits = there[ranks] == asked[block, np.newaxis]
         for name, metric in LEAVE_ONE_OUT.items():
             values[name].append(metric(hits, num_relevant[block]))
     return {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
@@ -208,7 +236,7 @@ def revisited(query: Side, gallery: Side) -> dict[str, float]:
 
 
 PROTOCOLS: dict[str, RetrievalProtocol] = {
-    protocol.__name__: protocol for protocol in (leave_one_out, in_shop, veri776, gldv2, revisited)
+    protocol.__name__: protocol for protocol in (leave_one_out, in_shop, veri776, gldv2, revisited, same_image)
 }
 """Every protocol by the name that `RetrievalSplits.protocol` gives it."""
 

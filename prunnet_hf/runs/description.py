@@ -44,7 +44,7 @@ def describe_run(accelerator: Accelerator, arguments: RunArguments, splits: Retr
     """Describe the data, the command, the recipe, the versions, the processes and the machine of this run."""
     return RunDescription(
         dataset=dataset_name(arguments),
-        split="test",
+        split="validation" if splits.held_out else "test",
         protocol=splits.protocol,
         num_queries=num_images(splits.query),
         num_gallery=num_images(splits.gallery),

@@ -13,6 +13,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.splits import RetrievalSplits
@@ -88,16 +89,30 @@ def quick_score(
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     arguments: RunArguments,
+    known_gallery: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
-    """Self-test the trained subnetworks and the dense network by the headline metric of the protocol.
+    """Test the trained subnetworks and the dense network by the headline metric of the protocol.
 
     All processes must call this, and get the main one's figures.
+
+    Args:
+        accelerator: The accelerator of the run.
+        model: The network in training.
+        processor: Turns images into pixel values.
+        splits: The images to search.
+        arguments: Of the run.
+        known_gallery: What the queries search, `(num_gallery, embedding_dim)`, of a space that exists; None if each
+            network is to search what it embeds itself.
+
+    Returns:
+        By `METRIC/capacity-0.20` and so on; with a known gallery by `METRIC/into/capacity-0.20`.
     """
     subnetworks = cut_subnetworks(model, [*arguments.train.capacities, 1.0])
-    scores = {}
-    for capacity, values in self_test(accelerator, subnetworks, processor, splits, arguments).items():
+    scores, kind = {}, "capacity" if known_gallery is None else "into/capacity"
+    tests = self_test(accelerator, subnetworks, processor, splits, arguments, known_gallery)
+    for capacity, values in tests.items():
         metric = next(iter(values))
-        scores[f"{metric}/capacity-{format_capacity(capacity)}"] = values[metric]
+        scores[f"{metric}/{kind}-{format_capacity(capacity)}"] = values[metric]
     return scores
 
 
@@ -107,8 +122,9 @@ def self_test(
     processor: PrunNetImageProcessor,
     splits: RetrievalSplits,
     arguments: RunArguments,
+    known_gallery: NDArray[np.float32] | None = None,
 ) -> dict[Key, dict[str, float]]:
-    """All metrics of the protocol for each network, which embeds both queries and gallery.
+    """All metrics of the protocol for each network, which embeds both queries and gallery, unless that is known.
 
     All processes must call this, and get the main one's figures.
     """
@@ -117,7 +133,8 @@ def self_test(
     if sides is not None:
         query, gallery = sides
         protocol = resolve_protocol(splits.protocol)
-        scores[0] = {key: protocol(query.side(key), gallery.side(key)) for key in networks}
+        known = None if known_gallery is None else Side(known_gallery, gallery.columns)
+        scores[0] = {key: protocol(query.side(key), known or gallery.side(key)) for key in networks}
     broadcast_object_list(scores)
     return scores[0]
 

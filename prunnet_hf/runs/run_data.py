@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from ..data.loading import load_splits
 from ..data.sets.image_folder import check_images
-from ..data.splits import RetrievalSplits, check_classes, has_classes, hold_out_classes
+from ..data.splits import HoldOut, RetrievalSplits, check_classes, has_classes, hold_out_classes
 from ..data.streams import ImageDataset, num_images
 from .arguments import RunArguments
 
@@ -35,6 +35,7 @@ def load_run_data(arguments: RunArguments, *, is_main_process: bool = True) -> R
         bounding_boxes=data.bounding_boxes,
         evaluation_only=arguments.train.eval_only,
         labels_optional=not arguments.train.needs_labels,
+        hold_out=HoldOut(data.validation_share, arguments.train.seed) if arguments.train.trains_into else None,
     )
     if splits.train is None and not arguments.train.eval_only:
         raise ValueError(
@@ -66,7 +67,7 @@ def check_beforehand(images: ImageDataset, *, skip_corrupt: bool) -> ImageDatase
 def set_apart(
     splits: RetrievalSplits, arguments: RunArguments, *, is_main_process: bool = True
 ) -> tuple[ImageDataset, RetrievalSplits]:
-    """The training images, and those for `eval_every`: held-out training classes, or else the test classes.
+    """The training images, and those for `eval_every`: held-out training classes, or else the test images.
 
     Raises:
         ValueError: If there are no training images, classes can't be held out, or fewer than two remain.
@@ -85,6 +86,8 @@ def set_apart(
             f"validation_share={arguments.data.validation_share} holds out classes, and the training images have "
             "none. Leave --validation_share out."
         )
+    if splits.held_out:
+        return train, splits
     if not isinstance(train, Dataset):
         raise ValueError(
             "--validation_share needs all labels, which streams can't give: leave out either it or --streaming."

@@ -29,7 +29,7 @@ from ..runs.ownership import TARGETS
 from ..runs.reference import Reference
 from ..storage.json_text import load_json
 from ..storage.whole_file import whole_file
-from .target_vectors import GalleryVectors, TargetVectors, TeacherVectors, Vectors
+from .target_vectors import GalleryVectors, Split, TargetVectors, TeacherVectors, Vectors
 from .teachers import class_names_of
 
 NEIGHBOURS = 64
@@ -71,6 +71,7 @@ class KnownSpace:
     classifier_of: str | None = None
     before: PrunNetModel | None = field(default=None, init=False)
     _train: tuple[str, Vectors] | None = field(default=None, init=False)
+    _validation: tuple[Vectors | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         model, found = self.arguments.model, self.source.embedding_dim
@@ -136,9 +137,7 @@ class KnownSpace:
         """What the run is compared with in the end: vectors of the test images. All processes must call this."""
         options = self.arguments.train
         query = self.source.if_known("query", self._listed(splits.query))
-        gallery = query
-        if splits.gallery is not splits.query:
-            gallery = self.source.if_known("gallery", self._listed(splits.gallery))
+        gallery = query if splits.gallery is splits.query else self._gallery(splits)
         has_gallery = options.into is not None and holds_vectors(options.into)
         return Reference(
             embedding_space=self.embedding_space,
@@ -148,6 +147,25 @@ class KnownSpace:
             query=query,
             gallery_vectors=gallery,
             before=self.before,
+        )
+
+    def gallery_of(self, validation: RetrievalSplits) -> Vectors | None:
+        """The vectors of the gallery that `eval_every` searches; None, which is logged, if they aren't known.
+
+        All processes must call this. They are looked up, or computed, once.
+
+        Args:
+            validation: The same images at each call.
+        """
+        if self._validation is None:
+            self._validation = (self._gallery(validation),)
+        return self._validation[0]
+
+    def _gallery(self, splits: RetrievalSplits) -> Vectors | None:
+        is_validation = splits.train is None  # see `run_data.set_apart`
+        shared: Split = "validation" if is_validation else "query"
+        return self.source.if_known(
+            shared if splits.gallery is splits.query else "gallery", self._listed(splits.gallery)
         )
 
     def _listed(self, images: ImageDataset) -> DatasetImages:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 IMAGES_A_SHARD = 65_536
 """The number of shards depends on that of images only: the number of processes may change between two sittings."""
 Vectors: TypeAlias = NDArray[np.float32]
-Split = Literal["train", "query", "gallery"]
+Split = Literal["train", "validation", "query", "gallery"]
 
 
 class TargetVectors(ABC):
@@ -130,11 +130,13 @@ class GalleryVectors(TargetVectors):
         if not match.missing:
             return match.vectors
         logger.warning(
-            "%s has %d of the %d test images (%s), so the test against it isn't measured. Give the model that made "
-            "it, by --teacher, to measure it.",
+            "%s has %d of the %d test images (%s), so %s. Give the model that made it, by --teacher, to measure it.",
             self.known.source,
             match.num_found,
             len(images),
             split,
+            "the best model is chosen by searching what it embeds itself"
+            if split == "validation"
+            else "the test against it isn't measured",
         )
         return None

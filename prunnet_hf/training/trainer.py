@@ -378,7 +378,8 @@ class Trainer:
     def _evaluate(self) -> None:
         with self.norms.undone() if self.norms else nullcontext():
             self._measure_statistics(self.model, progress=False)
-        scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments)
+        known = None if self.space is None else self.space.gallery_of(self.validation)
+        scores = quick_score(self.accelerator, self.model, self.processor, self.validation, self.arguments, known)
         self.accelerator.log(scores, step=self.progress.step)
         self._keep_if_best(sum(scores.values()) / len(scores))
 

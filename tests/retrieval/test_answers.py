@@ -16,6 +16,7 @@ CASES = {
     "veri776": ({"label": [5], "camera": [1]}, SIGHTED, 0, [2], [0, 3]),
     "gldv2": ({"id": ["p", "q"], "relevant": [["a"], ["c", "a"]]}, {"id": ["a", "b", "c"]}, 1, [0, 2], []),
     "revisited": (JUDGED, {}, 0, [0, 3], [2]),
+    "same_image": ({"id": ["p", "q"]}, {"id": ["r", "q", "p"]}, 0, [2], []),
 }
 """Columns of the queries and of the gallery, a query, its right answers, and what it ignores."""
 
@@ -49,5 +50,7 @@ def ideal(protocol: str, query: Columns, gallery: Columns) -> tuple[Side, Side]:
 
 
 def test_an_unknown_protocol_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'leave_two_out'.*gldv2, in_shop, leave_one_out, revisited, veri776"):
+    with pytest.raises(
+        ValueError, match=r"'leave_two_out'.*gldv2, in_shop, leave_one_out, revisited, same_image, veri776"
+    ):
         answers_of("leave_two_out", {}, {}, 0)

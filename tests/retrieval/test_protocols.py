@@ -23,6 +23,7 @@ from prunnet_hf.retrieval.protocols import (
     leave_one_out,
     resolve_protocol,
     revisited,
+    same_image,
     veri776,
 )
 from prunnet_hf.retrieval.search import search
@@ -93,6 +94,13 @@ def test_bad_columns_are_refused(query_columns, gallery_columns, message):
 def test_a_side_is_checked_when_it_is_made(embeddings, columns, error, message):
     with pytest.raises(error, match=message):
         Side(embeddings, columns)
+
+
+def test_same_image_by_hand():
+    queries, gallery = on_circle(0, 90), on_circle(10, 20, 80)
+    # The query at 0 finds its image q, at 20, at rank 2; the one at 90 finds its image r, at 80, at once.
+    found = same_image(Side(queries, {"id": ["q", "r"]}), Side(gallery, {"id": ["p", "q", "r"]}))
+    assert found == {"mAP": (1 / 2 + 1) / 2, "recall@1": 1 / 2}
 
 
 def test_in_shop_by_hand():
@@ -214,6 +222,7 @@ SMALL = {
     veri776: ({"label": [0, 0, 1, 1], "camera": [1] * 4}, {"label": [0, 1, 0, 1], "camera": [2] * 4}),
     gldv2: ({"id": list("pqrs"), "relevant": [["a"], ["b"], ["a", "c"], ["d"]]}, {"id": list("abcd")}),
     revisited: ({"easy": [[0]] * 4, "hard": [[1]] * 4, "junk": [[2], [3], [], []]}, {}),
+    same_image: ({"id": list("abcd")}, {"id": list("dcba")}),
 }
 """Columns of four queries and four gallery images, for each protocol."""
 
@@ -257,6 +266,8 @@ def test_a_missing_column_is_named(protocol):
         (gldv2, {"relevant": [["a"], [], ["a"], ["d"]]}, {}, r"query 'q'.*one"),
         (gldv2, {"id": list("pqpq")}, {}, r"'id'.*query.*2 ids.*'p'"),
         (gldv2, {}, {"id": list("abcc")}, r"'id'.*gallery.*1 ids.*'c'"),
+        (same_image, {"id": list("axdy")}, {}, r"gallery.*lacks 2, first 'x'"),
+        (same_image, {}, {"id": list("abcc")}, r"'id'.*gallery.*1 ids.*'c'"),
         (revisited, {"junk": [[4], [], [], []]}, {}, r"gnd\[0\].*image 4"),
         (revisited, {"junk": [[], [1], [], []]}, {}, r"gnd\[1\].*image 1 twice"),
         (revisited, {"hard": [[]] * 4}, {}, r"query.*difficulty hard"),
@@ -271,5 +282,7 @@ def test_columns_that_contradict_are_refused(protocol, query_columns, gallery_co
 
 
 def test_unknown_protocol_names_the_allowed_ones():
-    with pytest.raises(ValueError, match=r"'leave_two_out'.*gldv2, in_shop, leave_one_out, revisited, veri776"):
+    with pytest.raises(
+        ValueError, match=r"'leave_two_out'.*gldv2, in_shop, leave_one_out, revisited, same_image, veri776"
+    ):
         resolve_protocol("leave_two_out")

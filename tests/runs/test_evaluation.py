@@ -178,6 +178,22 @@ def test_quick_score_is_of_the_headline_and_the_capacities_asked_for(
     assert list(scores) == ["recall@1/capacity-0.20", "recall@1/capacity-1.00"]
 
 
+def test_quick_score_in_a_known_gallery_is_that_of_queries_which_search_it(
+    accelerator: Accelerator,
+    model: PrunNetForImageClassification,
+    processor: PrunNetImageProcessor,
+    splits: RetrievalSplits,
+) -> None:
+    run = arguments(capacities=[0.2])
+    dense = encode_splits(accelerator, cut_subnetworks(model, [1.0]), processor, splits, run)[0].embeddings[1.0]
+    own = quick_score(accelerator, model, processor, splits, run)
+    scores = quick_score(accelerator, model, processor, splits, run, dense)
+    assert list(scores) == ["mAP/into/capacity-0.20", "mAP/into/capacity-1.00"]
+    assert scores["mAP/into/capacity-1.00"] == pytest.approx(own["mAP/capacity-1.00"])  # the dense network's gallery
+    farthest_first = quick_score(accelerator, model, processor, splits, run, -dense)
+    assert farthest_first["mAP/into/capacity-1.00"] < scores["mAP/into/capacity-1.00"]
+
+
 def test_gallery_that_is_the_queries_is_embedded_once(
     accelerator: Accelerator, model: PrunNetForImageClassification, processor: PrunNetImageProcessor, images: Dataset
 ) -> None:

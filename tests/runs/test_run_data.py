@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,28 @@ def test_classes_are_held_out_to_be_looked_at() -> None:
     assert (len(train), len(validation.query)) == (6, 4)
     assert validation.query is validation.gallery
     assert (validation.train, validation.protocol) == (None, "leave_one_out")
+
+
+def test_classes_that_are_tested_on_already_are_those_to_look_at() -> None:
+    splits = RetrievalSplits(images(), images(2), images(2), "leave_one_out", held_out=True)
+    train, validation = set_apart(splits, arguments(validation_share=0.4))
+    assert len(train) == 10
+    assert validation is splits
+
+
+@pytest.mark.parametrize("into", [None, "gallery.parquet"])
+def test_only_runs_into_a_space_that_exists_can_do_without_test_images(photos: Path, into: str | None) -> None:
+    shutil.rmtree(photos / "test")
+    for name in ("cat", "owl"):
+        shutil.copytree(photos / "train/ant", photos / "train" / name)
+    data = DataArguments(dataset="image_folder", data_dir=str(photos), validation_share=0.5)
+    run = RunArguments(ModelArguments(), data, TrainArguments(eval_every=1, into=into))
+    if into is None:
+        with pytest.raises(FileNotFoundError, match=r"test is missing\. data_dir"):
+            load_run_data(run)
+    else:
+        splits = load_run_data(run)
+        assert (splits.held_out, len(splits.train), len(splits.query)) == (True, 4, 4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])

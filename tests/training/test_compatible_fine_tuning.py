@@ -68,21 +68,27 @@ def test_a_subnetwork_that_still_finds_what_it_found_stays_in_its_space(
 def test_a_whole_network_that_does_not_is_named_by_its_capacities_and_has_a_new_space(
     photos: Path, parent: Path, tmp_path: Path
 ) -> None:
-    run = tuning(photos, tmp_path, parent, method="joint", capacities=[0.5], learning_rate=30.0)
+    trained = tmp_path / "photos"  # no test images: the comparison is made on training classes that are held out
+    trained.mkdir()
+    (trained / "train").symlink_to(photos / "train", target_is_directory=True)
+    held_out = {"eval_every": 1, "data": {"validation_share": 0.4}}
+    out = tmp_path / "run"
+    run = tuning(trained, out, parent, method="joint", capacities=[0.5], learning_rate=30.0, **held_out)
     run.model.model_name_or_path = str(parent / "dense")
     train_quietly(run)
-    record = RunRecord.read(tmp_path / RECORD)
+    record = RunRecord.read(out / RECORD)
     assert record.into is not None
     assert record.model is not None
+    assert (record.split, record.num_queries, record.num_shared_classes) == ("validation", 12, 0)
     assert list(record.into.before) == ["0.50", "1.00"]
     assert (record.into.kept, "1.00" in record.into.failed) == (False, True)
     old = PrunNetConfig.from_pretrained(parent / "dense").embedding_space
-    configs = [PrunNetConfig.from_pretrained(tmp_path / name) for name in ("model", "subnetworks/capacity-0.50")]
+    configs = [PrunNetConfig.from_pretrained(out / name) for name in ("model", "subnetworks/capacity-0.50")]
     assert {config.embedding_space for config in configs} == {record.model.embedding_space}
     assert record.model.embedding_space != old
     assert [config.compatible_with for config in configs] == [None, None]
-    write_card(tmp_path, execute=False)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    write_card(out, execute=False)
+    text = (out / "README.md").read_text(encoding="utf-8")
     assert "**It has left that space**" in text
     assert f"Queries of capacity {', '.join(record.into.failed)} found less in the old gallery" in text
 

@@ -10,18 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.configuration_prunnet import Granularity
+from prunnet_hf.data.reading import stored_images
+from prunnet_hf.hub.card import write_card
 from prunnet_hf.retrieval.dataset_encoding import Encoded
 from prunnet_hf.retrieval.embedding_table import Embeddings, read_embeddings, write_embeddings
 from prunnet_hf.retrieval.folder_encoding import encode_folder
 from prunnet_hf.retrieval.gallery import Gallery
 from prunnet_hf.retrieval.protocols import Side, leave_one_out
 from prunnet_hf.runs.arguments import RunArguments
-from prunnet_hf.runs.evaluation import against_own_gallery
+from prunnet_hf.runs.evaluation import against_own_gallery, cut_subnetworks, self_test
 from prunnet_hf.runs.record import IntoRecord
-from prunnet_hf.runs.run_data import load_run_data
+from prunnet_hf.runs.run_data import load_run_data, set_apart
 from prunnet_hf.training.checkpoints import Progress, save_whole
 from prunnet_hf.training.engine import train
 from tests.accelerate_state import reset_accelerate
@@ -182,10 +185,62 @@ def test_images_without_classes_serve_losses_that_need_none(photos: Path, dense:
         trainer(held_out)
 
 
-def test_the_best_model_of_a_run_is_in_the_known_space(photos: Path, dense: Path, tmp_path: Path) -> None:
-    run = into(photos, tmp_path, dense, eval_every=1, data={"validation_share": 0.4}, batch_size=6)
-    model = trainer(run).run().model
+def test_a_folder_of_images_alone_is_learnt_from_and_tested_on(
+    photos: Path, teacher: PrunNetModel, tmp_path: Path
+) -> None:
+    flat, table = tmp_path / "flat", tmp_path / "gallery.parquet"
+    flat.mkdir()
+    for image in (photos / "train").glob("*/*.png"):
+        shutil.copy(image, flat / f"{image.parent.name}-{image.name}")
+    encode_folder(teacher, flat, table)
+    once = {"epochs": 1, "capacities": [0.5], "eval_capacities": [], "into_loss": ["regression"]}
+    train(into(flat, tmp_path / "run", table, method="joint", **once))
+    found = metrics(tmp_path / "run")
+    assert (found["protocol"], found["split"], found["num_queries"]) == ("same_image", "validation", 3)
+    assert found["num_train_images"] == 27
+    assert found["into"]["itself"] == {"mAP": 1.0, "recall@1": 1.0}
+    assert found["into"]["values"].keys() == {"0.50", "1.00"}
+    write_card(tmp_path / "run", execute=False)
+    text = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "among 3 images of" in text
+    assert "have no classes and were held out of training: each is to find itself" in text
+
+
+@pytest.mark.parametrize("has_validation_images", [True, False])
+def test_the_best_model_is_that_whose_queries_find_most_in_the_known_gallery(
+    photos: Path,
+    dense: Path,
+    table: Path,
+    teacher: PrunNetModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    has_validation_images: bool,
+) -> None:
+    options = {"eval_every": 1, "data": {"validation_share": 0.4}, "batch_size": 6, "epochs": 1}
+    run = into(photos, tmp_path / "run", dense, **options)
+    if not has_validation_images:
+        held_out = _files(set_apart(load_run_data(run), run)[1].query)
+        known = read_embeddings(table)
+        rows = [row for row, path in enumerate(known.paths) if photos / path not in held_out]
+        kept = {"embeddings": known.embeddings[rows], "paths": [known.paths[row] for row in rows], "labels": []}
+        write_embeddings(tmp_path / "lacking.parquet", replace(known, **kept))
+        run = into(photos, tmp_path / "run", tmp_path / "lacking.parquet", **options)
+    once = trainer(run)
+    model = once.run().model
     assert model.config.embedding_space == PrunNetConfig.from_pretrained(dense / "model").embedding_space
+    vectors = once.space.gallery_of(once.validation)
+    if has_validation_images:
+        found = teacher.encode(_files(once.validation.query), progress=False)
+        np.testing.assert_allclose(vectors, found, rtol=1e-4, atol=1e-5)
+        last = cut_subnetworks(model, [0.2, 0.5, 1.0])
+        tests = self_test(once.accelerator, last, once.processor, once.validation, run, vectors)
+        expected = np.mean([values["mAP"] for values in tests.values()])
+        assert once.progress.best_score == pytest.approx(expected)
+    else:
+        assert vectors is None
+        assert (
+            "lacking.parquet has 0 of the 12 test images (validation), so the best model is chosen by" in caplog.text
+        )
 
 
 def test_the_frozen_classifier_is_the_teachers_if_it_knows_the_classes_and_else_their_mean_targets(
@@ -263,6 +318,10 @@ def test_vectors_that_cannot_be_targets_are_refused_before_training(photos: Path
     reset_accelerate()
     with pytest.raises(ValueError, match=r"1 of 30 training images aren't in --into .*train-2/3\.png.*--teacher"):
         trainer(into(photos, tmp_path / "lacking", lacking))
+
+
+def _files(images: Dataset) -> list[Path]:
+    return [Path(image["path"]) for image in stored_images(images)["image"]]
 
 
 def weights_of_a_run(photos: Path, run: Path, dense: Path) -> dict[str, torch.Tensor]:

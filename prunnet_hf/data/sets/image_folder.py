@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from ..splits import (
     FEWEST_CLASSES,
     IMAGE,
     LABEL,
-    WITHOUT_CLASSES,
+    HoldOut,
     RetrievalSplits,
+    hold_out_classes,
     listed,
     refuse_alike,
     select_classes,
 )
 from ..streams import as_stream
+from ..unlabelled import hold_out_images, load_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,11 @@ _DECODED_AT_A_TIME = 256
 
 
 def load_image_folder(
-    data_dir: str | os.PathLike[str], *, streaming: bool = False, labels_optional: bool = False
+    data_dir: str | os.PathLike[str],
+    *,
+    streaming: bool = False,
+    labels_optional: bool = False,
+    hold_out: HoldOut | None = None,
 ) -> RetrievalSplits:
     """Load `DIR/train/<class>/<image>` and `DIR/test/<class>/<image>`; each test image is a query against all others.
 
@@ -48,6 +55,8 @@ def load_image_folder(
         streaming: Return streams.
         labels_optional: Take `DIR/train/<image>`, too: if images lie in `train` itself, or in one folder only, all of
             them have the one label of `WITHOUT_CLASSES`.
+        hold_out: Do without `DIR/test`: test on training classes, of which this says how many, or on every tenth image
+            if they have no classes. Then images may lie anywhere in `DIR`, without `train`. None: `test` is needed.
 
     Raises:
         FileNotFoundError: If the folder, `train` or `test` is missing.
@@ -55,14 +64,18 @@ def load_image_folder(
             names print alike.
     """
     root = require_folder("data_dir", data_dir, "It must hold train/<class>/<image> and test/<class>/<image>.")
-    train = _load_unlabelled(root / "train") if labels_optional else None
-    train, test = train or _load_split(root / "train"), _load_split(root / "test")
-    _warn_of_other_folders(root)
-    splits = RetrievalSplits(train, test, test, "leave_one_out")
+    if hold_out is not None and not (root / "test").is_dir():
+        splits = _load_without_test(root, hold_out, labels_optional=labels_optional)
+    else:
+        train = load_unlabelled(root / "train") if labels_optional else None
+        train, test = train or _load_split(root / "train"), _load_split(root / "test")
+        splits = RetrievalSplits(train, test, test, "leave_one_out")
+    if (root / "train").is_dir():
+        _warn_of_other_folders(root)
     if not streaming:
         return splits
-    test_stream = as_stream(test)
-    return RetrievalSplits(as_stream(train), test_stream, test_stream, "leave_one_out")
+    test_stream = as_stream(splits.query)
+    return replace(splits, train=as_stream(splits.train), query=test_stream, gallery=test_stream)
 
 
 def load_hub_dataset(name: str) -> RetrievalSplits:
@@ -155,23 +168,24 @@ def find_corrupt_images(images: Dataset) -> dict[int, str]:
     return corrupt
 
 
-def _load_unlabelled(folder: Path) -> Dataset | None:
-    """The images of a folder without classes; None if all lie in several folders, which then are the classes."""
-    paths = find_images(folder).images if folder.is_dir() else []
-    folders = {path.partition("/")[0] for path in paths if "/" in path}
-    outside = [path for path in paths if "/" not in path]
-    if not paths or (not outside and len(folders) >= FEWEST_CLASSES):
-        return None
-    if folders:
-        logger.warning(
-            "%s: all %d images are taken without classes, as %s.",
-            folder,
-            len(paths),
-            f"{len(outside)} lie in no folder: {listed(outside)}" if outside else "they lie in one folder",
+def _load_without_test(root: Path, hold_out: HoldOut, *, labels_optional: bool) -> RetrievalSplits:
+    """Training images, some of which are held out to test on."""
+    has_train = (root / "train").is_dir()
+    if labels_optional:
+        unlabelled = load_unlabelled(root / "train" if has_train else root, in_any_folders=not has_train)
+        if unlabelled is not None:
+            return hold_out_images(unlabelled, root)
+    train = _load_split(root / "train")
+    if hold_out.share == 0:
+        raise FileNotFoundError(
+            f"{root / 'test'} is missing. Put test/<class>/<image> there, or test on training classes that are held "
+            "out: --validation_share 0.2 --eval_every 5."
         )
-    features = Features({IMAGE: Image(), LABEL: ClassLabel(names=list(WITHOUT_CLASSES))})
-    columns = {IMAGE: [str(folder / path) for path in paths], LABEL: [0] * len(paths)}
-    return Dataset.from_dict(columns, features=features)
+    train, held_out = hold_out_classes(train, hold_out.share, hold_out.seed)
+    logger.warning(
+        "%s is missing: %d training classes are tested on.", root / "test", held_out.features[LABEL].num_classes
+    )
+    return RetrievalSplits(train, held_out, held_out, "leave_one_out", held_out=True)
 
 
 def _load_split(folder: Path) -> Dataset:
