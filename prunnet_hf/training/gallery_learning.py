@@ -152,14 +152,7 @@ def learn_gallery(
     work = output / WORK
     (work / "checkpoints").mkdir(parents=True, exist_ok=True)
     drawn = _drawn(images, learning)
-    plan = {
-        "gallery": rows.state,
-        "model": model.config.embedding_space if isinstance(model, ForeignEncoder) else digest_weights(model),
-        "images": identify(images)["digest"],
-        "capacities": capacities,
-        **{"bytes": num_bytes, "seed": seed, "query_side": learning.query_side, "labels": learning.labels},
-        **{"num_images": learning.num_images, **asdict(learning.settings)},
-    }
+    plan = _plan(rows, model, images, learning, {"capacities": capacities, "bytes": num_bytes, "seed": seed})
     agree_on_plan(work / PLAN, plan, f"Give the same arguments again, choose another output, or remove {work}.")
     with Interruption("nothing is lost; give the same command again.") as interruption:
         index = start_index(work, rows, num_bytes, seed=seed, progress=progress)
@@ -184,12 +177,35 @@ def learn_gallery(
         if learning.query_side:
             _save_networks(work / SUBNETWORKS, networks, str(space))
         about = write_quantized(output, rows, index, num_bytes, with_embeddings=with_embeddings, progress=progress)
-        for name in (SUBNETWORKS, "logs"):
-            if (work / name).is_dir():
-                os.replace(work / name, output / name)
-        shutil.rmtree(work)
+        _keep_results(work, output)
     folders = {capacity: output / SUBNETWORKS / _folder(capacity) for capacity in capacities}
     return Learned(about, done, folders if learning.query_side else {})
+
+
+def _plan(
+    rows: StoredRows,
+    model: PrunNetModel | ForeignEncoder,
+    images: Dataset,
+    learning: Learning,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """All that the result depends on; work that was begun otherwise isn't gone on with."""
+    return {
+        **given,
+        "gallery": rows.state,
+        "model": model.config.embedding_space if isinstance(model, ForeignEncoder) else digest_weights(model),
+        "images": identify(images)["digest"],
+        **{"query_side": learning.query_side, "labels": learning.labels, "num_images": learning.num_images},
+        **asdict(learning.settings),
+    }
+
+
+def _keep_results(work: Path, output: Path) -> None:
+    """Move the networks and logs to where they stay, and remove everything else."""
+    for name in (SUBNETWORKS, "logs"):
+        if (work / name).is_dir():
+            os.replace(work / name, output / name)
+    shutil.rmtree(work)
 
 
 class _Learner:
