@@ -1,6 +1,6 @@
 """Export a subnetwork to ONNX, run it in ONNX Runtime, and search the dense network's gallery with it.
 
-    pip install prunnet_hf[onnx]
+    pip install "prunnet_hf[onnx]"
     python examples/onnx_runtime.py                                    # the glyphs that come with the package
     python examples/onnx_runtime.py --model org/name --images photos   # photos/<class>/<image>
 

@@ -15,6 +15,7 @@ from ..retrieval.encoding import main as embed_main
 from . import push as push_verb
 from . import train as train_verb
 from .align import align
+from .export import export
 from .export_gallery import export_gallery
 from .galleries import index, search, show
 from .info import info
@@ -46,7 +47,7 @@ def every_verb(
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Train one image retrieval network, cut a subnetwork for every device, search one gallery with all."""
+    """One retrieval network, a subnetwork for every device, one gallery for all."""
 
 
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -86,7 +87,7 @@ def push(context: typer.Context) -> None:
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
-for verb in (prune, index, merge, quantize, align, search, show, info):
+for verb in (prune, export, index, merge, quantize, align, search, show, info):
     app.command()(verb)
 app.command("export-gallery")(export_gallery)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..prunable_model import PrunNetPreTrainedModel
@@ -54,16 +55,27 @@ def export_onnx(model: PrunNetPreTrainedModel, path: str | os.PathLike[str]) -> 
     """
     network = export_copy(model)
     content = to_onnx(network)
-    _check(content, network, path)
+    check_onnx(content, network, path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(content)
     return Path(path)
 
 
-def export_copy(model: PrunNetPreTrainedModel) -> Embedder:
+def export_copy(model: PrunNetPreTrainedModel, *, normalize: bool = False) -> Embedder:
     """A copy of the embedding network that is ready for export: on the CPU, in float32, for evaluation."""
-    return Embedder(copy.deepcopy(model.base_model).to("cpu", torch.float32)).eval()
+    return Embedder(copy.deepcopy(model.base_model).to("cpu", torch.float32), normalize=normalize).eval()
+
+
+def require_onnx() -> None:
+    """Check that the packages of the extra `onnx` are installed.
+
+    Raises:
+        ImportError: If one isn't.
+    """
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        raise ImportError(f'ONNX needs {", ".join(missing)}, not installed here: pip install "prunnet_hf[onnx]"')
 
 
 def to_onnx(network: Embedder) -> bytes:
@@ -73,9 +85,7 @@ def to_onnx(network: Embedder) -> bytes:
         ImportError: If a package of the extra `onnx` isn't installed.
         RuntimeError: If torch can't export the network.
     """
-    missing = [package for package in PACKAGES if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"ONNX needs {', '.join(missing)}, not installed here: pip install prunnet_hf[onnx]")
+    require_onnx()
     try:
         program = torch.onnx.export(
             network,
@@ -91,8 +101,7 @@ def to_onnx(network: Embedder) -> bytes:
         reason = " ".join(str(error.__cause__ or error).split())[:SHOWN]
         backbone = network.network.config.backbone
         raise RuntimeError(f"torch can't export backbone={backbone!r} to ONNX ({reason}). {_ANOTHER}") from error
-    content: bytes = program.model_proto.SerializeToString()  # type: ignore[union-attr]  # None without dynamo
-    return content
+    return _without_notes(program.model_proto)  # type: ignore[union-attr]  # None without dynamo
 
 
 def open_session(source: bytes | str | os.PathLike[str], threads: int = 1) -> Any:
@@ -114,16 +123,22 @@ def open_session(source: bytes | str | os.PathLike[str], threads: int = 1) -> An
 
 
 class Embedder(nn.Module):
-    """Pixel values to embeddings: plain tensors in and out, as ONNX has them."""
+    """Pixel values to embeddings: plain tensors in and out, as ONNX has them.
 
-    def __init__(self, network: Any) -> None:
+    Args:
+        network: An embedding network.
+        normalize: Whether embeddings get unit length.
+    """
+
+    def __init__(self, network: Any, *, normalize: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.normalize = normalize
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed `(batch, 3, size, size)`."""
         embeddings: Tensor = self.network(pixel_values=pixel_values).pooler_output
-        return embeddings
+        return F.normalize(embeddings) if self.normalize else embeddings
 
     def images(self, count: int) -> Tensor:
         """Noise as pixel_values `(count, 3, size, size)`, always the same."""
@@ -131,8 +146,27 @@ class Embedder(nn.Module):
         return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def _without_notes(model: Any) -> bytes:
+    """The contents of a file without the exporter's notes, which are long, and name folders of this machine."""
+    for noted in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph, model):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    content: bytes = model.SerializeToString()
+    return content
+
+
 @torch.inference_mode()
-def _check(content: bytes, network: Embedder, path: str | os.PathLike[str]) -> None:
+def check_onnx(content: bytes, network: Embedder, path: str | os.PathLike[str]) -> None:
+    """Check that ONNX Runtime gives torch's embeddings.
+
+    Args:
+        content: The contents of an ONNX file.
+        network: What they were made of.
+        path: Where they are going to be written, for the error.
+
+    Raises:
+        RuntimeError: If it doesn't, or can't run them.
+    """
     session = open_session(content)
     for count in CHECKED_BATCHES:
         images = network.images(count)

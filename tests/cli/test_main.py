@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_help_fits_a_screen_and_names_every_verb(capsys: pytest.CaptureFixture[s
         "embed",
         "push",
         "prune",
+        "export",
         "index",
         "merge",
         "quantize",
@@ -405,3 +407,27 @@ def test_a_new_model_searches_an_old_gallery_by_a_map(
     assert main([*asked, "--aligned", str(tmp_path / "map.safetensors")]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["capacity"], len(answer["found"])) == (0.2, 5)
+
+
+def test_a_subnetwork_is_exported_for_devices(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "phone"
+    words = ["export", str(model), "--output", str(output)]
+    assert main(words) == 1
+    assert f"--capacity must be given for {model}, which can be pruned" in capsys.readouterr().err
+    assert main([*words, "--capacity", "2"]) == 1
+    assert "capacity" in capsys.readouterr().err
+    assert main(["export", "timm:resnet18", "--output", str(output)]) == 1
+    assert "model must be one of this package; got 'timm:resnet18'" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*words, "--capacity", "0.2", "--processing", "inside"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{output / 'onnx' / 'model.onnx'}: capacity 0.20, 0.")
+    assert lines[1].startswith(f"{output / 'onnx' / 'model_with_processing.onnx'}: capacity 0.20, 0.")
+    assert lines[2].startswith("Single weights that are left out stand in these files as zeros")
+    assert main([*words, "--capacity", "0.2"]) == 1
+    assert f"output='{output}' exists and isn't an empty folder. Choose another name." in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", str(model), "--capacity", "0.2", "--output", str(tmp_path / "other")]) == 1
+    assert 'ONNX needs onnxscript, not installed here: pip install "prunnet_hf[onnx]"' in capsys.readouterr().err

@@ -92,5 +92,5 @@ def test_embeddings_that_differ_are_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_is_named_with_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package}.*pip install prunnet_hf\[onnx\]"):
+    with pytest.raises(ImportError, match=rf'{package}.*pip install "prunnet_hf\[onnx\]"'):
         export_onnx(tiny(), "model.onnx")

@@ -1,0 +1,47 @@
+"""`prunnet export`: a network as ONNX files for devices and browsers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..export.device_folder import Processing, export_folder, refuse_filled
+from ..export.onnx import require_onnx
+from ..pruning.masking import format_capacity
+from ..retrieval.foreign_encoders import is_foreign
+from .networks import load_network
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Directory (or a run's) or Hub repository of a model.")],
+    output: Annotated[Path, typer.Option(help="New or empty folder for the files.")],
+    capacity: Annotated[
+        float | None, typer.Option(help="The kept share, in (0, 1]; needed unless the model is a subnetwork.")
+    ] = None,
+    processing: Annotated[
+        Processing,
+        typer.Option(
+            "--processing", help="inside: also a file that resizes, crops and normalises images of any size itself."
+        ),
+    ] = "outside",
+) -> None:
+    """Write the subnetwork of a capacity as ONNX files."""
+    if is_foreign(model):
+        raise ValueError(f"model must be one of this package; got {model!r}, which torch.onnx.export may export.")
+    refuse_filled(output)
+    require_onnx()
+    network = load_network(model, capacity)
+    if network.config.prunable:
+        raise ValueError(
+            f"--capacity must be given for {model}, which can be pruned: such as --capacity 0.2, or --capacity 1.0 "
+            "for the dense network."
+        )
+    for file in export_folder(network, output, processing=processing):
+        typer.echo(f"{file.path}: capacity {format_capacity(network.config.capacity)}, {file.size / 1e6:.2f} MB")
+    if network.config.granularity == "weight" and network.config.capacity < 1:
+        typer.echo(
+            "Single weights that are left out stand in these files as zeros: they are as large and as slow as the "
+            "dense network's. Only granularity='channel' makes them small and fast."
+        )

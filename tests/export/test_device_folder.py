@@ -1,0 +1,127 @@
+"""Folders for devices: what is in them, that every file gives torch's embeddings, and that bad ones are left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+import prunnet_hf
+from prunnet_hf import PrunNetImageProcessor, PrunNetPreTrainedModel
+from prunnet_hf.export.device_folder import ExportedFile, export_folder
+from tests.tiny_models import images, tiny_of_units
+
+
+@pytest.fixture(scope="module")
+def thin() -> PrunNetPreTrainedModel:
+    """A subnetwork, with an image processor of its own. No test may change it."""
+    dense = tiny_of_units()
+    dense.image_processor = PrunNetImageProcessor.for_image_size(32)
+    return dense.prune(0.5)
+
+
+@pytest.fixture(scope="module")
+def exported(thin: PrunNetPreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportedFile, ...]:
+    return export_folder(thin, tmp_path_factory.mktemp("devices") / "new" / "phone", processing="inside")
+
+
+def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["pooler_output"], inputs)
+    return found
+
+
+def test_the_layout_is_that_of_repositories_for_transformers_js(exported: tuple[ExportedFile, ...]) -> None:
+    folder = exported[0].path.parents[1]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "config.json",
+        "onnx/model.onnx",
+        "onnx/model_with_processing.onnx",
+        "preprocessor_config.json",
+    ]
+    assert [(file.path.name, file.size) for file in exported] == [
+        (name, (folder / "onnx" / name).stat().st_size) for name in ("model.onnx", "model_with_processing.onnx")
+    ]
+    config = json.loads((folder / "config.json").read_text())
+    expected = {"model_type": "prunnet", "capacity": 0.5, "architectures": ["PrunNetModel"]}
+    assert {name: config[name] for name in expected} == expected
+    assert config["transformers.js_config"] == {"dtype": "fp32"}
+    assert "id2label" not in config
+    processor = PrunNetImageProcessor.from_pretrained(folder)
+    assert (processor.size["shortest_edge"], processor.crop_size["height"]) == (37, 32)
+
+
+def test_embeddings_are_those_of_torch_with_unit_length(
+    thin: PrunNetPreTrainedModel, exported: tuple[ExportedFile, ...]
+) -> None:
+    for count in (1, 5):
+        with torch.inference_mode():
+            expected = normalize(thin.base_model(images(count)).pooler_output).numpy()
+        found = run(exported[0].path, pixel_values=images(count).numpy())
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (200, 30), (40, 333), (3, 2)])
+def test_a_picture_of_any_size_is_embedded_as_encode_embeds_it(
+    shape: tuple[int, int], thin: PrunNetPreTrainedModel, exported: tuple[ExportedFile, ...]
+) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    picture = Image.fromarray(drawn).resize(shape)
+    found = run(exported[1].path, image=np.array(picture))
+    assert found.shape == (1, 8)
+    assert 1 - (found @ thin.encode(picture).T).item() <= 1e-3
+
+
+def test_a_file_is_about_as_large_as_its_weights_and_names_no_folder_of_this_machine(
+    thin: PrunNetPreTrainedModel, exported: tuple[ExportedFile, ...]
+) -> None:
+    weights = 4 * sum(parameter.numel() for parameter in thin.base_model.parameters())
+    for file in exported:
+        assert weights * 0.9 < file.size < weights + 15_000
+        assert str(Path(prunnet_hf.__file__).parent).encode() not in file.path.read_bytes()
+
+
+def test_embeddings_that_differ_leave_nothing(tmp_path: Path) -> None:
+    model = tiny_of_units()
+    with torch.no_grad():
+        model.prunnet.projector[0].bias.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match=r"model\.onnx' isn't written.*differ"):
+        export_folder(model, tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+class Mirroring(PrunNetImageProcessor):
+    """Does something that no setting says."""
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().process_image(image, *args, **kwargs).flip(-1)
+
+
+def test_processing_that_differs_leaves_nothing(tmp_path: Path) -> None:
+    model = tiny_of_units()
+    model.image_processor = Mirroring.for_image_size(32)
+    with pytest.raises(RuntimeError, match=r"model_with_processing\.onnx isn't written.*distance.*0\.001.*Leave out"):
+        export_folder(model, tmp_path / "new", processing="inside")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for output in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(FileExistsError, match=f"output='{output}' exists.*Choose another name"):
+            export_folder(thin, output)
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
+
+
+def test_processing_is_inside_or_outside(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:
+    with pytest.raises(ValueError, match="processing must be one of 'outside', 'inside'; got 'within'"):
+        export_folder(thin, tmp_path / "new", processing="within")  # type: ignore[arg-type]
+    assert [*tmp_path.iterdir()] == []
