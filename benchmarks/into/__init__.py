@@ -1,0 +1,1 @@
+"""Training into a space that exists, measured; see `__main__`."""
