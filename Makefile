@@ -6,10 +6,13 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test quality style docs help
+.PHONY: demo page test quality style docs help
 
 demo: $(INSTALLED)  ## train on rendered characters, cut five subnetworks, draw what they find (minutes, no GPU)
 	$(BIN)/prunnet demo --overwrite_output_dir
+
+page: $(INSTALLED)  ## make a web page that searches characters in the browser, into out/page/site (a minute)
+	$(BIN)/python examples/page_of_glyphs.py $(PAGE_FLAGS)
 
 test: $(INSTALLED)  ## run the tests (no network, no GPU, no data to fetch)
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)

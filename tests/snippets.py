@@ -192,7 +192,8 @@ def check_command(command: str) -> None:
     elif words[0] in CHECKS:
         CHECKS[words[0]](words[1:])
     else:
-        assert command in ("hf auth login", "bash .ci/run"), f"no parser is known for {command!r}"
+        others = ("hf auth login", "bash .ci/run", "npm install --prefix ort onnxruntime-web")
+        assert command in others, f"no parser is known for {command!r}"
 
 
 def _check_accelerate(words: list[str]) -> None:
@@ -327,7 +328,16 @@ def known_flags() -> set[str]:
     found = {flag for script in scripts for flag in re.findall(r'"(--[\w-]+)"', script.read_text(encoding="utf-8"))}
     fields = [name for kind in _argument_classes() for name in kind.__dataclass_fields__]
     launch = {option for action in launch_command_parser()._actions for option in action.option_strings}
-    return found | launch | {f"--{name}" for name in fields}
+    return found | launch | _flags_of_verbs() | {f"--{name}" for name in fields}
+
+
+def _flags_of_verbs() -> set[str]:
+    import typer
+
+    from prunnet_hf.cli.main import app
+
+    options = [option for verb in typer.main.get_command(app).commands.values() for option in verb.params]
+    return {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
 
 
 def _argument_classes() -> list[type]:

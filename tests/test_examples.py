@@ -67,7 +67,9 @@ def run(example: str, monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
 
 def test_every_example_is_tested() -> None:
     assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_file()) == [
-        *("faiss_and_datasets.py", "onnx_runtime.py", "slurm.sh", "transformers_trainer.py"),
+        *("faiss_and_datasets.py", "onnx_runtime.py"),
+        "page_of_glyphs.py",  # by tests/export/page/test_in_chromium.py
+        *("slurm.sh", "transformers_trainer.py"),
     ]
 
 

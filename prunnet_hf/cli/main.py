@@ -19,6 +19,7 @@ from .export import export
 from .export_gallery import export_gallery
 from .galleries import index, search, show
 from .info import info
+from .page import page
 from .prune import prune
 from .quantize import quantize
 from .shards import merge
@@ -87,7 +88,7 @@ def push(context: typer.Context) -> None:
     _leave(push_verb.main(context.args, f"{NAME} push"))
 
 
-for verb in (prune, export, index, merge, quantize, align, search, show, info):
+for verb in (prune, export, index, merge, quantize, align, search, show, page, info):
     app.command()(verb)
 app.command("export-gallery")(export_gallery)
 
