@@ -13,6 +13,9 @@ r"""Publish a finished run on the Hub, so that each device downloads what its ca
     # for machines without prunnet_hf: upload its code too, which runs there if trust_remote_code=True is given
     python push_to_hub.py out/photos --repo_id org/photos --with_code
 
+    # a page that prunnet page has made, as a static Space that names the model
+    python push_to_hub.py site --space org/photos-search --repo_id org/photos
+
 Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
 All arguments: python push_to_hub.py --help
 """

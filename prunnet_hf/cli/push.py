@@ -13,6 +13,9 @@ r"""Publish a finished run on the Hub, so that each device downloads what its ca
     # for machines without prunnet_hf: upload its code too, which runs there if trust_remote_code=True is given
     {command} out/photos --repo_id org/photos --with_code
 
+    # a page that prunnet page has made, as a static Space that names the model
+    {command} site --space org/photos-search --repo_id org/photos
+
 Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
 All arguments: {command} --help
 """
@@ -26,7 +29,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import CommandParser, run_command
-from ..hub.publish import check_repo_id, publish_run
+from ..hub.publish import PublishedRun, check_repo_id, publish_run
+from ..hub.space import publish_page, staged_page
 from ..hub.staging import LAYOUTS, Publication, stage_run
 
 NAME = "push_to_hub.py"
@@ -37,8 +41,15 @@ def parse_arguments(words: Sequence[str] | None = None, name: str = NAME) -> arg
     parser = CommandParser(
         name, description=__doc__.format(command=name), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", type=Path, help="The --output_dir of a finished run of train_accelerate.py.")
-    parser.add_argument("--repo_id", required=True, help="Repository for the dense model and the card: org/name.")
+    parser.add_argument(
+        "run_dir",
+        type=Path,
+        help="The --output_dir of a finished run of train_accelerate.py; with --space the --output of prunnet page.",
+    )
+    parser.add_argument("--repo_id", help="Repository for the dense model and the card: org/name.")
+    parser.add_argument(
+        "--space", help="Publish a page as this static Space instead: org/name. --repo_id is its model."
+    )
     parser.add_argument(
         "--capacities",
         type=float,
@@ -66,11 +77,16 @@ def parse_arguments(words: Sequence[str] | None = None, name: str = NAME) -> arg
         help="Also upload examples.png, if its test images may be published: who is on them, and under which licence?",
     )
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    if arguments.repo_id is None and arguments.space is None:
+        parser.error("the following arguments are required: --repo_id, or --space for a page")
+    return arguments
 
 
 def push(arguments: argparse.Namespace) -> str:
     """Publish as the arguments say, or with `--dry_run` only lay the files out; returns what to print."""
+    if arguments.space is not None:
+        return _push_page(arguments)
     publication = Publication(
         arguments.repo_id,
         arguments.capacities,
@@ -99,6 +115,23 @@ def push(arguments: argparse.Namespace) -> str:
         f"{staged.describe()}\nNothing was uploaded. The files are in {staged.directory}; what people wrote in a "
         "README on the Hub would be kept."
     )
+
+
+def _push_page(arguments: argparse.Namespace) -> str:
+    """Publish a page as a Space, or with `--dry_run` only list its files; returns what to print."""
+    of_a_run = ("capacities", "collection", "license", "eval_task", "with_code", "with_examples")
+    given = [f"--{name}" for name in of_a_run if getattr(arguments, name)]
+    given += ["--layout"] if arguments.layout != LAYOUTS[0] else []
+    if given:
+        raise ValueError(
+            f"--space {arguments.space} publishes a page: leave out {', '.join(given)}, which is for runs."
+        )
+    if not arguments.dry_run:
+        done = publish_page(arguments.run_dir, arguments.space, model_id=arguments.repo_id, private=arguments.private)
+        return PublishedRun((done,), None, ()).describe()
+    with staged_page(arguments.run_dir, arguments.space, model_id=arguments.repo_id) as staged:
+        lines = [f"{file.stat().st_size:>13,}  {name}" for name, file in staged.files().items()]
+    return "\n".join([f"{arguments.space}, a static Space:", *lines, "Nothing was uploaded."])
 
 
 def main(words: Sequence[str] | None = None, name: str = NAME) -> int:

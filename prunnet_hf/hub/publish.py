@@ -90,8 +90,8 @@ def publish_run(
     return PublishedRun(tuple(uploaded), address, remarks)
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Check that `repo_id` can be the name of a model repository.
+def check_repo_id(repo_id: str, argument: str = "repo_id") -> None:
+    """Check that `repo_id`, which errors call `argument`, can be the name of a repository.
 
     Raises:
         ValueError: If `repo_id` isn't `org/name`.
@@ -100,11 +100,11 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(
-            f"repo_id must be the name of a model repository, `org/name`; got {repo_id!r}. {error}"
+            f"{argument} must be the name of a repository, `org/name`; got {repo_id!r}. {error}"
         ) from error
     if repo_id.count("/") != 1:
         raise ValueError(
-            f"repo_id must begin with the organisation or user to publish under, as in 'org/name'; got {repo_id!r}."
+            f"{argument} must begin with the organisation or user to publish under, as in 'org/name'; got {repo_id!r}."
         )
 
 

@@ -71,13 +71,15 @@ class StagedFolder:
 
     Attributes:
         path: The local folder.
-        repo_id: `org/name` of the model repository.
+        repo_id: `org/name` of the repository.
         branch: `main`, or the branch of a ready subnetwork.
+        repo_type: `"model"` or `"space"`.
     """
 
     path: Path
     repo_id: str
     branch: str = MAIN
+    repo_type: str = "model"
 
     def files(self) -> dict[str, Path]:
         """The local files by their path in the repository, sorted."""

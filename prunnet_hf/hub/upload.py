@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,9 @@ class UploadedFolder:
     deleted: tuple[str, ...]
 
 
-def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
+def upload_folder(
+    api: HfApi, folder: StagedFolder, *, is_ours: Callable[[str], bool] = is_ours, mark: str = CONFIG_NAME
+) -> UploadedFolder:
     """Make a branch hold a staged folder, in one commit; without a commit if it holds it already.
 
     Other people's files stay, and so does what they wrote in README.md: the staged README is replaced by the merged
@@ -42,6 +44,8 @@ def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
     Args:
         api: Client with a token that may write; the repository exists.
         folder: Staged files, and the branch for them, which is created if needed.
+        is_ours: Whether a file may be deleted once it is no longer part of what is published.
+        mark: The file without which nothing there is of ours, and nothing is deleted.
 
     Raises:
         ValueError: If the README on the Hub can't be merged.
@@ -49,14 +53,14 @@ def upload_folder(api: HfApi, folder: StagedFolder) -> UploadedFolder:
     """
     if folder.branch != MAIN:
         _create_branch(api, folder)
-    head = api.repo_info(folder.repo_id, revision=folder.branch).sha
+    head = api.repo_info(folder.repo_id, revision=folder.branch, repo_type=folder.repo_type).sha
     if head is None:
         raise ValueError(f"The Hub gave no commit of {folder.repo_id}, branch {folder.branch}. Try again.")
-    there = _remote_files(api, folder.repo_id, head)
+    there = _remote_files(api, folder, head)
     _merge_readme(api, folder, head, exists=README in there)
     changed = [path for path, file in folder.files().items() if not _is_same(file, there.get(path))]
-    # Without a configuration there was no model of ours, so files of these names are other people's.
-    stale = sorted(path for path in there if path not in folder.files() and is_ours(path) and CONFIG_NAME in there)
+    # Without the mark nothing of ours was there, so files of these names are other people's.
+    stale = sorted(path for path in there if path not in folder.files() and is_ours(path) and mark in there)
     if changed or stale:
         head = _commit(api, folder, head, changed, stale)
     return UploadedFolder(_url(api, folder), head, tuple(changed), tuple(stale))
@@ -70,8 +74,8 @@ def _create_branch(api: HfApi, folder: StagedFolder) -> None:
         api.create_branch(folder.repo_id, branch=folder.branch, revision=first, exist_ok=True)
 
 
-def _remote_files(api: HfApi, repo_id: str, commit: str) -> dict[str, RepoFile]:
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=commit)
+def _remote_files(api: HfApi, folder: StagedFolder, commit: str) -> dict[str, RepoFile]:
+    tree = api.list_repo_tree(folder.repo_id, recursive=True, revision=commit, repo_type=folder.repo_type)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
@@ -81,7 +85,7 @@ def _merge_readme(api: HfApi, folder: StagedFolder, commit: str, *, exists: bool
         return
     theirs = None
     if exists:
-        cached = Path(api.hf_hub_download(folder.repo_id, README, revision=commit))
+        cached = Path(api.hf_hub_download(folder.repo_id, README, revision=commit, repo_type=folder.repo_type))
         theirs = cached.read_bytes().decode("utf-8-sig")  # keeps line endings, drops a byte order mark
     readme.write_bytes(merge_readme(readme.read_text(encoding="utf-8"), theirs).encode("utf-8"))
 
@@ -107,10 +111,12 @@ def _commit(api: HfApi, folder: StagedFolder, parent: str, changed: list[str], s
         commit_message="Publish with prunnet_hf",
         revision=folder.branch,
         parent_commit=parent,
+        repo_type=folder.repo_type,
     )
     return commit.oid
 
 
 def _url(api: HfApi, folder: StagedFolder) -> str:
-    page = f"{api.endpoint}/{folder.repo_id}"
+    kind = "" if folder.repo_type == "model" else f"{folder.repo_type}s/"
+    page = f"{api.endpoint}/{kind}{folder.repo_id}"
     return page if folder.branch == MAIN else f"{page}/tree/{folder.branch}"

@@ -62,9 +62,10 @@ def create_repo(request: Request) -> Reply:
     url = f"{request.endpoint}/{repo_key(kind, repo_id)}"
     if repo_key(kind, repo_id) in request.store.repos:
         raise HubError(409, f"You already created this {kind} repo", url=url)
-    request.store.create_repo(
-        kind, repo_id, private=asked.get("visibility") == "private" or bool(asked.get("private"))
-    )
+    if (kind == "space") != ("sdk" in asked):
+        raise HubError(400, f"a Space needs an sdk, and nothing else has one: {asked!r}")
+    private = asked.get("visibility") == "private" or bool(asked.get("private"))
+    request.store.create_repo(kind, repo_id, private=private, sdk=asked.get("sdk"))
     return as_json({"url": url, "name": repo_id})
 
 
@@ -92,6 +93,7 @@ def revision_info(request: Request, kinds: str, repo_id: str, revision: str) -> 
             },
             **{"tags": card.get("tags", []), "cardData": card, "library_name": card.get("library_name")},
             "pipeline_tag": card.get("pipeline_tag"),
+            **({"sdk": repo.sdk} if repo.sdk else {}),
         }
     )
 

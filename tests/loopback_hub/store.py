@@ -101,6 +101,7 @@ class Repo:
     repo_id: str
     private: bool = False
     gated: bool = False
+    sdk: str | None = None
     branches: dict[str, Commit] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -181,10 +182,14 @@ class Store:
     uploads: dict[str, Upload] = field(default_factory=dict)
     downloads: dict[str, StoredFile] = field(default_factory=dict)
 
-    def create_repo(self, kind: str, repo_id: str, *, private: bool = False) -> Repo:
-        """A repository with the commit that the Hub begins each with."""
-        repo = Repo(kind, repo_id, private)
-        repo.add_commit("main", {".gitattributes": StoredFile(GIT_ATTRIBUTES, large=False)}, "initial commit")
+    def create_repo(self, kind: str, repo_id: str, *, private: bool = False, sdk: str | None = None) -> Repo:
+        """A repository with the commit that the Hub begins each with; a static Space has a page of the Hub's in it."""
+        repo = Repo(kind, repo_id, private, sdk=sdk)
+        files = {".gitattributes": StoredFile(GIT_ATTRIBUTES, large=False)}
+        if sdk == "static":
+            files["README.md"] = StoredFile(f"---\ntitle: {repo_id}\nsdk: static\n---\n".encode(), large=False)
+            files["index.html"] = StoredFile(b"<h1>Welcome to your static Space!</h1>\n", large=False)
+        repo.add_commit("main", files, "initial commit")
         self.repos[repo_key(kind, repo_id)] = repo
         return repo
 

@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not (folder / INDEX).is_file() or not path.is_file():
         raise FileNotFoundError(
-            f"--output {str(folder)!r} must be the folder of a page, which prunnet page makes; there is none."
+            f"{str(folder)!r} must be the folder of a page, which prunnet page makes; there is none in it."
         )
     content = load_json(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
