@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ..export.device_folder import Processing, export_folder, refuse_filled
+from ..export.device_folder import (
+    CALIBRATION_IMAGES,
+    Processing,
+    check_precisions,
+    export_folder,
+    find_calibration_images,
+    refuse_filled,
+)
 from ..export.onnx import require_onnx
 from ..pruning.masking import format_capacity
 from ..retrieval.foreign_encoders import is_foreign
@@ -26,20 +33,40 @@ def export(
             "--processing", help="inside: also a file that resizes, crops and normalises images of any size itself."
         ),
     ] = "outside",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="fp32 by default, fp16, int8; give the flag once for each that is wanted."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data_dir", help="Folder of images, best of training: for int8, and to compare files with torch."
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option("--calibration_images", help="How many of these images to take.")
+    ] = CALIBRATION_IMAGES,
 ) -> None:
     """Write the subnetwork of a capacity as ONNX files."""
     if is_foreign(model):
         raise ValueError(f"model must be one of this package; got {model!r}, which torch.onnx.export may export.")
     refuse_filled(output)
     require_onnx()
+    precisions = precision or ["fp32"]
+    images = find_calibration_images(data_dir, calibration_images) if data_dir is not None else []
+    chosen = check_precisions(precisions, has_images=bool(images))
     network = load_network(model, capacity)
     if network.config.prunable:
         raise ValueError(
             f"--capacity must be given for {model}, which can be pruned: such as --capacity 0.2, or --capacity 1.0 "
             "for the dense network."
         )
-    for file in export_folder(network, output, processing=processing):
-        typer.echo(f"{file.path}: capacity {format_capacity(network.config.capacity)}, {file.size / 1e6:.2f} MB")
+    files = export_folder(network, output, processing=processing, precisions=chosen, images=images)
+    for file in files:
+        typer.echo(
+            f"{file.path}: capacity {format_capacity(network.config.capacity)}, {file.size / 1e6:.2f} MB, "
+            f"cosine distance from torch {abs(file.distance):.1g}"
+        )
     if network.config.granularity == "weight" and network.config.capacity < 1:
         typer.echo(
             "Single weights that are left out stand in these files as zeros: they are as large and as slow as the "

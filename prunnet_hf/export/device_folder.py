@@ -6,32 +6,31 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from transformers.utils import CONFIG_NAME
 
+from ..data.official_files import require_folder
 from ..prunable_model import PrunNetPreTrainedModel
-from .onnx import OUTPUT, Embedder, check_onnx, export_copy, open_session, require_onnx, to_onnx
-from .processing import IMAGE, with_processing
+from ..retrieval.image_sources import folder_images
+from .onnx import CHECKED_BATCHES, Embedder, check_onnx, export_copy, require_onnx, to_onnx
+from .precisions import SUFFIXES, TOLERANCES, Batches, Precision, distance_from_torch, to_precision
+from .processing import TOLERANCE, check_processing, with_processing
 
 Processing = Literal["outside", "inside"]
 FOLDER = "onnx"
-MODEL, WITH_PROCESSING = "model.onnx", "model_with_processing.onnx"
-PROCESSING_TOLERANCE = 1e-3
-"""How far, in cosine distance, an embedding may be from that of the package's own image processor and torch. Resizing
-rounds to levels from 0 to 255, of which a few differ by one."""
-_TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32"}}
-"""Otherwise it looks for model_quantized.onnx in browsers without WebGPU."""
+MODEL, WITH_PROCESSING = "model", "model_with_processing"
+BATCH_SIZE = 32
+CALIBRATION_IMAGES = 512
+_DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
+"""What transformers.js calls them. Without a name it looks for model_quantized.onnx in browsers without WebGPU."""
 
 
 @dataclass(frozen=True)
@@ -41,70 +40,143 @@ class ExportedFile:
     Attributes:
         path: Where it is.
         size: Its size in bytes.
+        precision: Of its numbers.
+        distance: The mean cosine distance of its embeddings from torch's, over the images that were given, else noise.
     """
 
     path: Path
     size: int
+    precision: Precision
+    distance: float
 
 
 def export_folder(
-    model: PrunNetPreTrainedModel, output: str | os.PathLike[str], *, processing: Processing = "outside"
+    model: PrunNetPreTrainedModel,
+    output: str | os.PathLike[str],
+    *,
+    processing: Processing = "outside",
+    precisions: Sequence[Precision] = ("fp32",),
+    images: Sequence[Any] = (),
 ) -> tuple[ExportedFile, ...]:
     """Write a network for devices: `onnx/model.onnx`, `config.json` and `preprocessor_config.json`.
 
     `onnx/model.onnx` takes `pixel_values` `(batch, 3, size, size)` and gives `pooler_output` `(batch, embedding_dim)`
     of unit length. With `processing="inside"` there is also `onnx/model_with_processing.onnx`, which takes one
     `image`, uint8 `(height, width, 3)` of any size, upright and in RGB, and does as the model's image processor.
+    With other precisions there are `onnx/model_fp16.onnx`, whose weights have 16 bits, and
+    `onnx/model_quantized.onnx`, whose weights and activations have 8; inputs and outputs stay float32.
 
     Nothing is left in the folder unless all files give the embeddings of torch and of the image processor.
 
     Args:
         model: Not changed. Of a prunable model the dense network is written; for another call `model.prune` first.
         output: A new or an empty folder.
-        processing: `"inside"` writes the second file, too.
+        processing: `"inside"` writes a second file for each precision.
+        precisions: One or more of `"fp32"`, `"fp16"` and `"int8"`.
+        images: Images as `model.encode` takes them, such as some hundred of those that the network was trained on:
+            int8 takes the ranges of activations from them, and all files are compared with torch on them.
 
     Raises:
         FileExistsError: If `output` holds something.
         ImportError: If a package of the extra `onnx` isn't installed.
         RuntimeError: If torch can't export the network, or ONNX Runtime doesn't give torch's embeddings.
-        ValueError: If `processing` is another, or the image processor can't be written as ONNX.
+        ValueError: If `processing` or a precision is another, int8 has no images, or the image processor can't be
+            written as ONNX.
     """
     folder = Path(output)
+    chosen = check_precisions(precisions, has_images=len(images) > 0)
     refuse_filled(folder)
     require_onnx()
     with _all_or_nothing(folder) as staging:
-        written = write_onnx_files(model, staging, processing=processing)
+        written = write_onnx_files(model, staging, processing=processing, precisions=chosen, images=images)
         model.image_processor.save_pretrained(staging)
         config = deepcopy(model.config)
         config.architectures = [type(model.base_model).__name__]
         config.id2label, config.num_labels = None, 2  # the classes of training; transformers' files leave out 2
         config.save_pretrained(staging)
-        content = json.loads((staging / CONFIG_NAME).read_text(encoding="utf-8")) | _TRANSFORMERS_JS
+        content = json.loads((staging / CONFIG_NAME).read_text(encoding="utf-8"))
+        content["transformers.js_config"] = {"dtype": _DTYPES[chosen[0]]}
         (staging / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return tuple(ExportedFile(folder / file.path.relative_to(staging), file.size) for file in written)
+    return tuple(replace(file, path=folder / file.path.relative_to(staging)) for file in written)
 
 
 def write_onnx_files(
-    model: PrunNetPreTrainedModel, folder: Path, *, processing: Processing = "outside"
+    model: PrunNetPreTrainedModel,
+    folder: Path,
+    *,
+    processing: Processing = "outside",
+    precisions: Sequence[Precision] = ("fp32",),
+    images: Sequence[Any] = (),
 ) -> tuple[ExportedFile, ...]:
     """Write the `onnx/` of `export_folder` into a folder, after all that is going to be in it was checked."""
     if processing not in get_args(Processing):
         raise ValueError(
             f"processing must be one of {', '.join(map(repr, get_args(Processing)))}; got {processing!r}."
         )
-    network = export_copy(model, normalize=True)
-    contents = {MODEL: to_onnx(network)}
-    check_onnx(contents[MODEL], network, folder / FOLDER / MODEL)
-    if processing == "inside":
-        processor = model.image_processor
-        contents[WITH_PROCESSING] = with_processing(contents[MODEL], processor, model.config.image_size)
-        _check_processing(contents[WITH_PROCESSING], network, processor)
+    network = export_copy(model)
+    whole = to_onnx(network)
+    check_onnx(whole, network, folder / FOLDER / f"{MODEL}.onnx")
+    batches = _pixel_values(model, images) or [network.images(count).numpy() for count in CHECKED_BATCHES]
+    contents: list[tuple[ExportedFile, bytes]] = []
+    for precision in precisions:
+        content = to_precision(whole, precision, batches)
+        distance = _checked_distance(content, network, batches, precision)
+        for name, made in _files_of(content, precision, model, processing).items():
+            contents.append((ExportedFile(folder / FOLDER / name, len(made), precision, distance), made))
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in contents.items():
-        (folder / FOLDER / name).write_bytes(content)
-        written.append(ExportedFile(folder / FOLDER / name, len(content)))
-    return tuple(written)
+    for file, content in contents:
+        file.path.write_bytes(content)
+    return tuple(file for file, _ in contents)
+
+
+def _files_of(
+    content: bytes, precision: Precision, model: PrunNetPreTrainedModel, processing: Processing
+) -> dict[str, bytes]:
+    """The file of a network by its name, and if asked for the one that has the processing inside."""
+    made = {f"{MODEL}{SUFFIXES[precision]}.onnx": content}
+    if processing == "inside":
+        processor, size = model.image_processor, model.config.image_size
+        inside = with_processing(content, processor, size)
+        check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
+        made[f"{WITH_PROCESSING}{SUFFIXES[precision]}.onnx"] = inside
+    return made
+
+
+def find_calibration_images(data_dir: str | os.PathLike[str], count: int = CALIBRATION_IMAGES) -> list[Path]:
+    """A random sample of the images of a folder, and of folders inside it, always the same.
+
+    Args:
+        data_dir: The folder.
+        count: How many; all if there are fewer.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no images, or `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"calibration_images must be at least 1; got {count}.")
+    require_folder("data_dir", data_dir, "It must hold images.")
+    found = folder_images(Path(data_dir))
+    order = np.random.default_rng(0).permutation(len(found))[:count]
+    return [found.root / found.names[place] for place in sorted(order)]
+
+
+def check_precisions(precisions: Sequence[str], *, has_images: bool) -> list[Precision]:
+    """The precisions that are asked for, each once.
+
+    Raises:
+        ValueError: If there is none, one is unknown, or int8 has no images.
+    """
+    unknown = [precision for precision in precisions if precision not in SUFFIXES]
+    if unknown or not precisions:
+        allowed = ", ".join(map(repr, SUFFIXES))
+        raise ValueError(f"precisions must be one or more of {allowed}; got {unknown[0] if unknown else []!r}.")
+    if "int8" in precisions and not has_images:
+        raise ValueError(
+            "precision 'int8' needs images, from which it takes the ranges of activations: pass --data_dir DIR, or "
+            "images=[...] in Python, such as some hundred of those that the network was trained on."
+        )
+    return [known for known in dict.fromkeys(precisions) if known in SUFFIXES]
 
 
 def refuse_filled(folder: Path) -> None:
@@ -119,32 +191,21 @@ def refuse_filled(folder: Path) -> None:
         raise FileExistsError(f"output={str(folder)!r} exists and isn't an empty folder. Choose another name.")
 
 
-def _pictures(image_size: int) -> list[NDArray[np.uint8]]:
-    """Smooth coloured pictures `(height, width, 3)`, always the same: large, tall, wide, tiny, of the size taken."""
-    sides = (image_size, 2 * image_size + 1, 5 * image_size)
-    shapes = [(sides[1], sides[2]), (sides[2], sides[1]), (sides[0], 7 * sides[0]), (5, 7), (1, 1), (sides[0],) * 2]
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.randint(0, 256, (len(shapes), 3, 6, 6), generator=generator, dtype=torch.uint8).float()
-    pictures = (
-        F.interpolate(corners[i : i + 1], shape, mode="bilinear", align_corners=True) for i, shape in enumerate(shapes)
-    )
-    return [picture[0].permute(1, 2, 0).round().to(torch.uint8).numpy() for picture in pictures]
+def _pixel_values(model: PrunNetPreTrainedModel, images: Sequence[Any]) -> list[NDArray[np.float32]]:
+    """The images as batches of pixel values."""
+    batches = (list(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE))
+    return [model.image_processor(batch, return_tensors="np")["pixel_values"] for batch in batches]
 
 
-@torch.inference_mode()
-def _check_processing(content: bytes, network: Embedder, processor: Any) -> None:
-    session = open_session(content)
-    for picture in _pictures(network.network.config.image_size):
-        expected = network(processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"])
-        found = torch.from_numpy(session.run([OUTPUT], {IMAGE: picture})[0])
-        distance = 1 - float((found * expected).sum())
-        if not distance <= PROCESSING_TOLERANCE:  # also if it isn't a number
-            raise RuntimeError(
-                f"{WITH_PROCESSING} isn't written, because its embedding of a picture of {picture.shape[1]} x "
-                f"{picture.shape[0]} pixels has a cosine distance of {distance:.1e} from torch's, where "
-                f"{PROCESSING_TOLERANCE:g} is allowed. Leave out processing='inside', or try another version of "
-                "onnxruntime."
-            )
+def _checked_distance(content: bytes, network: Embedder, batches: Batches, precision: Precision) -> float:
+    """The distance from torch, if it is allowed."""
+    distance = distance_from_torch(content, network, batches)
+    if not distance <= TOLERANCES[precision]:  # also if it isn't a number
+        raise RuntimeError(
+            f"precision {precision!r} is refused, because its embeddings have a mean cosine distance {distance:.1e} "
+            f"from torch's, where {TOLERANCES[precision]:g} is allowed. Leave it out, or pass more images."
+        )
+    return distance
 
 
 @contextmanager

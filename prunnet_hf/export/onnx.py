@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..prunable_model import PrunNetPreTrainedModel
@@ -62,9 +61,9 @@ def export_onnx(model: PrunNetPreTrainedModel, path: str | os.PathLike[str]) -> 
     return Path(path)
 
 
-def export_copy(model: PrunNetPreTrainedModel, *, normalize: bool = False) -> Embedder:
+def export_copy(model: PrunNetPreTrainedModel) -> Embedder:
     """A copy of the embedding network that is ready for export: on the CPU, in float32, for evaluation."""
-    return Embedder(copy.deepcopy(model.base_model).to("cpu", torch.float32), normalize=normalize).eval()
+    return Embedder(copy.deepcopy(model.base_model).to("cpu", torch.float32)).eval()
 
 
 def require_onnx() -> None:
@@ -101,7 +100,7 @@ def to_onnx(network: Embedder) -> bytes:
         reason = " ".join(str(error.__cause__ or error).split())[:SHOWN]
         backbone = network.network.config.backbone
         raise RuntimeError(f"torch can't export backbone={backbone!r} to ONNX ({reason}). {_ANOTHER}") from error
-    return _without_notes(program.model_proto)  # type: ignore[union-attr]  # None without dynamo
+    return without_notes(program.model_proto)  # type: ignore[union-attr]  # None without dynamo
 
 
 def open_session(source: bytes | str | os.PathLike[str], threads: int = 1) -> Any:
@@ -123,22 +122,16 @@ def open_session(source: bytes | str | os.PathLike[str], threads: int = 1) -> An
 
 
 class Embedder(nn.Module):
-    """Pixel values to embeddings: plain tensors in and out, as ONNX has them.
+    """Pixel values to embeddings: plain tensors in and out, as ONNX has them."""
 
-    Args:
-        network: An embedding network.
-        normalize: Whether embeddings get unit length.
-    """
-
-    def __init__(self, network: Any, *, normalize: bool = False) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
-        self.normalize = normalize
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed `(batch, 3, size, size)`."""
         embeddings: Tensor = self.network(pixel_values=pixel_values).pooler_output
-        return F.normalize(embeddings) if self.normalize else embeddings
+        return embeddings
 
     def images(self, count: int) -> Tensor:
         """Noise as pixel_values `(count, 3, size, size)`, always the same."""
@@ -146,8 +139,8 @@ class Embedder(nn.Module):
         return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def _without_notes(model: Any) -> bytes:
-    """The contents of a file without the exporter's notes, which are long, and name folders of this machine."""
+def without_notes(model: Any) -> bytes:
+    """The contents of a file without the notes of what made it, which are long, and name folders of this machine."""
     for noted in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph, model):
         noted.ClearField("metadata_props")
         noted.ClearField("doc_string")

@@ -10,21 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from transformers.image_utils import PILImageResampling
 
 from ..image_processing_prunnet import PrunNetImageProcessor
-from .onnx import INPUT, OPSET
+from .onnx import INPUT, OPSET, OUTPUT, open_session
 
 IMAGE = "image"
 """The input: one picture."""
-IR_VERSION = 10
+TOLERANCE = 1e-3
+"""How far an embedding may be, in cosine distance, from that of the image processor's pixel values. Resizing rounds to
+levels from 0 to 255, of which a few differ by one, and int8 rounds what follows again."""
 _MODES = {
     # Pillow's and torchvision's cubic, not that of ONNX by default. Weights outside the image are left out.
     PILImageResampling.BICUBIC: 'mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1',
     PILImageResampling.BILINEAR: 'mode = "linear"',
 }
 _GRAPH = """
-<ir_version: {ir_version}, opset_import: ["" : {opset}]>
+<ir_version: 10, opset_import: ["" : {opset}]>
 processing (uint8[height, width, 3] {image}) => (float[1, 3, {height}, {width}] {pixel_values})
 <
   int64[1] image_zero = {{0}}, int64[2] image_two = {{2, 2}}, int64[2] image_axes = {{2, 3}},
@@ -92,8 +99,9 @@ def with_processing(network: bytes, processor: Any, image_size: int) -> bytes:
     import onnx.compose
     import onnx.parser
 
-    before = onnx.parser.parse_model(_text(_steps(processor, image_size)))
-    model = onnx.compose.merge_models(before, onnx.load_from_string(network), io_map=[(INPUT, INPUT)])
+    before, after = onnx.parser.parse_model(_text(_steps(processor, image_size))), onnx.load_from_string(network)
+    before.ir_version = after.ir_version
+    model = onnx.compose.merge_models(before, after, io_map=[(INPUT, INPUT)])
     for shaped in (*model.graph.value_info, *model.graph.output):
         for size in shaped.type.tensor_type.shape.dim:
             if size.dim_param == "batch":
@@ -102,13 +110,52 @@ def with_processing(network: bytes, processor: Any, image_size: int) -> bytes:
     return content
 
 
+def check_processing(
+    content: bytes, network: bytes, processor: Any, image_size: int, tolerance: float = TOLERANCE
+) -> None:
+    """Check that a file embeds pictures of many sizes as the network embeds what the image processor makes of them.
+
+    Args:
+        content: The contents of a file that `with_processing` made.
+        network: What it was made of.
+        processor: The image processor.
+        image_size: Side of the square of pixels that the network takes.
+        tolerance: How far embeddings may be from each other, in cosine distance.
+
+    Raises:
+        RuntimeError: If it doesn't.
+    """
+    session, plain = open_session(content), open_session(network)
+    for picture in _pictures(image_size):
+        pixels = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+        expected, found = plain.run([OUTPUT], {INPUT: pixels})[0], session.run([OUTPUT], {IMAGE: picture})[0]
+        distance = 1 - float((found * expected).sum())
+        if not distance <= tolerance:  # also if it isn't a number
+            raise RuntimeError(
+                f"processing='inside' is refused, because the embedding of a picture of {picture.shape[1]} x "
+                f"{picture.shape[0]} pixels has a cosine distance of {distance:.1e} from that of what the image "
+                f"processor makes of it, where {tolerance:g} is allowed. {_ADVICE}"
+            )
+
+
+def _pictures(image_size: int) -> list[NDArray[np.uint8]]:
+    """Smooth coloured pictures `(height, width, 3)`, always the same: large, tall, wide, tiny, of the size taken."""
+    sides = (image_size, 2 * image_size + 1, 5 * image_size)
+    shapes = [(sides[1], sides[2]), (sides[2], sides[1]), (sides[0], 7 * sides[0]), (5, 7), (1, 1), (sides[0],) * 2]
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 256, (len(shapes), 3, 6, 6), generator=generator, dtype=torch.uint8).float()
+    pictures = (
+        F.interpolate(corners[i : i + 1], shape, mode="bilinear", align_corners=True) for i, shape in enumerate(shapes)
+    )
+    return [picture[0].permute(1, 2, 0).round().to(torch.uint8).numpy() for picture in pictures]
+
+
 def _text(steps: _Steps) -> str:
     """The graph in ONNX's own syntax."""
     resized = f"int64[2] image_target = {{{steps.height}, {steps.width}}}"
     if steps.side is not None:
         resized = f"int64[1] image_side = {{{steps.side}}}"
     return _GRAPH.format(
-        ir_version=IR_VERSION,
         opset=OPSET,
         image=IMAGE,
         pixel_values=INPUT,

@@ -421,13 +421,21 @@ def test_a_subnetwork_is_exported_for_devices(
     assert "capacity" in capsys.readouterr().err
     assert main(["export", "timm:resnet18", "--output", str(output)]) == 1
     assert "model must be one of this package; got 'timm:resnet18'" in capsys.readouterr().err
+    words += ["--capacity", "0.2"]
+    assert main([*words, "--precision", "fp8"]) == 1
+    assert "precisions must be one or more of 'fp32', 'fp16', 'int8'; got 'fp8'" in capsys.readouterr().err
+    assert main([*words, "--precision", "int8"]) == 1
+    assert "precision 'int8' needs images" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([*words, "--precision", "int8", "--data_dir", str(tmp_path / "empty")]) == 1
+    assert "holds no images" in capsys.readouterr().err
     assert not output.exists()
-    assert main([*words, "--capacity", "0.2", "--processing", "inside"]) == 0
+    assert main([*words, "--processing", "inside"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{output / 'onnx' / 'model.onnx'}: capacity 0.20, 0.")
     assert lines[1].startswith(f"{output / 'onnx' / 'model_with_processing.onnx'}: capacity 0.20, 0.")
     assert lines[2].startswith("Single weights that are left out stand in these files as zeros")
-    assert main([*words, "--capacity", "0.2"]) == 1
+    assert main(words) == 1
     assert f"output='{output}' exists and isn't an empty folder. Choose another name." in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(model), "--capacity", "0.2", "--output", str(tmp_path / "other")]) == 1

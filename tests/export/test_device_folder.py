@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ from torch.nn.functional import normalize
 
 import prunnet_hf
 from prunnet_hf import PrunNetImageProcessor, PrunNetPreTrainedModel
-from prunnet_hf.export.device_folder import ExportedFile, export_folder
+from prunnet_hf.export.device_folder import ExportedFile, export_folder, find_calibration_images
 from tests.tiny_models import images, tiny_of_units
+
+PICTURES = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 9, 3)).astype(np.uint8)).resize((50, 40))
+    for seed in range(40)
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,8 @@ def thin() -> PrunNetPreTrainedModel:
 
 @pytest.fixture(scope="module")
 def exported(thin: PrunNetPreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportedFile, ...]:
-    return export_folder(thin, tmp_path_factory.mktemp("devices") / "new" / "phone", processing="inside")
+    output = tmp_path_factory.mktemp("devices") / "new" / "phone"
+    return export_folder(thin, output, processing="inside", precisions=["fp32", "fp16", "int8"], images=PICTURES)
 
 
 def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
@@ -43,12 +50,18 @@ def test_the_layout_is_that_of_repositories_for_transformers_js(exported: tuple[
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "config.json",
         "onnx/model.onnx",
+        "onnx/model_fp16.onnx",
+        "onnx/model_quantized.onnx",
         "onnx/model_with_processing.onnx",
+        "onnx/model_with_processing_fp16.onnx",
+        "onnx/model_with_processing_quantized.onnx",
         "preprocessor_config.json",
     ]
-    assert [(file.path.name, file.size) for file in exported] == [
-        (name, (folder / "onnx" / name).stat().st_size) for name in ("model.onnx", "model_with_processing.onnx")
-    ]
+    assert {file.path: file.size for file in exported} == {
+        path: path.stat().st_size for path in (folder / "onnx").iterdir()
+    }
+    assert [file.precision for file in exported] == ["fp32", "fp32", "fp16", "fp16", "int8", "int8"]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     config = json.loads((folder / "config.json").read_text())
     expected = {"model_type": "prunnet", "capacity": 0.5, "architectures": ["PrunNetModel"]}
     assert {name: config[name] for name in expected} == expected
@@ -69,15 +82,21 @@ def test_embeddings_are_those_of_torch_with_unit_length(
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(("place", "tolerance"), [(1, 1e-3), (3, 1e-3), (5, 2e-2)], ids=["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("shape", [(32, 32), (200, 30), (40, 333), (3, 2)])
 def test_a_picture_of_any_size_is_embedded_as_encode_embeds_it(
-    shape: tuple[int, int], thin: PrunNetPreTrainedModel, exported: tuple[ExportedFile, ...]
+    shape: tuple[int, int],
+    place: int,
+    tolerance: float,
+    thin: PrunNetPreTrainedModel,
+    exported: tuple[ExportedFile, ...],
 ) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     picture = Image.fromarray(drawn).resize(shape)
-    found = run(exported[1].path, image=np.array(picture))
+    found = run(exported[place].path, image=np.array(picture))
     assert found.shape == (1, 8)
-    assert 1 - (found @ thin.encode(picture).T).item() <= 1e-3
+    np.testing.assert_allclose(np.linalg.norm(found), 1, atol=1e-6)
+    assert 1 - (found @ thin.encode(picture).T).item() <= tolerance
 
 
 def test_a_file_is_about_as_large_as_its_weights_and_names_no_folder_of_this_machine(
@@ -85,7 +104,8 @@ def test_a_file_is_about_as_large_as_its_weights_and_names_no_folder_of_this_mac
 ) -> None:
     weights = 4 * sum(parameter.numel() for parameter in thin.base_model.parameters())
     for file in exported:
-        assert weights * 0.9 < file.size < weights + 15_000
+        share, more = {"fp32": (1, 15_000), "fp16": (1 / 2, 15_000), "int8": (1 / 4, 40_000)}[file.precision]
+        assert share * weights * 0.9 < file.size < share * weights + more  # the graph, the scales of int8
         assert str(Path(prunnet_hf.__file__).parent).encode() not in file.path.read_bytes()
 
 
@@ -108,7 +128,7 @@ class Mirroring(PrunNetImageProcessor):
 def test_processing_that_differs_leaves_nothing(tmp_path: Path) -> None:
     model = tiny_of_units()
     model.image_processor = Mirroring.for_image_size(32)
-    with pytest.raises(RuntimeError, match=r"model_with_processing\.onnx isn't written.*distance.*0\.001.*Leave out"):
+    with pytest.raises(RuntimeError, match=r"processing='inside' is refused.*distance.*0\.001.*Leave out"):
         export_folder(model, tmp_path / "new", processing="inside")
     assert [*tmp_path.iterdir()] == []
 
@@ -125,3 +145,48 @@ def test_processing_is_inside_or_outside(tmp_path: Path, thin: PrunNetPreTrained
     with pytest.raises(ValueError, match="processing must be one of 'outside', 'inside'; got 'within'"):
         export_folder(thin, tmp_path / "new", processing="within")  # type: ignore[arg-type]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_int8_that_moves_embeddings_is_refused(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:
+    """A feature that is huge, and that the projector doesn't use, takes all levels of the others."""
+    model = deepcopy(thin)
+    with torch.no_grad():
+        model.base_model.backbone.layer4[-1].bn2.bias[0] = 1e5
+        model.base_model.projector[0].weight[:, 0] = 0
+    with pytest.raises(RuntimeError, match=r"precision 'int8' is refused.*where 0\.02 is allowed.*more images"):
+        export_folder(model, tmp_path, precisions=["int8"], images=PICTURES)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("precisions", "message"),
+    [
+        (["fp8"], "precisions must be one or more of 'fp32', 'fp16', 'int8'; got 'fp8'"),
+        ([], r"precisions must be .*; got \[\]"),
+        (["fp32", "int8"], "'int8' needs images.*--data_dir"),
+    ],
+)
+def test_precisions_that_are_refused(
+    precisions: list[Any], message: str, tmp_path: Path, thin: PrunNetPreTrainedModel
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_folder(thin, tmp_path / "new", precisions=precisions)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_calibration_takes_some_of_the_images_of_a_folder_always_the_same(tmp_path: Path) -> None:
+    for place, picture in enumerate(PICTURES[:5]):
+        (tmp_path / f"class-{place % 2}").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"class-{place % 2}" / f"{place}.png")
+    found = find_calibration_images(tmp_path, 3)
+    assert len(set(found)) == 3
+    assert set(found) < set(tmp_path.rglob("*.png"))
+    assert find_calibration_images(tmp_path, 3) == found
+    assert len(find_calibration_images(tmp_path, 9)) == 5
+    with pytest.raises(ValueError, match="calibration_images must be at least 1; got 0"):
+        find_calibration_images(tmp_path, 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"data_dir=.*empty' holds no images"):
+        find_calibration_images(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"data_dir.*missing"):
+        find_calibration_images(tmp_path / "missing")

@@ -1,0 +1,119 @@
+"""What fp16 and int8 cost a subnetwork that searches the dense network's gallery, and what they save.
+
+    python benchmarks/devices.py out/omniglot out/grocery
+    python benchmarks/devices.py out/photos --data_dir photos --capacity 0.1
+
+Takes finished runs. The subnetwork is exported as `prunnet export` does it, with 512 training images for int8. Every
+file embeds the queries in ONNX Runtime and searches the gallery that the dense network embedded in torch, in float32.
+A time is that of one image by one thread: the thread's CPU time, the median over rounds in which the files take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunnet_hf import PrunNetModel
+from prunnet_hf.commands import CommandParser, run_command
+from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.export.device_folder import CALIBRATION_IMAGES, ExportedFile, export_folder
+from prunnet_hf.export.latency import describe_cpu
+from prunnet_hf.export.onnx import INPUT, open_session
+from prunnet_hf.export.precisions import SUFFIXES
+from prunnet_hf.retrieval.dataset_encoding import encode_share, pixel_batches
+from prunnet_hf.retrieval.protocols import Side, resolve_protocol
+from prunnet_hf.runs.arguments import parse_arguments
+from prunnet_hf.runs.run_data import load_run_data
+from prunnet_hf.training.networks import load_trained
+
+ROUNDS = 31
+DENSE = "dense, fp32"
+
+
+def main(command_line: list[str] | None = None) -> None:
+    """Print a Markdown table with a row for each file."""
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="finished run directories")
+    parser.add_argument("--capacity", type=float, default=0.2)
+    parser.add_argument(
+        "--data_dir", help="the folder of the runs' data set, if it isn't the one they were trained on"
+    )
+    options = parser.parse_args(command_line)
+    print("| run | file | KB | metric (%) | against fp32 | cosine distance | ms |\n|---|---|---:|---:|---:|---:|---:|")
+    for run in options.runs:
+        report(run, options.capacity, options.data_dir)
+    print(f"\ncapacity {options.capacity}, {describe_cpu(threads=1)}, {ROUNDS} rounds")
+
+
+def report(run: Path, capacity: float, data_dir: str | None) -> None:
+    """Print the rows of one run."""
+    flags = ["--config", str(run / "config.yaml"), "--output_dir", str(run), "--eval_only", "true"]
+    arguments = parse_arguments([*flags, *(["--data_dir", data_dir] if data_dir else [])])
+    model, processor = load_trained(arguments)
+    model.image_processor = processor
+    splits, dense = load_run_data(arguments), model.prunnet
+    with tempfile.TemporaryDirectory() as folder:
+        files = export(dense.prune(capacity), Path(folder) / "thin", splits)
+        files[DENSE] = export_folder(dense.prune(1.0), Path(folder) / "dense")[0]
+        rows = measure(files, dense, splits)
+        milliseconds = latencies(files, dense.config.image_size)
+    (_, whole), *_ = rows.values()
+    for name, (metric, value) in rows.items():
+        difference = round(100 * (value - whole), 2) + 0.0  # not -0.00
+        print(
+            f"| {run.name} | {name} | {files[name].size / 1e3:.0f} | {metric} {100 * value:.2f} | "
+            f"{difference:+.2f} | {abs(files[name].distance):.1g} | {milliseconds[name]:.3f} |",
+            flush=True,
+        )
+
+
+def export(network: PrunNetModel, folder: Path, splits: RetrievalSplits) -> dict[str, ExportedFile]:
+    """The files of a subnetwork at all precisions, by name."""
+    train: Any = splits.train
+    order = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
+    images = train.select(sorted(order))["image"]
+    files = export_folder(network, folder, precisions=list(SUFFIXES), images=list(images))
+    return {file.precision: file for file in files}
+
+
+def measure(
+    files: dict[str, ExportedFile], dense: PrunNetModel, splits: RetrievalSplits
+) -> dict[str, tuple[str, float]]:
+    """The headline metric of the protocol, and its value for the queries of each file in the dense gallery."""
+    protocol, processor = resolve_protocol(splits.protocol), dense.image_processor
+    query, gallery = (
+        encode_share({1.0: dense}, images, processor, progress=False).side(1.0)
+        for images in (splits.query, splits.gallery)
+    )
+    rows = {}
+    for name, file in files.items():
+        session = open_session(file.path)
+        found = [session.run(None, {INPUT: batch.numpy()})[0] for batch in pixel_batches(splits.query, processor)]
+        scores = protocol(Side(np.concatenate(found), query.columns), gallery)
+        rows[name] = next(iter(scores.items()))
+    return rows
+
+
+def latencies(files: dict[str, ExportedFile], image_size: int) -> dict[str, float]:
+    """Milliseconds of one image by one thread, by name."""
+    sessions = {name: open_session(file.path) for name, file in files.items()}
+    image = {INPUT: np.random.default_rng(0).standard_normal((1, 3, image_size, image_size), dtype=np.float32)}
+    times: dict[str, list[float]] = {name: [] for name in files}
+    for _ in range(ROUNDS):
+        for name, session in sessions.items():
+            session.run(None, image)  # the others have emptied the caches
+            start = time.thread_time()
+            session.run(None, image)
+            times[name].append(1e3 * (time.thread_time() - start))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks/devices.py", main))
