@@ -194,12 +194,12 @@ def test_a_folder_of_images_alone_is_learnt_from_and_tested_on(
         shutil.copy(image, flat / f"{image.parent.name}-{image.name}")
     encode_folder(teacher, flat, table)
     once = {"epochs": 1, "capacities": [0.5], "eval_capacities": [], "into_loss": ["regression"]}
-    train(into(flat, tmp_path / "run", table, method="joint", **once))
+    train(into(flat, tmp_path / "run", table, method="independent", **once))  # one network: few pictures and timings
     found = metrics(tmp_path / "run")
     assert (found["protocol"], found["split"], found["num_queries"]) == ("same_image", "validation", 3)
     assert found["num_train_images"] == 27
     assert found["into"]["itself"] == {"mAP": 1.0, "recall@1": 1.0}
-    assert found["into"]["values"].keys() == {"0.50", "1.00"}
+    assert found["into"]["values"].keys() == {"0.50"}
     write_card(tmp_path / "run", execute=False)
     text = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "among 3 images of" in text
