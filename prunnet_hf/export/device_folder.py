@@ -26,7 +26,8 @@ from .processing import TOLERANCE, check_processing, with_processing
 
 Processing = Literal["outside", "inside"]
 FOLDER = "onnx"
-MODEL, WITH_PROCESSING = "model", "model_with_processing"
+MODEL, WITH_PROCESSING = "model.onnx", "model_with_processing.onnx"
+"""Of float32."""
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 512
 _DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
@@ -115,7 +116,7 @@ def write_onnx_files(
         )
     network = export_copy(model)
     whole = to_onnx(network)
-    check_onnx(whole, network, folder / FOLDER / f"{MODEL}.onnx")
+    check_onnx(whole, network, folder / FOLDER / MODEL)
     batches = _pixel_values(model, images) or [network.images(count).numpy() for count in CHECKED_BATCHES]
     contents: list[tuple[ExportedFile, bytes]] = []
     for precision in precisions:
@@ -133,13 +134,18 @@ def _files_of(
     content: bytes, precision: Precision, model: PrunNetPreTrainedModel, processing: Processing
 ) -> dict[str, bytes]:
     """The file of a network by its name, and if asked for the one that has the processing inside."""
-    made = {f"{MODEL}{SUFFIXES[precision]}.onnx": content}
+    made = {_named(MODEL, precision): content}
     if processing == "inside":
         processor, size = model.image_processor, model.config.image_size
         inside = with_processing(content, processor, size)
         check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
-        made[f"{WITH_PROCESSING}{SUFFIXES[precision]}.onnx"] = inside
+        made[_named(WITH_PROCESSING, precision)] = inside
     return made
+
+
+def _named(name: str, precision: Precision) -> str:
+    """The name that a file of float32 has at another precision."""
+    return name.replace(".onnx", f"{SUFFIXES[precision]}.onnx")
 
 
 def find_calibration_images(data_dir: str | os.PathLike[str], count: int = CALIBRATION_IMAGES) -> list[Path]:
