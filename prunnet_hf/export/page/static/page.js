@@ -196,7 +196,7 @@ async function useBlob(blob, name, { label = null, row = null, example = null } 
   if (mine !== turn) return;
   if (query?.url) URL.revokeObjectURL(query.url);
   query = { pixels: pixelsOf(bitmap), label, row, name, url: URL.createObjectURL(blob) };
-  showQuery(example, Math.max(bitmap.width, bitmap.height) < 160);
+  showQuery(example, Math.max(bitmap.width, bitmap.height) <= 64);
   await update();
 }
 
