@@ -21,6 +21,7 @@ from prunnet_hf.retrieval.embedding_table import Embeddings, read_embeddings, wr
 from prunnet_hf.retrieval.folder_encoding import encode_folder
 from prunnet_hf.retrieval.gallery import Gallery
 from prunnet_hf.retrieval.protocols import Side, leave_one_out
+from prunnet_hf.retrieval.search import normalize
 from prunnet_hf.runs.arguments import RunArguments
 from prunnet_hf.runs.evaluation import against_own_gallery, cut_subnetworks, self_test
 from prunnet_hf.runs.record import IntoRecord
@@ -193,15 +194,25 @@ def test_a_folder_of_images_alone_is_learnt_from_and_tested_on(
     for image in (photos / "train").glob("*/*.png"):
         shutil.copy(image, flat / f"{image.parent.name}-{image.name}")
     encode_folder(teacher, flat, table)
-    once = {"epochs": 1, "capacities": [0.5], "eval_capacities": [], "into_loss": ["regression"]}
-    train(into(flat, tmp_path / "run", table, method="independent", **once))  # one network: few pictures and timings
-    found = metrics(tmp_path / "run")
-    assert (found["protocol"], found["split"], found["num_queries"]) == ("same_image", "validation", 3)
-    assert found["num_train_images"] == 27
-    assert found["into"]["itself"] == {"mAP": 1.0, "recall@1": 1.0}
-    assert found["into"]["values"].keys() == {"0.50"}
-    write_card(tmp_path / "run", execute=False)
-    text = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    run = into(flat, tmp_path / "run", table, epochs=1, into_loss=["regression"])
+    splits, once = load_run_data(run), trainer(run)
+    assert once.run().facts.num_train_images == 27
+    reference = once.space.reference(splits)
+    held_out = Encoded(np.arange(3), {"id": splits.query["id"][:]}, {1.0: reference.query})
+    found = against_own_gallery(reference, splits.protocol, held_out, held_out)
+    assert found.values == {"1.00": {"mAP": 1.0, "recall@1": 1.0}}  # its own queries find themselves
+    known = read_embeddings(table)
+    rows = [known.paths.index(name) for name in splits.query["id"]]
+    np.testing.assert_allclose(reference.query, normalize(known.embeddings[rows]), atol=1e-6)
+
+
+def test_a_card_says_that_images_without_classes_find_themselves(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    record = {**metrics(run), "protocol": "same_image", "split": "validation", "num_queries": 3, "num_gallery": 3}
+    (run / "metrics.json").write_text(json.dumps(record))
+    write_card(run, execute=False)
+    text = (run / "README.md").read_text(encoding="utf-8")
     assert "among 3 images of" in text
     assert "have no classes and were held out of training: each is to find itself" in text
 
