@@ -16,6 +16,9 @@ r"""Publish a finished run on the Hub, so that each device downloads what its ca
     # a page that prunnet page has made, as a static Space that names the model
     python push_to_hub.py site --space org/photos-search --repo_id org/photos
 
+    # each network as ONNX, too, for devices and browsers; int8 is made with the images of a folder
+    python push_to_hub.py out/photos --repo_id org/photos --onnx --data_dir photos/train
+
 Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
 All arguments: python push_to_hub.py --help
 """

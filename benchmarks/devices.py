@@ -11,10 +11,8 @@ A time is that of one image by one thread: the thread's CPU time, the median ove
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from prunnet_hf import PrunNetModel
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.splits import RetrievalSplits
 from prunnet_hf.export.device_folder import CALIBRATION_IMAGES, ExportedFile, export_folder
-from prunnet_hf.export.latency import describe_cpu
+from prunnet_hf.export.latency import describe_cpu, time_files
 from prunnet_hf.export.onnx import INPUT, open_session
 from prunnet_hf.export.precisions import SUFFIXES
 from prunnet_hf.retrieval.dataset_encoding import encode_share, pixel_batches
@@ -63,7 +61,8 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
         files = export(dense.prune(capacity), Path(folder) / "thin", splits)
         files[DENSE] = export_folder(dense.prune(1.0), Path(folder) / "dense")[0]
         rows = measure(files, dense, splits)
-        milliseconds = latencies(files, dense.config.image_size)
+        paths = {name: file.path for name, file in files.items()}
+        milliseconds = time_files(paths, dense.config.image_size, rounds=ROUNDS).milliseconds
     (_, whole), *_ = rows.values()
     for name, (metric, value) in rows.items():
         difference = round(100 * (value - whole), 2) + 0.0  # not -0.00
@@ -99,20 +98,6 @@ def measure(
         scores = protocol(Side(np.concatenate(found), query.columns), gallery)
         rows[name] = next(iter(scores.items()))
     return rows
-
-
-def latencies(files: dict[str, ExportedFile], image_size: int) -> dict[str, float]:
-    """Milliseconds of one image by one thread, by name."""
-    sessions = {name: open_session(file.path) for name, file in files.items()}
-    image = {INPUT: np.random.default_rng(0).standard_normal((1, 3, image_size, image_size), dtype=np.float32)}
-    times: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(ROUNDS):
-        for name, session in sessions.items():
-            session.run(None, image)  # the others have emptied the caches
-            start = time.thread_time()
-            session.run(None, image)
-            times[name].append(1e3 * (time.thread_time() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 if __name__ == "__main__":

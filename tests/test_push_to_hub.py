@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from prunnet_hf.cli.push import chosen_precisions
 from push_to_hub import main, parse_arguments, push
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
@@ -81,3 +82,16 @@ def test_push_says_where_everything_is(hub: HubServer, finished_run: Path, tmp_p
     assert hub.token not in readme
     # The card's snippet was really run, in a process of its own.
     assert "```text\n(3, 8) (3, 8)\n[[" in readme
+
+
+@pytest.mark.parametrize(
+    ("words", "precisions"),
+    [
+        ([], []),
+        (["--onnx"], ["fp32", "fp16"]),
+        (["--onnx", "--data_dir", "photos"], ["fp32", "fp16", "int8"]),
+        (["--onnx", "int8", "--data_dir", "photos"], ["int8"]),
+    ],
+)
+def test_precisions_of_onnx_files(words: list[str], precisions: list[str]) -> None:
+    assert chosen_precisions(parse_arguments(["run", "--repo_id", "org/name", *words])) == precisions

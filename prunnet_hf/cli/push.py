@@ -16,6 +16,9 @@ r"""Publish a finished run on the Hub, so that each device downloads what its ca
     # a page that prunnet page has made, as a static Space that names the model
     {command} site --space org/photos-search --repo_id org/photos
 
+    # each network as ONNX, too, for devices and browsers; int8 is made with the images of a folder
+    {command} out/photos --repo_id org/photos --onnx --data_dir photos/train
+
 Publishing again uploads what has changed, and keeps what was written by hand in the README on the Hub.
 All arguments: {command} --help
 """
@@ -29,6 +32,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import CommandParser, run_command
+from ..export.precisions import SUFFIXES, Precision
 from ..hub.publish import PublishedRun, check_repo_id, publish_run
 from ..hub.space import publish_page, staged_page
 from ..hub.staging import LAYOUTS, Publication, stage_run
@@ -76,6 +80,14 @@ def parse_arguments(words: Sequence[str] | None = None, name: str = NAME) -> arg
         action="store_true",
         help="Also upload examples.png, if its test images may be published: who is on them, and under which licence?",
     )
+    parser.add_argument(
+        "--onnx",
+        nargs="*",
+        choices=list(SUFFIXES),
+        help="Also upload each network as ONNX, at these precisions; without one fp32 and fp16, with --data_dir int8, "
+        "too. transformers.js loads the first.",
+    )
+    parser.add_argument("--data_dir", type=Path, help="Folder of images, best of training, for the int8 of --onnx.")
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
     arguments = parser.parse_args(words)
     if arguments.repo_id is None and arguments.space is None:
@@ -95,6 +107,8 @@ def push(arguments: argparse.Namespace) -> str:
         license=arguments.license,
         with_examples=arguments.with_examples,
         eval_task=arguments.eval_task,
+        onnx=chosen_precisions(arguments),
+        data_dir=arguments.data_dir,
     )
     if not arguments.dry_run:
         published = publish_run(
@@ -117,10 +131,19 @@ def push(arguments: argparse.Namespace) -> str:
     )
 
 
+def chosen_precisions(arguments: argparse.Namespace) -> list[Precision]:
+    """The precisions of ONNX files that the arguments ask for."""
+    if arguments.onnx is None:
+        return []
+    usual: list[Precision] = ["fp32", "fp16"]
+    return arguments.onnx or (usual if arguments.data_dir is None else [*usual, "int8"])
+
+
 def _push_page(arguments: argparse.Namespace) -> str:
     """Publish a page as a Space, or with `--dry_run` only list its files; returns what to print."""
-    of_a_run = ("capacities", "collection", "license", "eval_task", "with_code", "with_examples")
+    of_a_run = ("capacities", "collection", "license", "eval_task", "with_code", "with_examples", "data_dir")
     given = [f"--{name}" for name in of_a_run if getattr(arguments, name)]
+    given += ["--onnx"] if arguments.onnx is not None else []
     given += ["--layout"] if arguments.layout != LAYOUTS[0] else []
     if given:
         raise ValueError(

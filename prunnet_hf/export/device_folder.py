@@ -19,6 +19,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.official_files import require_folder
 from ..prunable_model import PrunNetPreTrainedModel
+from ..pruning.masking import format_capacity
 from ..retrieval.image_sources import folder_images
 from .onnx import CHECKED_BATCHES, Embedder, check_onnx, export_copy, require_onnx, to_onnx
 from .precisions import SUFFIXES, TOLERANCES, Batches, Precision, distance_from_torch, to_precision
@@ -95,9 +96,7 @@ def export_folder(
         config.architectures = [type(model.base_model).__name__]
         config.id2label, config.num_labels = None, 2  # the classes of training; transformers' files leave out 2
         config.save_pretrained(staging)
-        content = json.loads((staging / CONFIG_NAME).read_text(encoding="utf-8"))
-        content["transformers.js_config"] = {"dtype": _DTYPES[chosen[0]]}
-        (staging / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        name_default(staging, chosen[0])
     return tuple(replace(file, path=folder / file.path.relative_to(staging)) for file in written)
 
 
@@ -134,18 +133,30 @@ def _files_of(
     content: bytes, precision: Precision, model: PrunNetPreTrainedModel, processing: Processing
 ) -> dict[str, bytes]:
     """The file of a network by its name, and if asked for the one that has the processing inside."""
-    made = {_named(MODEL, precision): content}
+    made = {stored_name(MODEL, precision): content}
     if processing == "inside":
         processor, size = model.image_processor, model.config.image_size
         inside = with_processing(content, processor, size)
         check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
-        made[_named(WITH_PROCESSING, precision)] = inside
+        made[stored_name(WITH_PROCESSING, precision)] = inside
     return made
 
 
-def _named(name: str, precision: Precision) -> str:
-    """The name that a file of float32 has at another precision."""
+def stored_name(name: str, precision: Precision) -> str:
+    """The name at some precision of a file that has `name` in float32.
+
+    Example:
+        >>> stored_name(MODEL, "fp16")
+        'model_fp16.onnx'
+    """
     return name.replace(".onnx", f"{SUFFIXES[precision]}.onnx")
+
+
+def name_default(folder: Path, precision: Precision) -> None:
+    """Note in a folder's config.json which file transformers.js is to load unless another is asked for."""
+    content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    content["transformers.js_config"] = {"dtype": _DTYPES[precision]}
+    (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def find_calibration_images(data_dir: str | os.PathLike[str], count: int = CALIBRATION_IMAGES) -> list[Path]:
@@ -205,11 +216,13 @@ def _pixel_values(model: PrunNetPreTrainedModel, images: Sequence[Any]) -> list[
 
 def _checked_distance(content: bytes, network: Embedder, batches: Batches, precision: Precision) -> float:
     """The distance from torch, if it is allowed."""
+    capacity: float = network.network.config.capacity
     distance = distance_from_torch(content, network, batches)
     if not distance <= TOLERANCES[precision]:  # also if it isn't a number
         raise RuntimeError(
-            f"precision {precision!r} is refused, because its embeddings have a mean cosine distance {distance:.1e} "
-            f"from torch's, where {TOLERANCES[precision]:g} is allowed. Leave it out, or pass more images."
+            f"precision {precision!r} is refused at capacity {format_capacity(capacity)}, because its "
+            f"embeddings have a mean cosine distance of {distance:.1e} from torch's, where {TOLERANCES[precision]:g} "
+            "is allowed. Leave it out, or pass more images."
         )
     return distance
 

@@ -30,6 +30,7 @@ from ..storage.forms import weights_bytes
 from .figures import CapacityRow, band_downloads, capacity_rows, read_run
 from .indices import index_rows, record_indices, recorded_indices
 from .metadata import card_data
+from .onnx_files import OnnxFiles
 from .readme import merge_readme, split_front_matter
 from .usage import Usage, dense_code, record_usage, recorded_usage, run_code, single_code, subnetwork_code
 
@@ -97,6 +98,7 @@ def build_card(
     subnetworks: Mapping[float, Path] | None = None,
     license: str | None = None,
     with_code: bool = False,
+    onnx: OnnxFiles | None = None,
 ) -> str:
     """Render the card of a run: YAML, then the text between `BEGIN` and `END`. The snippet that it shows is run.
 
@@ -110,6 +112,7 @@ def build_card(
             the run.
         license: License of the weights, as the Hub abbreviates it (`"apache-2.0"`); left out if not given.
         with_code: Whether the code for `trust_remote_code` lies beside the model.
+        onnx: The ONNX files beside the weights; None if there are none.
 
     Raises:
         FileNotFoundError: If the run has no `metrics.json` or `config.yaml`.
@@ -129,6 +132,7 @@ def build_card(
         downloads=band_downloads(root / model_id, found.evaluated_capacities),
         license=license,
         with_code=with_code,
+        onnx=onnx,
     )
 
 
@@ -141,6 +145,7 @@ def build_subnetwork_card(
     root: Path,
     license: str | None = None,
     with_code: bool = False,
+    onnx: OnnxFiles | None = None,
 ) -> str:
     """Render the card of one subnetwork that is published by itself. The snippet that it shows is run.
 
@@ -152,6 +157,7 @@ def build_subnetwork_card(
         root: A folder in which both ids are paths of the models as they will be published.
         license: As in `build_card`.
         with_code: As in `build_card`.
+        onnx: As in `build_card`.
 
     Raises:
         FileNotFoundError: As in `build_card`.
@@ -172,6 +178,7 @@ def build_subnetwork_card(
         usage,
         name=name,
         with_code=with_code,
+        onnx=onnx,
         dense_id=dense_id,
         row=next(row for row in rows if row.capacity == capacity),
         dense=rows[-1],
@@ -194,6 +201,7 @@ def render_card(
     downloads: Mapping[float, int] | None = None,
     license: str | None = None,
     with_code: bool = False,
+    onnx: OnnxFiles | None = None,
 ) -> str:
     """Fill in the template of a run's card.
 
@@ -209,6 +217,7 @@ def render_card(
         downloads: As in `capacity_rows`.
         license: As in `build_card`.
         with_code: As in `build_card`.
+        onnx: As in `build_card`.
     """
     names = run.metric_names
     rows = capacity_rows(run, files, downloads)
@@ -223,6 +232,7 @@ def render_card(
         usage,
         name=name,
         with_code=with_code,
+        onnx=onnx,
         has_examples=has_examples,
         model_id=model_id,
         layout=layout,

@@ -17,6 +17,9 @@ import yaml
 from safetensors import SafetensorError
 
 from ..configuration_prunnet import PrunNetConfig
+from ..export.device_folder import ExportedFile, check_precisions, find_calibration_images
+from ..export.onnx import require_onnx
+from ..export.precisions import Precision
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacities, format_capacity
@@ -28,6 +31,7 @@ from .figures import read_run
 from .indices import record_indices
 from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
 from .names import MAIN, PICTURES, PROCESSOR, README, subnetwork_name
+from .onnx_files import add_onnx, measured
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
@@ -46,9 +50,13 @@ class Publication:
             be published under the licence of the data set.
         eval_task: Task in the `eval.yaml` of the Hub data set that the run was evaluated on, to list the dense network
             on its leaderboard; None for no leaderboard.
+        onnx: Precisions at which each network is also published as ONNX: `fp32`, `fp16`, `int8`. The first is what
+            transformers.js loads.
+        data_dir: A folder of images, best of training, with which ONNX files are compared with torch; int8 needs it.
 
     Raises:
-        ValueError: If `layout` is not one of these.
+        ImportError: If ONNX is asked for and the extra `onnx` isn't installed.
+        ValueError: If `layout` is not one of these, or `onnx` or `data_dir` can't be.
     """
 
     repo_id: str
@@ -58,11 +66,18 @@ class Publication:
     license: str | None = None
     with_examples: bool = False
     eval_task: str | None = None
+    onnx: Sequence[Precision] = ()
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the layout."""
+        """Check the layout, and what is asked for as ONNX."""
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {self.layout!r}.")
+        if self.onnx:
+            check_precisions(self.onnx, has_images=self.data_dir is not None)
+            require_onnx()
+        elif self.data_dir is not None:
+            raise ValueError(f"data_dir={str(self.data_dir)!r} is for ONNX files: give onnx, too, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -166,6 +181,9 @@ class _Staging:
         self._record = read_run(run)
         self._model: PrunNetModel = PrunNetModel.from_pretrained(run / "model")
         self._capacities = _choose_capacities(self._model, self._record, publication.capacities)
+        images = publication.data_dir
+        self._images = [] if images is None else find_calibration_images(images)
+        self._onnx: dict[tuple[float, str], ExportedFile] = {}
         # The card's snippet is run in `directory`, where the name of a repository is the path of its folder.
         self._main = StagedFolder(directory / publication.repo_id, publication.repo_id)
         if publication.with_examples and not (run / EXAMPLES).is_file():
@@ -214,6 +232,8 @@ class _Staging:
         model.config.backbone_kwargs = without_local_paths(model.config.backbone_kwargs)
         model.save_pretrained(folder, bands=band_edges(model.config))
         PrunNetImageProcessor.from_pretrained(self._run / "model").save_pretrained(folder)
+        if self._publication.onnx:
+            self._onnx |= add_onnx(model, folder, self._publication.onnx, self._images)
         refer_to_code(folder, present=self._publication.with_code)
 
     def _subnetwork_folder(self, capacity: float) -> StagedFolder:
@@ -225,7 +245,8 @@ class _Staging:
         return StagedFolder(self._directory / f"{repo_id}@{name}", repo_id, name)
 
     def _write_cards(self, public_run: Path, folders: dict[float, StagedFolder]) -> None:
-        publication = self._publication
+        publication, size = self._publication, self._model.config.image_size
+        onnx = measured(self._onnx, len(self._images), size) if self._onnx else None
         card = build_card(
             public_run,
             model_id=publication.repo_id,
@@ -234,6 +255,7 @@ class _Staging:
             subnetworks={capacity: folder.path for capacity, folder in folders.items()},
             license=publication.license,
             with_code=publication.with_code,
+            onnx=onnx,
         )
         write_text(self._main.path / README, card)
         if publication.layout != "repos":
@@ -247,6 +269,7 @@ class _Staging:
                 root=self._directory,
                 license=publication.license,
                 with_code=publication.with_code,
+                onnx=onnx and onnx.of(capacity),
             )
             write_text(folder.path / README, card)
 

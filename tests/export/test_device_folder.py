@@ -153,7 +153,9 @@ def test_int8_that_moves_embeddings_is_refused(tmp_path: Path, thin: PrunNetPreT
     with torch.no_grad():
         model.base_model.backbone.layer4[-1].bn2.bias[0] = 1e5
         model.base_model.projector[0].weight[:, 0] = 0
-    with pytest.raises(RuntimeError, match=r"precision 'int8' is refused.*where 0\.02 is allowed.*more images"):
+    with pytest.raises(
+        RuntimeError, match=r"precision 'int8' is refused at capacity 0\.50.*where 0\.02 is allowed.*more images"
+    ):
         export_folder(model, tmp_path, precisions=["int8"], images=PICTURES)
     assert [*tmp_path.iterdir()] == []
 

@@ -17,6 +17,8 @@ from prunnet_hf.hub.names import is_ours, subnetwork_name
         *("bands.index.json", "band-00001-of-00005.safetensors", "band-00001-of-00005.ranks.safetensors"),
         *("metrics.json", "compatibility.png", "curve.png", "compressibility.png", "examples.png"),
         *("modeling_prunnet.py", "masking.py"),
+        *("onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_with_processing_quantized.onnx"),
+        *("capacity-0.20/onnx/model.onnx", "capacity-0.20/onnx/model_quantized.onnx"),
         *("capacity-0.20/config.json", "capacity-0.125/model.packed.safetensors", "capacity-1.00/config.json"),
     ],
 )
@@ -33,6 +35,13 @@ def test_ours(path: str) -> None:
             "capacity-small/config.json",
             "onnx/model.safetensors",
             "capacity-0.20/a/config.json",
+        ),
+        *(
+            "onnx/model_q4.onnx",
+            "onnx/notes.txt",
+            "model.onnx",
+            "other/onnx/model.onnx",
+            "a/capacity-0.20/onnx/model.onnx",
         ),
         *("capacity-0.20", "capacity-0.20/metrics.json", "capacity-0.20/README.md"),
     ],
