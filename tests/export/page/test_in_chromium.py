@@ -11,7 +11,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +298,27 @@ def test_a_network_that_cant_be_fetched_is_named_and_can_be_tried_again(visit: V
     page.unroute("**/capacity-0.10.onnx")
     page.locator("#examples button").nth(1).click()
     page.locator("#notice").wait_for(state="hidden")
+
+
+def test_the_runtime_comes_from_its_cdn_where_none_was_copied(visit: Visit) -> None:
+    asked: list[str] = []
+
+    def from_cdn(route: Route) -> None:
+        manifest = route.fetch().json()
+        route.fulfill(json={**manifest, "runtime": asdict(FROM_CDN)})
+
+    def answer(route: Route) -> None:  # the CDN itself is out of reach; its digests are checked by the browser
+        asked.append(route.request.url)
+        local = runtime_folder() / "dist" / asked[-1].rpartition("/")[2]
+        route.fulfill(path=local, headers={"Access-Control-Allow-Origin": "*"})
+
+    def prepare(page: Page) -> None:
+        page.route("**/page.json", from_cdn)
+        page.route("https://cdn.jsdelivr.net/**", answer)
+
+    page = visit(prepare=prepare)
+    assert sorted(asked) == sorted([FROM_CDN.script.url, FROM_CDN.wasm.url])
+    assert len(found(page, "chosen")) == K
 
 
 def test_a_runtime_that_was_changed_is_refused(visit: Visit) -> None:
