@@ -62,6 +62,8 @@ def page(
             matrix=matrix_of(record),
         )
         _say(build_page(network, gallery, output, wanted, runtime=runtime), output)
+        if not serve:
+            typer.echo(f"Any static host can serve it; here: prunnet page --output {output} --serve")
     if serve:
         with serving(output, port) as server:
             typer.echo(f"{address(server)} shows {output}; Ctrl-C ends it.")

@@ -53,9 +53,9 @@ async function fetchBytes(file, kind) {
     response = await fetch(file.url, file.integrity ? { integrity: file.integrity, mode: "cors" } : {});
   } catch (error) {
     const changed = file.integrity ? ", or isn't the file that this page was made for" : "";
-    throw new PageError(`${file.url} can't be fetched${changed}. Check the connection, and try again.`);
+    throw new PageError(`${file.url} can't be fetched${changed}. Check the connection, and load the page again.`);
   }
-  if (!response.ok) throw new PageError(`${file.url} can't be fetched: the host answers ${response.status}. Try again later.`);
+  if (!response.ok) throw new PageError(`${file.url} can't be fetched: the host answers ${response.status}. Load the page again later.`);
   const reader = response.body.getReader(), parts = [];
   try {
     for (let part; !(part = await reader.read()).done;) {
@@ -64,7 +64,7 @@ async function fetchBytes(file, kind) {
       showFetched();
     }
   } catch (error) {
-    throw new PageError(`${file.url} broke off while it was fetched. Check the connection, and try again.`);
+    throw new PageError(`${file.url} broke off while it was fetched. Check the connection, and load the page again.`);
   }
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   parts.reduce((start, part) => (bytes.set(part, start), start + part.length), 0);
