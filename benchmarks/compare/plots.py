@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = (
     *("#31688e", "#d1742e", "#2a9d5c", "#a5388f", "#6b6b6b", "#c9a227"),
-    *("#17becf", "#8c564b", "#e377c2", "#1b1b1b", "#7fbc41", "#b2182b"),
+    *("#17becf", "#8c564b", "#e377c2", "#1b1b1b", "#7fbc41", "#b2182b", "#5e3c99"),
 )
 TITLES = {SELF: "queries and gallery by the same network", CROSS: "gallery by the dense network"}
 BYTES, TIME = "MB of the saved network", "ms for an image, one CPU thread"
