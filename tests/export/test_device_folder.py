@@ -109,6 +109,21 @@ def test_a_file_is_about_as_large_as_its_weights_and_names_no_folder_of_this_mac
         assert str(Path(prunnet_hf.__file__).parent).encode() not in file.path.read_bytes()
 
 
+def test_openvino_reads_every_file_and_gives_torchs_embeddings(
+    thin: PrunNetPreTrainedModel, exported: tuple[ExportedFile, ...]
+) -> None:
+    import openvino
+
+    expected = thin.encode(PICTURES[0])
+    pixel_values = thin.image_processor(PICTURES[0], return_tensors="np")["pixel_values"]
+    for file in exported:
+        network = openvino.Core().compile_model(file.path, "CPU")
+        given = np.array(PICTURES[0]) if "with_processing" in file.path.name else pixel_values
+        found = network([given])["pooler_output"]
+        assert found.shape == (1, 8)
+        assert 1 - (found @ expected.T).item() <= (2e-2 if file.precision == "int8" else 1e-3), file.path.name
+
+
 def test_embeddings_that_differ_leave_nothing(tmp_path: Path) -> None:
     model = tiny_of_units()
     with torch.no_grad():
