@@ -74,7 +74,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of its files."""
-        words = self.entry.name.replace(",", "").replace(" ", "-")
+        words = self.entry.name.replace(",", "").replace(":", "").replace(" ", "-")
         return words + ("" if self.trial is None else f"-trial{self.trial}") + f"-seed{self.seed}"
 
     @property

@@ -42,7 +42,9 @@ def page(
         Path | None, typer.Option(help="npm's onnxruntime-web, to copy; by default from its CDN, pinned.")
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Then serve it here; alone, one that is there.")] = False,
-    port: Annotated[int, typer.Option(help="With --serve: of this machine; 0 takes any free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="With --serve: of this machine; 0 takes any free one.")
+    ] = DEFAULT_PORT,
 ) -> None:
     """Make a web page that searches a gallery in the browser."""
     if (model is None) != (gallery is None) or (model is None and not serve):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +25,7 @@ from ..runs.manifest import find_damage
 from ..runs.methods import find_method
 from ..runs.ownership import DENSE, PHASE, discard_stages
 from ..runs.run_directory import write_json
+from ..runs.unused import OF_TRAINING
 from ..storage.json_text import load_json
 from .checkpoints import changed_arguments, check_same_data, list_checkpoints, save_whole
 from .distillation import DistillationObjective
@@ -49,10 +50,12 @@ def arguments_of_phase(arguments: RunArguments) -> RunArguments:
     options = arguments.train
     directory = Path(options.output_dir) / DENSE
     epochs, rate = cast("int", options.dense_epochs), cast("float", options.dense_learning_rate)
+    of_subnetworks = {field.name: field.default for field in fields(options) if field.name in OF_TRAINING}
     return replace(
         arguments,
         train=replace(
             options,
+            **of_subnetworks,
             method="independent",
             capacities=[1.0],
             eval_capacities=[],

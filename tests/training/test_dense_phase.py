@@ -86,6 +86,15 @@ def test_the_phase_trains_one_network_as_the_run_does(photos: Path, tmp_path: Pa
     assert (phase.model, phase.data) == (run.model, run.data)
 
 
+def test_the_phase_leaves_out_what_only_the_second_uses(photos: Path, tmp_path: Path) -> None:
+    chosen = {"distillation_weight": 0.0, "distillation_temperature": 0.5, "capacity_draws": 1, "shrink_share": 0.25}
+    run = distilled(photos, tmp_path / "run", **chosen)
+    assert {name: getattr(run.train, name) for name in chosen} == chosen
+    alone = arguments(photos, tmp_path / "alone", method="independent", capacities=[1.0]).train
+    phase = arguments_of_phase(run).train
+    assert {name: getattr(phase, name) for name in chosen} == {name: getattr(alone, name) for name in chosen}
+
+
 def test_only_distillation_with_epochs_for_it_has_the_phase(photos: Path, tmp_path: Path) -> None:
     assert has_dense_phase(distilled(photos, tmp_path).train)
     assert not has_dense_phase(distilled(photos, tmp_path, dense_epochs=0).train)

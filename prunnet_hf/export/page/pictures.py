@@ -88,7 +88,7 @@ def write_gallery_part(shown: Shown, site: Path) -> dict[str, Any]:
         ValueError: If an image can't be read, or vectors are so long that nothing is left for thumbnails.
     """
     vectors = shown.vectors.astype("<f2").tobytes()
-    thumbnails = _thumbnails([open_image(path) for path in shown.paths], len(vectors), shown.vectors.shape[1])
+    thumbnails = _thumbnails([_small(path) for path in shown.paths], len(vectors), shown.vectors.shape[1])
     (site / VECTORS).parent.mkdir()
     (site / VECTORS).write_bytes(vectors)
     (site / THUMBNAILS).write_bytes(b"".join(thumbnails))
@@ -182,8 +182,17 @@ def _thumbnails(images: Sequence[Image.Image], vector_bytes: int, dim: int) -> l
     )
 
 
+def _small(path: str) -> Image.Image:
+    """The largest thumbnail that a page may have of an image: all are in memory together, whole photos would not fit."""
+    return _square(open_image(path), SIDES[0])
+
+
 def _thumbnail(image: Image.Image, side: int) -> bytes:
-    side = min(side, *image.size)  # enlarging is the browser's work
     written = io.BytesIO()
-    ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS).save(written, "WEBP", quality=_QUALITY)
+    _square(image, side).save(written, "WEBP", quality=_QUALITY)
     return written.getvalue()
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    side = min(side, *image.size)  # enlarging is the browser's work
+    return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
