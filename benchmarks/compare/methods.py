@@ -164,7 +164,9 @@ SIDE_ENTRIES = (
         settings_of=DEFAULT_UNITS,
     ),
 )
-"""Shorter comparisons, of one data set. Mergers are compared with `prunnet, units`, which integrates."""
+"""Shorter comparisons, of one data set."""
+BESIDE = (DEFAULT_UNITS, "prunnet, units", DENSE_ALONE)
+"""Rows of the main comparison, which side ones are read beside: mergers take the place of `prunnet`'s integration."""
 
 
 FULL_WIDTH = {"backbone_kwargs": "{}", "image_size": 64, "resize": 72}

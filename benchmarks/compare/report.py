@@ -11,7 +11,7 @@ from prunnet_hf.runs.run_directory import write_json, write_text
 from ..pages import NO_ROW, fill
 from .figures import Rows, read_rows
 from .latency import read_latencies
-from .methods import DEFAULT, MAIN, SIDE, VALIDATION, WIDE
+from .methods import BESIDE, MAIN, SIDE, VALIDATION, WIDE
 from .plan import CHOSEN, COMPARED, RECIPES, is_compared
 from .plots import plot_capacities, plot_costs
 from .tables import cost_table, difference_table, quality_table, short_table, summary
@@ -24,7 +24,7 @@ PAGES = (Path("docs", "results.md"), Path("README.md"))
 PICTURES = Path("docs", "pictures")
 TABLES = {
     MAIN: ("quality", "differences", "targets", "cost"),
-    SIDE: ("quality", "differences", "cost"),
+    SIDE: ("quality", "cost"),
     WIDE: ("quality", "cost"),
 }
 PLACED = [(recipe, phase) for recipe in RECIPES for phase in TABLES if is_compared(recipe, phase)]
@@ -73,13 +73,19 @@ def blocks_of(found: Mapping[tuple[str, str], Mapping[str, Rows]], results: Path
     blocks["settings"] = chosen_table(results)
     for (recipe, phase), rows in found.items():
         name = f"{recipe} {phase}"
-        default = None if phase == WIDE else found.get((recipe, MAIN), {}).get(DEFAULT)
-        compared = rows if default is None else {DEFAULT: default, **rows}
+        compared = {**beside(found.get((recipe, MAIN), {}), rows), **rows} if phase == SIDE else rows
         blocks[f"{name} quality"] = quality_table(compared)
         blocks[f"{name} differences"] = difference_table(compared)
         blocks[f"{name} targets"] = target_table(compared) if phase == MAIN else []
         blocks[f"{name} cost"] = cost_table(compared)
     return {name: blocks.get(name) or [NO_ROW] for name in NAMES}
+
+
+def beside(main: Mapping[str, Rows], rows: Mapping[str, Rows]) -> dict[str, Rows]:
+    """The rows of the main comparison that side ones are compared with, of the same seeds only."""
+    seeds = {row["seed"] for own in rows.values() for row in own.rows}
+    chosen = {name: [row for row in main[name].rows if row["seed"] in seeds] for name in BESIDE if name in main}
+    return {name: Rows(main[name].entry, tuple(own)) for name, own in chosen.items() if own}
 
 
 def check_places(text: str, blocks: Mapping[str, Sequence[str]]) -> None:

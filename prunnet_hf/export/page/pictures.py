@@ -183,7 +183,7 @@ def _thumbnails(images: Sequence[Image.Image], vector_bytes: int, dim: int) -> l
 
 
 def _small(path: str) -> Image.Image:
-    """The largest thumbnail that a page may have of an image: all are in memory together, whole photos would not fit."""
+    """The largest thumbnail of an image: all lie in memory together, where whole photos would not fit."""
     return _square(open_image(path), SIDES[0])
 
 

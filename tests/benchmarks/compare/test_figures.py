@@ -12,7 +12,7 @@ import pytest
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
 from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
 from benchmarks.compare.plan import COMPARED, RECIPES, RESULTS
-from benchmarks.compare.report import PAGES, ROOT, TABLES, blocks_of, write_report
+from benchmarks.compare.report import PAGES, ROOT, TABLES, beside, blocks_of, write_report
 from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
 from benchmarks.pages import NO_ROW, fill
 
@@ -180,6 +180,15 @@ def test_a_table_without_rows_says_so_in_its_place() -> None:
     page = "<!-- omniglot side cost -->\n<!-- /omniglot side cost -->\n"
     blocks = blocks_of({}, Path("nowhere"))
     assert fill(page, blocks) == f"<!-- omniglot side cost -->\n\n{NO_ROW}\n\n<!-- /omniglot side cost -->\n"
+
+
+def test_side_rows_stand_beside_main_ones_of_the_same_seeds() -> None:
+    main = {
+        "prunnet, units": Rows(find_entry("prunnet, units"), tuple(row("prunnet, units", s, ROUND) for s in (0, 1, 2)))
+    }
+    side = {"merger: sum": Rows(find_entry("merger: sum"), tuple(row("merger: sum", s, ROUND) for s in (0, 2)))}
+    assert [each["seed"] for each in beside(main, side)["prunnet, units"].rows] == [0, 2]
+    assert beside({}, side) == {}
 
 
 def test_the_short_table_has_cross_tests_of_the_default() -> None:
