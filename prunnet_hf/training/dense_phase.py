@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -50,7 +50,7 @@ def arguments_of_phase(arguments: RunArguments) -> RunArguments:
     options = arguments.train
     directory = Path(options.output_dir) / DENSE
     epochs, rate = cast("int", options.dense_epochs), cast("float", options.dense_learning_rate)
-    of_subnetworks = {field.name: field.default for field in fields(options) if field.name in OF_TRAINING}
+    of_subnetworks: dict[str, Any] = {each.name: each.default for each in fields(options) if each.name in OF_TRAINING}
     return replace(
         arguments,
         train=replace(
