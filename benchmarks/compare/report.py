@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunnet_hf.runs.run_directory import write_json, write_text
 
-from ..pages import NO_ROW, fill
+from .pages import NO_ROW, fill
 from .figures import Rows, read_rows
 from .latency import read_latencies
 from .methods import BESIDE, MAIN, SIDE, VALIDATION, WIDE

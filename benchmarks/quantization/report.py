@@ -12,7 +12,7 @@ from prunnet_hf.retrieval.plots import draw_grid, new_figure, save_png
 from prunnet_hf.runs.run_directory import write_text
 
 from ..compare.figures import Figure
-from ..pages import NO_ROW, fill
+from ..compare.pages import NO_ROW, fill
 from .trials import ASKING, CAPACITIES, EXACT, METHODS, QUERIES, Row
 
 if TYPE_CHECKING:

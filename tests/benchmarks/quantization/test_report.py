@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pages import NO_ROW, fill
+from benchmarks.compare.pages import NO_ROW, fill
 from benchmarks.quantization.__main__ import RESULTS
 from benchmarks.quantization.report import FAMILY, PAGE, ROOT, SETS, blocks_of, read_rows, write_report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.pages import fill
+from benchmarks.compare.pages import fill
 
 PAGE = "<!-- a -->\nold\n<!-- /a -->\n\n<!-- other: a -->\nold\n<!-- /other: a -->\n"
 
