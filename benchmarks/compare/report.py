@@ -8,10 +8,10 @@ from pathlib import Path
 
 from prunnet_hf.runs.run_directory import write_json, write_text
 
-from .pages import NO_ROW, fill
 from .figures import Rows, read_rows
 from .latency import read_latencies
 from .methods import BESIDE, MAIN, SIDE, VALIDATION, WIDE
+from .pages import NO_ROW, fill
 from .plan import CHOSEN, COMPARED, RECIPES, is_compared
 from .plots import plot_capacities, plot_costs
 from .tables import cost_table, difference_table, quality_table, short_table, summary

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.compare.figures import CROSS, MEAN, SELF, Figure, Rows, passes_of, read_rows, stored_bytes
 from benchmarks.compare.methods import CAPACITIES, DEFAULT, DENSE_ALONE, find_entry
+from benchmarks.compare.pages import NO_ROW, fill
 from benchmarks.compare.plan import COMPARED, RECIPES, RESULTS
 from benchmarks.compare.report import PAGES, ROOT, TABLES, beside, blocks_of, write_report
 from benchmarks.compare.tables import cost_table, difference_table, quality_table, short_table, summary
-from benchmarks.compare.pages import NO_ROW, fill
 
 ROUND = {0.05: 0.5, 0.1: 0.6, 0.2: 0.7, 0.4: 0.7, 0.6: 0.8, 1.0: 0.9}
 """Its mean is 0.7."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare.pages import NO_ROW, fill
 from benchmarks.into.__main__ import RESULTS
 from benchmarks.into.plan import SETS
 from benchmarks.into.report import LABELS, PAGE, ROOT, blocks_of, read_rows, write_report
-from benchmarks.compare.pages import NO_ROW, fill
 
 
 def row(name: str, measure: str, seed: int = 0, cpu: float = 60.0, **figures: Any) -> dict[str, Any]:
