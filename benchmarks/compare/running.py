@@ -11,10 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from prunnet_hf.runs.run_directory import write_json
 
 from .methods import VALIDATION, words_of
 from .plan import Run, training_flags
+from .queues import WaitingQueue, empty
 from .rows import row_of
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +148,7 @@ def last_line(log: Path) -> str:
     return lines[-1].strip() if lines else "nothing"
 
 
-class Queue:
+class Queue(WaitingQueue[Run]):
     """Hands out runs in their order; one whose teacher isn't there yet waits.
 
     Args:
@@ -158,37 +157,11 @@ class Queue:
     """
 
     def __init__(self, runs: Sequence[Run], place: Place) -> None:
+        super().__init__(run for run in runs if not run.is_done(place.results))
         self.place = place
-        self.waiting = [run for run in runs if not run.is_done(place.results)]
-        self.active: list[Run] = []
-        self.changed = threading.Condition()
 
-    def take(self) -> Run | None:
-        """The next run; None if none is left, or none that can ever begin. Waits for a teacher in training."""
-        with self.changed:
-            while True:
-                ready = next((run for run in self.waiting if self._can_begin(run)), None)
-                if ready is not None:
-                    self.waiting.remove(ready)
-                    self.active.append(ready)
-                    return ready
-                if not self.active:
-                    return None
-                self.changed.wait()
-
-    def finish(self, run: Run) -> None:
-        """Say that a run ended, well or not."""
-        with self.changed:
-            self.active.remove(run)
-            self.changed.notify_all()
-
-    def clear(self) -> None:
-        """Hand out no more."""
-        with self.changed:
-            self.waiting.clear()
-            self.changed.notify_all()
-
-    def _can_begin(self, run: Run) -> bool:
+    def can_begin(self, run: Run) -> bool:
+        """Whether the model of its teacher is there."""
         teacher = run.teacher
         return teacher is None or (teacher.is_done(self.place.results) and self.place.has_model(teacher))
 
@@ -203,30 +176,17 @@ def perform_all(runs: Sequence[Run], place: Place, jobs: int) -> list[str]:
     failures: list[str] = []
     print(f"{len(queue.waiting)} of {len(runs)} runs have no row yet", flush=True)
 
-    def work() -> None:
-        while (run := queue.take()) is not None:
-            began = time.monotonic()
-            try:
-                row = perform(run, place)
-                print(
-                    f"{run.recipe} {run.phase} {run.name}: {figures(row)}, {time.monotonic() - began:.0f} s",
-                    flush=True,
-                )
-            except (RunFailed, OSError, ValueError, KeyError) as error:
-                failures.append(f"{run.recipe} {run.phase} {run.name} failed: {error}")
-                print(failures[-1], flush=True)
-            finally:
-                queue.finish(run)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        workers = [pool.submit(work) for _ in range(jobs)]
+    def do(run: Run) -> None:
+        began = time.monotonic()
         try:
-            for worker in workers:
-                worker.result()
-        except BaseException:
-            queue.clear()
-            place.stop()
-            raise
+            row = perform(run, place)
+            taken = f"{time.monotonic() - began:.0f} s"
+            print(f"{run.recipe} {run.phase} {run.name}: {figures(row)}, {taken}", flush=True)
+        except (RunFailed, OSError, ValueError, KeyError) as error:
+            failures.append(f"{run.recipe} {run.phase} {run.name} failed: {error}")
+            print(failures[-1], flush=True)
+
+    empty(queue, do, jobs, place.stop)
     return failures + [
         f"{run.name} needs the model of {run.teacher.name}, whose row must be removed to train it again"
         if run.teacher.is_done(place.results)

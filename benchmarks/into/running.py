@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prunnet_hf.runs.run_directory import write_json
 
+from ..compare.queues import WaitingQueue, empty
 from ..compare.running import ROOT, Place, RunFailed, run_process
 from .images import make_part, make_shifted, make_validation, write_targets
 from .measures import figures_of
@@ -128,7 +127,7 @@ def perform(step: Step, site: Site) -> dict[str, Any]:
     return row
 
 
-class Queue:
+class Queue(WaitingQueue[Step]):
     """Hands out steps in their order; one waits until those that it needs are done.
 
     Args:
@@ -137,36 +136,11 @@ class Queue:
     """
 
     def __init__(self, steps: Sequence[Step], site: Site) -> None:
+        super().__init__(step for step in steps if not site.is_done(step))
         self.site = site
-        self.waiting = [step for step in steps if not site.is_done(step)]
-        self.active: list[Step] = []
-        self.changed = threading.Condition()
 
-    def take(self) -> Step | None:
-        """The next step; None if none is left, or none that can ever begin. Waits for those that are needed."""
-        with self.changed:
-            while True:
-                ready = next((step for step in self.waiting if self._can_begin(step)), None)
-                if ready is not None:
-                    self.waiting.remove(ready)
-                    self.active.append(ready)
-                    return ready
-                if not self.active:
-                    return None
-                self.changed.wait()
-
-    def finish(self, step: Step) -> None:
-        """Say that a step ended, well or not."""
-        with self.changed:
-            self.active.remove(step)
-            self.changed.notify_all()
-
-    def clear(self) -> None:
-        """Hand out no more."""
-        with self.changed:
-            self.waiting.clear()
-
-    def _can_begin(self, step: Step) -> bool:
+    def can_begin(self, step: Step) -> bool:
+        """Whether the folders that it needs are there, and nobody is about to make them."""
         begun = {other.name for other in (*self.waiting, *self.active)}
         return not begun & set(step.needs) and all((self.site.work / need).is_dir() for need in step.needs)
 
@@ -181,28 +155,17 @@ def perform_all(steps: Sequence[Step], site: Site, jobs: int) -> list[str]:
     failures: list[str] = []
     print(f"{len(queue.waiting)} of {len(steps)} steps have no row yet", flush=True)
 
-    def work() -> None:
-        while (step := queue.take()) is not None:
-            began = time.monotonic()
-            try:
-                row = perform(step, site)
-                print(f"{site.name} {step.name}: {shown(row)}, {time.monotonic() - began:.0f} s", flush=True)
-            except (RunFailed, OSError, ValueError, KeyError) as error:
-                failures.append(f"{step.name} failed: {error}")
-                shutil.rmtree(site.directory(step), ignore_errors=True)  # nothing may begin from it
-                print(failures[-1], flush=True)
-            finally:
-                queue.finish(step)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        workers = [pool.submit(work) for _ in range(jobs)]
+    def do(step: Step) -> None:
+        began = time.monotonic()
         try:
-            for worker in workers:
-                worker.result()
-        except BaseException:
-            queue.clear()
-            site.place.stop()
-            raise
+            row = perform(step, site)
+            print(f"{site.name} {step.name}: {shown(row)}, {time.monotonic() - began:.0f} s", flush=True)
+        except (RunFailed, OSError, ValueError, KeyError) as error:
+            failures.append(f"{step.name} failed: {error}")
+            shutil.rmtree(site.directory(step), ignore_errors=True)  # nothing may begin from it
+            print(failures[-1], flush=True)
+
+    empty(queue, do, jobs, site.place.stop)
     return failures + [f"{step.name} needs the folders of {', '.join(step.needs)}" for step in queue.waiting]
 
 
