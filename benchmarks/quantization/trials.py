@@ -6,7 +6,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,10 +32,11 @@ from prunnet_hf.runs.yaml_text import load_yaml
 from prunnet_hf.training.gallery_learning import Learning, learn_gallery
 from prunnet_hf.training.joint_quantization import Settings
 
-EXACT, QUERIES = "exact", "queries"
-METHODS = (EXACT, "PQ", "OPQ", "centroids", QUERIES)
-"""`queries` also learns the projector of the subnetwork of `ASKING`."""
-QUERY_RATIOS = (32, 64)
+EXACT, BOUND, QUERIES = "exact", "bound", "queries"
+METHODS = (EXACT, "PQ", "OPQ", "centroids", BOUND, QUERIES)
+"""`queries` also learns the projector of the subnetwork of `ASKING`. The centroids of `bound` learn from the very
+queries that test it: what these codes would allow, if one knew what will be asked."""
+ONLY_AT = {BOUND: (32,), QUERIES: (32, 64)}
 CAPACITIES = (1.0, 0.2)
 ASKING = 0.2
 SEARCHES, FOUND = 50, 10
@@ -70,9 +71,9 @@ class Case:
 
 def ratios_of(method: str, arguments: argparse.Namespace) -> list[int]:
     """The ratios at which a method is measured; exact search has the ratio 1."""
-    if method == "exact":
+    if method == EXACT:
         return [1]
-    return [ratio for ratio in arguments.ratios if method != "queries" or ratio in QUERY_RATIOS]
+    return [ratio for ratio in arguments.ratios if ratio in ONLY_AT.get(method, arguments.ratios)]
 
 
 def perform(case: Case) -> str:
@@ -150,7 +151,7 @@ class Trial:
     """Measures the rows of one case."""
 
     def __init__(self, case: Case, model: PrunNetModel, train: Dataset, queries: Dataset, wanted: list[str]) -> None:
-        self.case, self.model, self.train = case, model, train
+        self.case, self.model, self.train, self.tested = case, model, train, queries
         self.images = [read_image(row) for row in stored_images(queries)]
         self.wanted = np.array(wanted)
         exact = Gallery.load(case.work / "exact")
@@ -165,7 +166,7 @@ class Trial:
         """One row."""
         row: Row = {"case": self.case.name, "method": method, "ratio": ratio, "images": len(self.vectors)}
         row |= {"capacities": {}, "index_bytes": 4 * self.vectors.size, "bytes": 4 * self.dim // ratio}
-        if method == "exact":
+        if method == EXACT:
             row["capacities"] = {f"{c:.2f}": self._quality(q, self.vectors) for c, q in self.queries.items()}
             return row
         index, facts = self._index(method, 4 * self.dim // ratio)
@@ -194,11 +195,13 @@ class Trial:
     def _learn(self, method: str, start: Path, folder: Path, num_bytes: int) -> Row:
         if (folder / INDEX).exists():  # its row is missing: the process was killed in between
             shutil.rmtree(folder)
-        learning = Learning(settings=Settings(steps=self.case.arguments.steps))
-        if method == "queries":
-            learning = Learning([ASKING], "projector", settings=learning.settings)
+        images = self.tested if method == BOUND else self.train
+        batch_size = min(Settings.batch_size, len(images))
+        learning = Learning(settings=Settings(steps=self.case.arguments.steps, batch_size=batch_size))
+        if method == QUERIES:
+            learning = replace(learning, capacities=[ASKING], query_side="projector")
         learned = learn_gallery(
-            start, folder, num_bytes, self.model, self.train, learning, with_embeddings=False, progress=False
+            start, folder, num_bytes, self.model, images, learning, with_embeddings=False, progress=False
         )
         progress = learned.progress
         facts: Row = {"step_ms": 1000 * progress.seconds / progress.step, "steps": progress.step}

@@ -12,36 +12,35 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from datasets import Dataset
-from torch import Tensor
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..data.identity import identify
-from ..data.reading import read_image, stored_images
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacity, format_capacity
 from ..retrieval.embedding_parts import agree_on_plan
 from ..retrieval.foreign_encoders import ForeignEncoder
 from ..retrieval.gallery_files import About, refuse_existing
 from ..retrieval.gallery_quantizing import StoredRows, write_quantized
-from ..retrieval.product_quantizer import ProductQuantizer, own_space, unit
+from ..retrieval.product_quantizer import ProductQuantizer, own_space
 from ..retrieval.spaces import check_compatible
 from ..storage.weights_digest import digest_weights, set_space
 from .checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from .gallery_queries import QuerySide, WithKnown, queries_of
 from .gallery_teaching import start_index, teaching_of
-from .joint_quantization import RATE, RATE_OF_LABELS, JointQuantizer, JointStep, Rows, Settings, Teaching
+from .joint_quantization import RATE, RATE_OF_LABELS, JointQuantizer, JointStep, Settings, Teaching
 from .processes import Agreement, Interruption
 
 WORK, PLAN = ".learning", "plan.json"
 SUBNETWORKS = "subnetworks"
 """In the gallery's folder: the networks whose queries were trained for it, as in the directory of a run."""
-QuerySide = Literal["projector", "backbone"]
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,8 @@ def learn_gallery(
             seed=learning.settings.seed,
             progress=progress,
         )
-        queries = [torch.from_numpy(embedded[name]) for name in asking]
-        learner = _Learner(work, index, networks, drawn, queries, teaching, learning, interruption)
+        known = [embedded[name] for name in asking]
+        learner = _Learner(work, index, networks, drawn, known, teaching, learning, interruption)
         done = learner.run(progress)
         space = own_space(index, rows.about.embedding_space)
         if learning.query_side:
@@ -217,7 +216,7 @@ class _Learner:
         index: Any,
         networks: dict[float, PrunNetModel],
         images: Dataset,
-        queries: list[Tensor],
+        embeddings: list[NDArray[np.float32]],
         teaching: Teaching,
         learning: Learning,
         interruption: Interruption,
@@ -240,9 +239,10 @@ class _Learner:
         module, optimizer = self.accelerator.prepare(module, optimizer)
         device = self.accelerator.device
         known = torch.from_numpy(teaching.dense[len(images) :])
-        ask = _Asking(learned, stored_images(images), known, device) if learned else _Embedded(queries, known, device)
-        count = len(learned or queries)
-        self.step = JointStep(module, quantizer, optimizer, ask, teaching, count, settings, self.accelerator)
+        training = queries_of(learning.query_side, learned, embeddings, images)
+        queries = WithKnown(training, len(images), known, device)
+        count = len(learned or embeddings)
+        self.step = JointStep(module, quantizer, optimizer, queries, teaching, count, settings, self.accelerator)
         self.progress = Progress()
 
     def run(self, show: bool) -> Progress:
@@ -282,30 +282,6 @@ class _Learner:
     def _save(self) -> None:
         save_checkpoint(self.accelerator, self.work, self.progress.step, keep=1, states={"progress": self.progress})
         self.interruption.advice = f"step {self.progress.step} is saved; give the same command again."
-
-
-class _Embedded:
-    """Queries of networks that don't learn: embedded once; `known` are those of the gallery itself."""
-
-    def __init__(self, queries: Sequence[Tensor], known: Tensor, device: torch.device) -> None:
-        self.queries, self.device = [torch.cat([each, known]) for each in queries], device
-
-    def __call__(self, network: int, images: Rows) -> Tensor:
-        return self.queries[network][torch.from_numpy(images)].to(self.device)
-
-
-class _Asking:
-    """Queries of networks that learn, whose running statistics stay; `known` are those of the gallery itself."""
-
-    def __init__(self, networks: Sequence[PrunNetModel], images: Dataset, known: Tensor, device: torch.device) -> None:
-        self.networks, self.images, self.known, self.device = networks, images, known, device
-
-    def __call__(self, network: int, images: Rows) -> Tensor:
-        model, count = self.networks[network].train(False), len(self.images)
-        pixels = [read_image(self.images[int(image)]) for image in images if image < count]
-        inputs = model.image_processor(pixels, return_tensors="pt")["pixel_values"].to(self.device)
-        asked = unit(model(pixel_values=inputs).pooler_output)
-        return torch.cat([asked, self.known[torch.from_numpy(images[images >= count] - count)].to(asked)])
 
 
 def _capacities(model: PrunNetModel | ForeignEncoder, learning: Learning) -> list[float]:

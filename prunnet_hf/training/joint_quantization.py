@@ -254,9 +254,12 @@ def rank_loss(scores: Tensor, reciprocals: Tensor, is_right: Tensor, counts: Ten
         is_right: `(batch, k)`, which are right answers.
         counts: `(batch, k)`, False for candidates to pass over.
     """
-    pairs = (is_right & counts)[:, :, None] & (~is_right & counts)[:, None, :]
-    worth = (reciprocals[:, None, :] - reciprocals[:, :, None]).abs()
-    terms = worth * F.softplus(scores[:, None, :] - scores[:, :, None])
+    right, wrong = is_right & counts, ~is_right & counts
+    most = max(int(right.sum(dim=1).max()), 1)  # few candidates are right: only their pairs are made
+    places = right.byte().topk(most, dim=1).indices
+    pairs = right.gather(1, places)[:, :, None] & wrong[:, None, :]
+    worth = (reciprocals[:, None, :] - reciprocals.gather(1, places)[:, :, None]).abs()
+    terms = worth * F.softplus(scores[:, None, :] - scores.gather(1, places)[:, :, None])
     return (terms * pairs).sum() / pairs.sum().clamp(min=1)
 
 

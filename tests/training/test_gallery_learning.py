@@ -98,7 +98,7 @@ def test_centroids_learn_codes_stay_and_every_subnetwork_searches(
     assert not (tmp_path / "learned" / WORK).exists()
 
 
-@pytest.mark.parametrize("query_side", [None, "backbone"])
+@pytest.mark.parametrize("query_side", [None, "projector", "backbone"])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     query_side: gallery_learning.QuerySide | None,
     sources: dict[Granularity, tuple[Path, PrunNetModel]],

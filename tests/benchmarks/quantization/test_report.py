@@ -31,6 +31,7 @@ ROWS = [
     row("exact", 1, 0.70, 0.60),
     row("OPQ", 32, 0.695, 0.56),
     row("centroids", 32, 0.70, 0.57, **STEP),
+    row("bound", 32, 0.70, 0.58, **STEP),
     row("queries", 32, 0.70, 0.57, own={"0.20": quality(0.575)}, **{"own exact": {"0.20": quality(0.59)}}, **STEP),
 ]
 
@@ -39,6 +40,7 @@ def test_targets_are_shares_of_what_opq_loses() -> None:
     lines = blocks_of({"omniglot": ROWS})["quantised: omniglot targets"][2:]
     assert lines == [  # queries of 1.0 lose 0.5 only, too little for a share of it to say anything
         "| units | 32x, queries of 0.2, OPQ loses 4.0: centroids regain at least 20% of it | 1.0 (25%) | yes |",
+        "| units | 32x, queries of 0.2, OPQ loses 4.0: centroids, knowing the queries, regain | 2.0 (50%) | - |",
         "| units | 32x, queries of 0.2, OPQ loses 4.0: queries regain at least 50% of it | 1.5 (37%) | no |",
         "| units | 32x, less than exact search by the same learned queries: at most 1 | 1.5 | no |",
     ]

@@ -31,13 +31,18 @@ def test_a_case_has_a_row_of_every_method(tmp_path: Path) -> None:
         steps=6,
     )
     case = Case("set-weights-seed0", run, arguments)
-    assert len(case.missing()) == 5
+    assert len(case.missing()) == 6
     perform(case)
     assert case.missing() == []
     rows = {name: json.loads(case.row(name, 1 if name == "exact" else 32).read_text()) for name in METHODS}
     assert {row["images"] for row in rows.values()} == {300}
     assert rows["exact"]["index_bytes"] == 300 * 8 * 4
-    assert [rows[name]["bytes"] for name in METHODS] == [32, 1, 1, 1, 1]
+    assert [rows[name]["bytes"] for name in METHODS] == [32, 1, 1, 1, 1, 1]
     assert rows["queries"]["own"].keys() == rows["queries"]["own exact"].keys() == {"0.20"}
-    assert rows["centroids"]["steps"] == 6
+    assert rows["centroids"]["steps"] == rows["bound"]["steps"] == 6
+    centroids, bound = (
+        (tmp_path / "work/set-weights-seed0" / f"{name}-1" / "index.faiss").read_bytes()
+        for name in ("centroids", "bound")
+    )
+    assert centroids != bound  # they learn from other images
     assert 0 < rows["centroids"]["search_share"] < 1
