@@ -214,7 +214,7 @@ def evaluate_run(
     note_measured(run, record)
     (run / UNEVALUATED).unlink(missing_ok=True)
     show_results(record, run)
-    write_examples(run, record, subnetworks, splits, query, gallery, seed=options.seed)
+    write_examples(run, record, subnetworks, splits, query, gallery, seed=options.seed, reference=reference)
     return record
 
 

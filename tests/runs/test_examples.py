@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch
 from PIL import Image
 
 from prunnet_hf import PrunNetModel
+from prunnet_hf.pruning.masking import format_capacity
+from prunnet_hf.retrieval import examples
+from prunnet_hf.retrieval.contact_sheet import Block
 from prunnet_hf.retrieval.dataset_encoding import Encoded
 from prunnet_hf.runs.examples import shown_capacities, write_examples
-from prunnet_hf.runs.record import RunRecord
+from prunnet_hf.runs.record import IntoRecord, RunRecord
+from prunnet_hf.runs.reference import Reference
 from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.engine import train
 from tests.training.tiny_run import arguments
@@ -59,3 +64,36 @@ def test_streams_have_no_examples_and_an_older_picture_goes(
     train(arguments(photos, run, {"streaming": True}, eval_only=True))
     assert not (run / "examples.png").exists()
     assert "There is no examples.png: " in capsys.readouterr().out
+
+
+def test_into_a_space_they_search_the_gallery_that_was_there(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The known vectors are those of the classes, so they find no wrong image; the networks' point nowhere."""
+    splits = load_run_data(arguments(photos, tmp_path))
+    plain = RunRecord.read(finished / "metrics.json")
+    values = {format_capacity(capacity): {"mAP": 0.25} for capacity in plain.evaluated_capacities}
+    into = IntoRecord(embedding_space="0" * 16, losses=["regression"], values=values, itself={"mAP": 0.75})
+    model = PrunNetModel.from_pretrained(finished / "model")
+    networks = {capacity: model.prune(capacity) for capacity in plain.evaluated_capacities}
+    known = np.eye(8, dtype=np.float32)[np.array(splits.query["label"]) % 8]
+    nowhere = dict.fromkeys(networks, -np.ones((len(known), 8), dtype=np.float32))
+    encoded = Encoded(np.arange(len(known)), {"label": splits.query["label"]}, nowhere)
+    drawn: list[Block] = []
+    picture = examples.contact_sheet
+    monkeypatch.setattr(examples, "contact_sheet", lambda blocks, foot: drawn.extend(blocks) or picture(blocks, foot))
+    reference = Reference("0" * 16, "teacher", None, ["regression"], known, known)
+    write_examples(
+        tmp_path, replace(plain, into=into), networks, splits, encoded, encoded, seed=0, reference=reference
+    )
+    assert len(drawn) == 3
+    for block in drawn:
+        assert [(row.name, row.detail) for row in block.rows[:2]] == [
+            ("gallery's own", "mAP 75.0 %"),
+            ("dense network", "mAP 25.0 %"),
+        ]
+        own, dense = block.rows[:2]
+        assert [round(hit.score, 3) for hit in own.hits if hit.is_correct] == [1.0] * sum(
+            h.score > 0 for h in own.hits
+        )
+        assert {round(hit.score, 3) for hit in dense.hits} == {-0.354}  # of 8 equal numbers to one of 8 axes

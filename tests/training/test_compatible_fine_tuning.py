@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from prunnet_hf import Gallery, PrunNetConfig, PrunNetModel
 from prunnet_hf.hub.card import write_card
@@ -91,6 +92,8 @@ def test_a_whole_network_that_does_not_is_named_by_its_capacities_and_has_a_new_
     text = (out / "README.md").read_text(encoding="utf-8")
     assert "**It has left that space**" in text
     assert f"Queries of capacity {', '.join(record.into.failed)} found less in the old gallery" in text
+    with Image.open(out / "examples.png") as picture:  # rows of the gallery's own network, the dense one, and 0.5
+        assert picture.height == 2 * (3 * 122 + 18) + 2 * 12 + 2 * 16
 
 
 def test_the_criterion_is_for_networks_that_were_in_the_space(photos: Path, parent: Path, tmp_path: Path) -> None:
