@@ -1,10 +1,11 @@
-"""Runs functions in other processes: several that accelerate joins by gloo, as a launcher would, or a single one."""
+"""Runs functions in other processes: several that accelerate joins by gloo, as a launcher would, or one alone."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -59,6 +60,22 @@ def start_process(function: Callable[..., Any], *arguments: Any) -> ForkServerPr
     process = context.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def die_at_rename(count: int, work: Any) -> None:
+    """Do `work` in a child process that dies on the spot when it is about to rename its file number `count`."""
+    child = os.fork()
+    if child == 0:
+        renames = iter(range(count))
+
+        def hook(event: str, _: Any) -> None:
+            if event == "os.rename" and next(renames, None) is None:
+                os._exit(1)
+
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _join(

@@ -9,6 +9,7 @@ import typer
 
 from ..pruning.masking import format_capacity
 from ..storage.forms import weights_bytes
+from ..storage.replacing import is_free
 from .networks import load_network
 
 
@@ -18,8 +19,8 @@ def prune(
     output: Annotated[Path, typer.Option(help="Directory to save the subnetwork in.")],
 ) -> None:
     """Cut the subnetwork of a capacity and save it."""
-    if output.exists():
-        raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
+    if not is_free(output):
+        raise FileExistsError(f"output={str(output)!r} exists and isn't an empty folder. Choose another name.")
     network = load_network(model, capacity).cpu()
     network.save_pretrained(output)
     typer.echo(f"{output}: capacity {format_capacity(capacity)}, {weights_bytes(output) / 1e6:.2f} MB of weights")

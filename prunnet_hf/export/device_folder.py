@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -15,12 +13,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..data.official_files import require_folder
 from ..prunable_model import PrunNetPreTrainedModel
 from ..pruning.masking import format_capacity
 from ..retrieval.image_sources import folder_images
+from ..storage.replacing import Replaceable, is_free, replaced_whole
 from .onnx import CHECKED_BATCHES, Embedder, check_onnx, export_copy, require_onnx, to_onnx
 from .precisions import SUFFIXES, TOLERANCES, Batches, Precision, distance_from_torch, to_precision
 from .processing import TOLERANCE, check_processing, with_processing
@@ -29,6 +28,8 @@ Processing = Literal["outside", "inside"]
 FOLDER = "onnx"
 MODEL, WITH_PROCESSING = "model.onnx", "model_with_processing.onnx"
 """Of float32."""
+FILES = Replaceable(files=(FOLDER, IMAGE_PROCESSOR_NAME, CONFIG_NAME), last=CONFIG_NAME)
+"""What a folder for devices holds."""
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 512
 _DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
@@ -89,7 +90,7 @@ def export_folder(
     chosen = check_precisions(precisions, has_images=len(images) > 0)
     refuse_filled(folder)
     require_onnx()
-    with _all_or_nothing(folder) as staging:
+    with _filled(folder) as staging:
         written = write_onnx_files(model, staging, processing=processing, precisions=chosen, images=images)
         model.image_processor.save_pretrained(staging)
         config = deepcopy(model.config)
@@ -197,14 +198,12 @@ def check_precisions(precisions: Sequence[str], *, has_images: bool) -> list[Pre
 
 
 def refuse_filled(folder: Path) -> None:
-    """Refuse a folder that holds something, and a path that isn't one.
+    """Refuse a folder that holds something, and a path that isn't one. What a killed export has left is removed.
 
     Raises:
         FileExistsError: If it is such.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
+    if not is_free(folder, FILES):
         raise FileExistsError(f"output={str(folder)!r} exists and isn't an empty folder. Choose another name.")
 
 
@@ -228,18 +227,14 @@ def _checked_distance(content: bytes, network: Embedder, batches: Batches, preci
 
 
 @contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
+def _filled(folder: Path) -> Iterator[Path]:
     """A new directory, whose files are moved into the empty `folder` when the block ends without an error."""
     existed = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f".exporting-{secrets.token_hex(8)}"  # inside, so that moving the files is a rename
-    staging.mkdir()
     try:
-        yield staging
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_NAME):
-            os.replace(path, folder / path.name)
+        with replaced_whole(folder, FILES) as staging:
+            yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if not existed:
             with suppress(OSError):
                 folder.rmdir()  # only if nothing came of it

@@ -72,7 +72,7 @@ def _add_unit_length(model: ModelProto) -> None:
 
 
 def _to_fp16(model: ModelProto, batches: Batches) -> ModelProto:
-    with _path_as_it_was():
+    with path_as_it_was():
         from onnxruntime.quantization.onnx_model import ONNXModel
         from onnxruntime.transformers.float16 import convert_float_to_float16
     converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
@@ -89,7 +89,7 @@ def _to_int8(model: ModelProto, batches: Batches) -> ModelProto:
     """
     import onnx
 
-    with _path_as_it_was():
+    with path_as_it_was():
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     note = model.metadata_props.add()
     note.key, note.value = _PREPARED
@@ -112,11 +112,13 @@ def _to_int8(model: ModelProto, batches: Batches) -> ModelProto:
 
 
 @contextmanager
-def _path_as_it_was() -> Iterator[None]:
+def path_as_it_was() -> Iterator[None]:
     """onnxruntime.transformers appends its own folder, whose modules have names such as `benchmark`."""
     path = list(sys.path)
-    yield
-    sys.path[:] = path
+    try:
+        yield
+    finally:
+        sys.path[:] = path
 
 
 _CONVERT: dict[Precision, Callable[[ModelProto, Batches], ModelProto]] = {

@@ -150,6 +150,8 @@ def refuse_other_folder(folder: Path) -> None:
     """
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; a gallery is a folder. Choose another name.")
+    if folder.is_dir():
+        tidy_directory(folder, GALLERY_FILES)  # of a save that was killed between its files
     if folder.is_dir() and not (folder / ABOUT).exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise FileExistsError(f"{folder} holds other files than a gallery's. Choose another name.")
 

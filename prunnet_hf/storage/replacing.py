@@ -92,7 +92,7 @@ def tidy_directory(target: Path, what: Replaceable = MODEL) -> None:
     Raises:
         OSError: If that has to be done before a model can be loaded, and the directory can't be written.
     """
-    leftovers = _leftovers(target)
+    leftovers = _leftovers(target, what)
     if not leftovers and not (target / _LOCK).exists():
         return
     try:
@@ -107,17 +107,31 @@ def tidy_directory(target: Path, what: Replaceable = MODEL) -> None:
             ) from error
 
 
+def is_free(target: Path, what: Replaceable = MODEL) -> bool:
+    """Whether nothing is at a path, or an empty directory once what killed saves have left in it is removed."""
+    if not target.is_dir():
+        return not (target.exists() or target.is_symlink())
+    tidy_directory(target, what)
+    return not any(target.iterdir())
+
+
 def _locked(target: Path) -> AbstractContextManager[None]:
     return locked(target / _LOCK, f"save_directory={str(target)!r}", wait=True)
 
 
-def _leftovers(target: Path) -> list[Path]:
+def _leftovers(target: Path, what: Replaceable) -> list[Path]:
     paths = (path for path in target.glob(f"{_STAGING}*") if _OF_SAVES.fullmatch(path.name))
-    return sorted(path for path in paths if path.is_dir() and not path.is_symlink())
+    return sorted(path for path in paths if path.is_dir() and not path.is_symlink() and _is_of(path, what))
+
+
+def _is_of(staging: Path, what: Replaceable) -> bool:
+    """Whether it may be removed for `what`: what is left of files of another kind may have to be put back."""
+    names = staging / _NEW
+    return not names.exists() or what.last in json.loads(names.read_text(encoding="utf-8"))
 
 
 def _tidy(target: Path, what: Replaceable) -> None:
-    for staging in _leftovers(target):
+    for staging in _leftovers(target, what):
         # Only if the file that moves last isn't in `staging` any more, the save was done.
         if (staging / _REPLACED).is_dir() and (staging / what.last).exists():
             _put_back(staging, target, what)

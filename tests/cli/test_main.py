@@ -16,6 +16,7 @@ from prunnet_hf.cli.main import main
 from prunnet_hf.cli.networks import load_network
 from prunnet_hf.storage.lock import locked
 from tests.foreign_models import save_timm
+from tests.processes import die_at_rename
 from tests.tiny_models import tiny
 from tests.training.tiny_run import make_photos
 
@@ -271,12 +272,16 @@ def test_prune_saves_a_subnetwork_and_overwrites_nothing(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["prune", str(model), "--capacity", "0.2", "--output", str(tmp_path / "phone")]
-    assert main(words) == 0
+    die_at_rename(1, lambda: main(words))
+    assert [*(tmp_path / "phone").glob(".saving-*")] != []
+    assert main(words) == 0  # what was killed stands in nobody's way
+    assert [*(tmp_path / "phone").glob(".*")] == []
     assert (tmp_path / "phone" / "model.packed.safetensors").is_file()
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'phone'}: capacity 0.20, ")
     assert main(words) == 1
     assert capsys.readouterr().err == (
-        f"prunnet prune: error: output={str(tmp_path / 'phone')!r} exists. Remove it, or choose another name.\n"
+        f"prunnet prune: error: output={str(tmp_path / 'phone')!r} exists and isn't an empty folder. Choose another "
+        "name.\n"
     )
 
 

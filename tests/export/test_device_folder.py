@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 
 import prunnet_hf
 from prunnet_hf import PrunNetImageProcessor, PrunNetPreTrainedModel
-from prunnet_hf.export.device_folder import ExportedFile, export_folder, find_calibration_images
+from prunnet_hf.export.device_folder import ExportedFile, export_folder, find_calibration_images, refuse_filled
+from tests.processes import die_at_rename
 from tests.tiny_models import images, tiny_of_units
 
 PICTURES = [
@@ -166,6 +167,17 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path, thin: Pr
         with pytest.raises(FileExistsError, match=f"output='{output}' exists.*Choose another name"):
             export_folder(thin, output)
     assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
+
+
+def test_an_export_that_was_killed_leaves_a_free_folder(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:
+    output = tmp_path / "phone"
+    die_at_rename(
+        2, lambda: export_folder(thin, output)
+    )  # of the list of files, of onnx/, of preprocessor_config.json
+    assert (output / "onnx").exists()
+    assert not (output / "config.json").exists()
+    refuse_filled(output)
+    assert [*output.iterdir()] == []
 
 
 def test_processing_is_inside_or_outside(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prunnet_hf.export.onnx import export_copy, to_onnx
-from prunnet_hf.export.precisions import Precision, distance_from_torch, to_precision
+from prunnet_hf.export.precisions import Precision, distance_from_torch, path_as_it_was, to_precision
 from tests.tiny_models import images, tiny_of_units
 
 SAME = """<ir_version: 10, opset_import: ["" : 20]>
@@ -66,3 +66,16 @@ def test_what_is_stored_in_how_many_bits() -> None:
     assert 0 < distance_from_torch(eighth, network, batches) < 0.02
     for values in onnx.load_from_string(eighth).graph.input, half.graph.output:
         assert [value.type.tensor_type.elem_type for value in values] == [onnx.TensorProto.FLOAT]
+
+
+@path_as_it_was()
+def interrupted_import() -> None:
+    sys.path.append("a folder of theirs")
+    raise KeyboardInterrupt
+
+
+def test_an_import_that_is_interrupted_leaves_the_path_as_it_was() -> None:
+    path = list(sys.path)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_import()
+    assert sys.path == path

@@ -20,6 +20,7 @@ from PIL import Image
 from prunnet_hf import Embeddings, Gallery, PrunNetModel
 from prunnet_hf.retrieval.embedding_table import read_embeddings
 from prunnet_hf.retrieval.gallery_changes import Added
+from tests.processes import die_at_rename
 from tests.retrieval.conftest import SIZE
 
 NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png", "top.png"]
@@ -248,6 +249,13 @@ def test_a_save_killed_at_any_move_leaves_the_old_gallery_or_the_new_one(
     assert {len(Gallery.load(folder)) for folder in left} == {5}
     assert len(Gallery.load(tmp_path / "g")) == 4
     assert not [file for folder in left for file in folder.glob(".*")]  # loading has tidied up
+
+
+def test_a_first_save_that_was_killed_is_done_again(gallery: Gallery, tmp_path: Path) -> None:
+    die_at_rename(5, lambda: gallery.save(tmp_path / "g"))  # two files are in their places, index.json is not
+    assert [*(tmp_path / "g").glob("[!.]*")] != []
+    gallery.save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 5
 
 
 @pytest.mark.parametrize(("bytes_free", "file"), [(100, "index.faiss"), (300, "images.parquet")])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from prunnet_hf.pruning.layers import find_masks
 from prunnet_hf.storage.packed import PACKED_WEIGHTS_NAME
 from prunnet_hf.storage.replacing import replace_model
 from prunnet_hf.storage.tensor_file import CheckpointFormatError
+from tests.processes import die_at_rename
 from tests.tiny_models import same_state, tiny, tiny_of_units
 
 DENSE_WEIGHTS_NAME = "model.safetensors"
@@ -629,22 +628,6 @@ class TestInterruptedSave:
         (dense / ".saving.lock").write_text("process 1 on another machine")
         PrunNetModel.from_pretrained(dense)
         assert not list(dense.glob(".*"))
-
-
-def die_at_rename(count: int, work: Any) -> None:
-    """Do `work` in a child process that dies on the spot when it is about to rename its file number `count`."""
-    child = os.fork()
-    if child == 0:
-        renames = iter(range(count))
-
-        def hook(event: str, _: Any) -> None:
-            if event == "os.rename" and next(renames, None) is None:
-                os._exit(1)
-
-        sys.addaudithook(hook)
-        work()
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 def outcome(directory: Path, models: dict[str, nn.Module]) -> str:

@@ -26,7 +26,7 @@ from ...modeling_prunnet import PrunNetModel
 from ...pruning.masking import format_capacity
 from ...retrieval.spaces import check_compatible
 from ...storage.json_text import load_json
-from ...storage.replacing import Replaceable, replaced_whole
+from ...storage.replacing import Replaceable, is_free, replaced_whole, tidy_directory
 from ..device_folder import FOLDER as ONNX
 from ..device_folder import WITH_PROCESSING, write_onnx_files
 from .pictures import choose_images, write_examples, write_gallery_part
@@ -144,6 +144,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: If it is damaged, or another program's.
     """
     path = folder / MANIFEST
+    if folder.is_dir():
+        tidy_directory(folder, PAGE_FILES)  # puts a page back if the command that was replacing it was killed
     if not (folder / INDEX).is_file() or not path.is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} must be the folder of a page, which prunnet page makes; there is none in it."
@@ -162,7 +164,7 @@ def refuse_other_folder(output: Path) -> None:
     """
     if output.is_file():
         raise FileExistsError(f"--output {str(output)!r} is a file: choose the name of a folder.")
-    if not output.is_dir() or all(entry.name.startswith(".saving") for entry in output.iterdir()):
+    if is_free(output, PAGE_FILES):
         return
     try:
         read_manifest(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 from prunnet_hf import Gallery, PrunNetModel
 from prunnet_hf.cli.main import main
 from prunnet_hf.export.page.runtime import FROM_CDN
-from prunnet_hf.export.page.site import Page, build_page, read_manifest, refuse_other_folder
+from prunnet_hf.export.page.site import PAGE_FILES, Page, build_page, read_manifest, refuse_other_folder
+from prunnet_hf.storage.replacing import replaced_whole
+from tests.processes import die_at_rename
 from tests.tiny_models import tiny
 
 
@@ -134,3 +137,16 @@ def test_what_others_made_isnt_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"--output .*index.html' is a file: choose the name of a folder"):
         refuse_other_folder(tmp_path / "index.html")
     refuse_other_folder(tmp_path / "new")
+
+
+@pytest.mark.parametrize("renames", [4, 10])
+def test_a_page_is_replaced_also_if_the_command_before_was_killed(renames: int, site: Path, tmp_path: Path) -> None:
+    def replace() -> None:
+        with replaced_whole(page, PAGE_FILES) as new:
+            shutil.copytree(site, new, dirs_exist_ok=True)
+
+    page = Path(shutil.copytree(site, tmp_path / "page"))
+    die_at_rename(renames, replace)  # half of the old page is away, half of the new one has arrived
+    assert not (page / "index.html").exists()
+    refuse_other_folder(page)
+    assert read_manifest(page) == read_manifest(site)
