@@ -12,8 +12,9 @@ from ..data.loading import load_splits
 from ..retrieval.foreign_encoders import FOREIGN_NAMES
 from ..retrieval.gallery_files import INDEX, About, refuse_existing
 from ..retrieval.gallery_quantizing import quantize_gallery
-from ..training.gallery_learning import Learned, Learning, learn_gallery
+from ..training.gallery_learning import Learning, learn_gallery
 from ..training.joint_quantization import Settings
+from ..training.learned_gallery import Learned, refuse_learned, refuse_work
 from .claims import claimed
 from .networks import load_encoder
 
@@ -70,7 +71,14 @@ def quantize(
     given = {name: value for name, value in {**settings, **options}.items() if value is not None}
     if learn is None:
         _refuse({"data_dir": data_dir, "dataset": dataset, **given})
-    refuse_existing(output)
+        refuse_existing(output)
+        refuse_work(output)
+    if query_learning_rate is not None and query_side is None:
+        raise ValueError(
+            f"--query_learning_rate {query_learning_rate} is of query networks, none of which learns: give "
+            "--query_side too, or leave it out."
+        )
+    refuse_learned(output)
     with claimed(output):
         if learn is None:
             about = quantize_gallery(gallery, output, num_bytes, seed=seed, with_embeddings=not without_embeddings)

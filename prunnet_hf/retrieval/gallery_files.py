@@ -134,7 +134,7 @@ def write_rows(
                 "Load it again, and change it then; or choose another name."
             )
         write_images(staging / IMAGES, schema, rows)
-        _write_index(index, staging / INDEX)
+        write_index(index, staging / INDEX)
         files = {name: _describe(staging / name) for name in (INDEX, IMAGES)}
         members = {"format": FORMAT, "version": VERSION, **asdict(about), "files": files}
         members["digest"] = _digest(members)
@@ -296,7 +296,12 @@ def _vectors_in(file: pq.ParquetFile, size: int) -> Iterator[NDArray[np.float32]
             yield batch.column(EMBEDDING).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
 
 
-def _write_index(index: Any, path: Path) -> None:
+def write_index(index: Any, path: Path) -> None:
+    """Write what `faiss.read_index` reads, whole or not at all.
+
+    Raises:
+        OSError: If it can't be written, for instance because the disk is full.
+    """
     try:
         with whole_file(path) as file:  # faiss itself would not notice that the last bytes found no space
             writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]  # its stubs lack it

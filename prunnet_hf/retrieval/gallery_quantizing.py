@@ -135,10 +135,10 @@ def quantized_index(rows: StoredRows, num_bytes: int, *, seed: int, progress: bo
 
     That of a gallery that is quantised so already is taken as it is.
     """
+    check_bytes(num_bytes, rows.about)
     factory = factory_of(num_bytes, rows.about)
     if rows.about.factory == factory:
         return read_gallery(rows.folder, mmap=False).index
-    check_factory(factory, rows.about.embedding_dim, lambda: rows.about.num_images)
     index = empty_index(rows.about.embedding_dim, factory)
     train_index(index, _sample(rows, min(sample_size(index), rows.about.num_images), seed), factory)
     with tqdm(total=rows.about.num_images, desc="quantize", unit="image", disable=not progress) as bar:
@@ -163,6 +163,17 @@ def write_quantized(
     )
     write_rows(output, about, index, schema, (image_rows(schema, images, vectors) for images, vectors in batches))
     return about
+
+
+def check_bytes(num_bytes: int, about: About) -> None:
+    """Refuse a number of bytes that a gallery's embeddings can't become.
+
+    Raises:
+        ValueError: If the dimensions can't be divided so, or there are too few images.
+    """
+    factory = factory_of(num_bytes, about)
+    if about.factory != factory:
+        check_factory(factory, about.embedding_dim, lambda: about.num_images)
 
 
 def factory_of(num_bytes: int, about: About) -> str:

@@ -7,9 +7,8 @@ exact embeddings, what the teacher says, and checkpoints. The same command goes 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,20 +26,28 @@ from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacity, format_capacity
 from ..retrieval.embedding_parts import agree_on_plan
 from ..retrieval.foreign_encoders import ForeignEncoder
-from ..retrieval.gallery_files import About, refuse_existing
-from ..retrieval.gallery_quantizing import StoredRows, write_quantized
+from ..retrieval.gallery_quantizing import StoredRows, check_bytes, write_quantized
 from ..retrieval.product_quantizer import ProductQuantizer, own_space
 from ..retrieval.spaces import check_compatible
 from ..storage.weights_digest import digest_weights, set_space
 from .checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from .gallery_queries import QuerySide, WithKnown, queries_of
-from .gallery_teaching import start_index, teaching_of
+from .gallery_teaching import classes_of, is_taught, start_index, teaching_of
 from .joint_quantization import RATE, RATE_OF_LABELS, JointQuantizer, JointStep, Settings, Teaching
+from .learned_gallery import (
+    LOGS,
+    SUBNETWORKS,
+    WORK,
+    Learned,
+    Progress,
+    keep_results,
+    learned_before,
+    refuse_learned,
+    say_done,
+)
 from .processes import Agreement, Interruption
 
-WORK, PLAN = ".learning", "plan.json"
-SUBNETWORKS = "subnetworks"
-"""In the gallery's folder: the networks whose queries were trained for it, as in the directory of a run."""
+START, PLAN = "start.json", "plan.json"
 
 
 @dataclass(frozen=True)
@@ -67,47 +74,10 @@ class Learning:
     log_every: int = 10
     report_to: Sequence[str] = ()
 
-
-@dataclass
-class Progress:
-    """How far learning has come; saved with every checkpoint.
-
-    Attributes:
-        step: Number of steps so far.
-        seconds: Time that they took.
-        search_seconds: The part of it that searches took.
-        first_loss: The loss of the first step.
-        last_loss: The loss of the last.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    search_seconds: float = 0.0
-    first_loss: float = 0.0
-    last_loss: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what a checkpoint stored."""
-        self.__dict__.update(vars(Progress(**state)))
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What came of it.
-
-    Attributes:
-        about: What the new gallery is.
-        progress: Of all steps.
-        networks: Folders of the networks whose queries were trained, by capacity.
-    """
-
-    about: About
-    progress: Progress
-    networks: dict[float, Path]
+    def __post_init__(self) -> None:
+        for name in ("num_images", "checkpoint_steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)!r}.")
 
 
 def learn_gallery(
@@ -144,54 +114,63 @@ def learn_gallery(
             otherwise, or as in `quantize_gallery`.
     """
     output = Path(output)
-    refuse_existing(output)
+    refuse_learned(output)
     rows = StoredRows.of(source)
     check_compatible(rows.about, model)
+    check_bytes(num_bytes, rows.about)
     capacities = _capacities(model, learning)
     work = output / WORK
-    (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+    accelerator = _accelerator(work, learning)
     drawn = _drawn(images, learning)
-    plan = _plan(rows, model, images, learning, {"capacities": capacities, "bytes": num_bytes, "seed": seed})
-    agree_on_plan(work / PLAN, plan, f"Give the same arguments again, choose another output, or remove {work}.")
+    classes = classes_of(rows, drawn) if learning.labels else None
+    (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+    start = {"gallery": rows.state, "bytes": num_bytes, "seed": seed}
+    _agree(work, start, {**start, "capacities": capacities, **_plan(model, images, learning)})
     with Interruption("nothing is lost; give the same command again.") as interruption:
-        index = start_index(work, rows, num_bytes, seed=seed, progress=progress)
-        networks = {} if isinstance(model, ForeignEncoder) else {each: model.prune(each) for each in capacities}
-        askers: dict[str, PrunNetModel | ForeignEncoder] = {_folder(c): networks.get(c, model) for c in capacities}
-        asking = {} if learning.query_side else askers
-        teaching, embedded = teaching_of(
-            work,
-            rows,
-            {"dense": model, **asking},
-            drawn,
-            learning.settings.num_exact,
-            labels=learning.labels,
-            num_of_gallery=min(learning.num_images, learning.settings.steps * learning.settings.batch_size // 2),
-            seed=learning.settings.seed,
-            progress=progress,
-        )
-        known = [embedded[name] for name in asking]
-        learner = _Learner(work, index, networks, drawn, known, teaching, learning, interruption)
-        done = learner.run(progress)
-        space = own_space(index, rows.about.embedding_space)
-        if learning.query_side:
-            _save_networks(work / SUBNETWORKS, networks, str(space))
-        about = write_quantized(output, rows, index, num_bytes, with_embeddings=with_embeddings, progress=progress)
-        _keep_results(work, output)
+        learned = learned_before(output)
+        if learned is None:
+            index = start_index(work, rows, num_bytes, seed=seed, progress=progress)
+            networks = {} if isinstance(model, ForeignEncoder) else {each: model.prune(each) for each in capacities}
+            askers: dict[str, PrunNetModel | ForeignEncoder] = {_folder(c): networks.get(c, model) for c in capacities}
+            asking = {} if learning.query_side else askers
+            teaching, embedded = teaching_of(
+                work,
+                rows,
+                {"dense": model, **asking},
+                drawn,
+                learning.settings.num_exact,
+                classes=classes,
+                num_of_gallery=min(learning.num_images, learning.settings.steps * learning.settings.batch_size // 2),
+                seed=learning.settings.seed,
+                progress=progress,
+            )
+            known = [embedded[name] for name in asking]
+            learner = _Learner(work, index, networks, drawn, known, teaching, learning, interruption, accelerator)
+            done = learner.run(progress)
+            space = own_space(index, rows.about.embedding_space)
+            if learning.query_side:
+                _save_networks(work / SUBNETWORKS, networks, str(space))
+            say_done(output, str(space), done)
+            about = write_quantized(output, rows, index, num_bytes, with_embeddings=with_embeddings, progress=progress)
+            learned = Learned(about, done, {})
+        keep_results(output)
     folders = {capacity: output / SUBNETWORKS / _folder(capacity) for capacity in capacities}
-    return Learned(about, done, folders if learning.query_side else {})
+    return replace(learned, networks=folders if learning.query_side else {})
 
 
-def _plan(
-    rows: StoredRows,
-    model: PrunNetModel | ForeignEncoder,
-    images: Dataset,
-    learning: Learning,
-    given: dict[str, Any],
-) -> dict[str, Any]:
-    """All that the result depends on; work that was begun otherwise isn't gone on with."""
+def _agree(work: Path, start: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Go on only with work that was begun alike; as long as only the index is there, that is what `start` says."""
+    remedy = f"Give the same arguments again, choose another output, or remove {work}."
+    was_begun = (work / START).exists()
+    agree_on_plan(work / START, start, remedy)
+    if was_begun and not is_taught(work):
+        (work / PLAN).unlink(missing_ok=True)
+    agree_on_plan(work / PLAN, plan, remedy)
+
+
+def _plan(model: PrunNetModel | ForeignEncoder, images: Dataset, learning: Learning) -> dict[str, Any]:
+    """What the result depends on besides the index that it starts from."""
     return {
-        **given,
-        "gallery": rows.state,
         "model": model.config.embedding_space if isinstance(model, ForeignEncoder) else digest_weights(model),
         "images": identify(images)["digest"],
         **{"query_side": learning.query_side, "labels": learning.labels, "num_images": learning.num_images},
@@ -199,12 +178,16 @@ def _plan(
     }
 
 
-def _keep_results(work: Path, output: Path) -> None:
-    """Move the networks and logs to where they stay, and remove everything else."""
-    for name in (SUBNETWORKS, "logs"):
-        if (work / name).is_dir():
-            os.replace(work / name, output / name)
-    shutil.rmtree(work)
+def _accelerator(work: Path, learning: Learning) -> Accelerator:
+    accelerator = Accelerator(
+        log_with=list(learning.report_to) or None,
+        project_config=ProjectConfiguration(str(work), logging_dir=str(work / LOGS)),
+    )
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"A gallery is learned by one process; there are {accelerator.num_processes}: use no launcher."
+        )
+    return accelerator
 
 
 class _Learner:
@@ -220,16 +203,10 @@ class _Learner:
         teaching: Teaching,
         learning: Learning,
         interruption: Interruption,
+        accelerator: Accelerator,
     ) -> None:
         self.work, self.learning, self.interruption = work, learning, interruption
-        self.accelerator = Accelerator(
-            log_with=list(learning.report_to) or None,
-            project_config=ProjectConfiguration(str(work), logging_dir=str(work / "logs")),
-        )
-        if self.accelerator.num_processes > 1:
-            raise ValueError(
-                f"A gallery is learned by one process; there are {self.accelerator.num_processes}: use no launcher."
-            )
+        self.accelerator = accelerator
         quantizer = ProductQuantizer(index)
         learned = _learning_networks(networks, learning.query_side)
         settings = learning.settings

@@ -7,8 +7,7 @@ embeddings are left on disk: of the gallery only codes and a sample are in memor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..modeling_prunnet import PrunNetModel
 from ..retrieval.dataset_encoding import encode
 from ..retrieval.embedding_table import LABEL as NAME
 from ..retrieval.foreign_encoders import ForeignEncoder
+from ..retrieval.gallery_files import write_index
 from ..retrieval.gallery_quantizing import StoredRows, quantized_index
 from ..retrieval.search import normalize
 from ..storage.whole_file import whole_file
@@ -37,9 +37,13 @@ def start_index(work: Path, rows: StoredRows, num_bytes: int, *, seed: int, prog
     file = work / _START
     if not file.exists():
         index = quantized_index(rows, num_bytes, seed=seed, progress=progress)
-        with _made(file) as temporary:
-            faiss.write_index(index, str(temporary))
+        write_index(index, file)
     return faiss.read_index(str(file))
+
+
+def is_taught(work: Path) -> bool:
+    """Whether the folder holds what the dense network says; before that, only the gallery has been read."""
+    return (work / _TEACHER).exists()
 
 
 def teaching_of(
@@ -49,7 +53,7 @@ def teaching_of(
     images: Dataset,
     num_exact: int,
     *,
-    labels: bool,
+    classes: tuple[Rows, Rows] | None,
     num_of_gallery: int,
     seed: int,
     progress: bool,
@@ -62,16 +66,13 @@ def teaching_of(
         models: The dense network as "dense", and others by any name.
         images: The training images.
         num_exact: How many exact neighbours of each are kept.
-        labels: Whether to learn from classes.
+        classes: Of `classes_of`; None to learn without labels.
         num_of_gallery: So many images of the gallery are searched for as well, unless it is learned from classes.
         seed: Decides which.
         progress: Whether to show a bar.
 
     Returns:
         What is known, and the embeddings `(n, dim)` of the training images by each other model, of unit length.
-
-    Raises:
-        ValueError: If `labels` is asked for, and the gallery has no image of a training class.
     """
     if not (work / _VECTORS).exists():
         _write_vectors(work / _VECTORS, rows)
@@ -79,7 +80,7 @@ def teaching_of(
     if not (work / _TEACHER).exists():
         embedded = encode(models, images, progress=progress)
         arrays = {name: normalize(array) for name, array in embedded.items()}
-        count = 0 if labels else min(num_of_gallery, len(vectors))
+        count = 0 if classes else min(num_of_gallery, len(vectors))
         drawn = np.sort(np.random.default_rng(seed).choice(len(vectors), count, replace=False))
         arrays[_DENSE] = np.concatenate([arrays[_DENSE], vectors[drawn]])
         exact = exact_neighbours(arrays[_DENSE], vectors, min(num_exact, len(vectors)))
@@ -88,9 +89,8 @@ def teaching_of(
     with np.load(work / _TEACHER) as stored:
         found = {name: stored[name] for name in stored.files}
     exact = found.pop(_EXACT)
-    classes, gallery_classes = _classes(rows, images) if labels else (None, None)
     dense = found.pop(_DENSE)
-    return Teaching(dense, len(images), vectors, exact, classes, gallery_classes), found
+    return Teaching(dense, len(images), vectors, exact, *(classes or (None, None))), found
 
 
 def exact_neighbours(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> Rows:
@@ -107,18 +107,25 @@ def exact_neighbours(queries: NDArray[np.float32], vectors: NDArray[np.float32],
 
 
 def _write_vectors(file: Path, rows: StoredRows) -> None:
+    """Write the embeddings as an array of numpy; not by a map of memory, as a full disk would kill the process."""
     shape = (rows.about.num_images, rows.about.embedding_dim)
-    with _made(file) as temporary:
-        vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        start = 0
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    temporary = file.with_name(f"{file.name}.partial")  # always the same: killed again and again, it leaves one
+    with temporary.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, header)
         for _, batch in rows.batches():
-            vectors[start : start + len(batch)] = batch
-            start += len(batch)
-        vectors.flush()
+            opened.write(np.ascontiguousarray(batch, dtype=np.float32))
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(temporary, file)
 
 
-def _classes(rows: StoredRows, images: Dataset) -> tuple[Rows, Rows]:
-    """The class of each training image, and of each image of the gallery, -1 for another or none."""
+def classes_of(rows: StoredRows, images: Dataset) -> tuple[Rows, Rows]:
+    """The class of each training image, and of each image of the gallery, -1 for another or none.
+
+    Raises:
+        ValueError: If the gallery has no image of a training class.
+    """
     names: list[str] = images.features[LABEL].names
     numbers = {name: number for number, name in enumerate(names)}
     found = [numbers.get(label, -1) for table, _ in rows.batches() for label in table.column(NAME).to_pylist()]
@@ -130,11 +137,3 @@ def _classes(rows: StoredRows, images: Dataset) -> tuple[Rows, Rows]:
             f"{names[int(missing[0])]!r}. Learn without labels, or from images of the gallery's classes."
         )
     return classes, gallery_classes
-
-
-@contextmanager
-def _made(file: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `file` when the block ends without an error."""
-    temporary = file.with_name(f"{file.name}.partial")
-    yield temporary
-    os.replace(temporary, file)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,10 @@ class JointStep:
         self.search_seconds += time.perf_counter() - begun
         loss = self._loss(queries, images, found, self.teaching.right(images, rng))
         if not loss.isfinite():
-            raise FloatingPointError(f"The loss of step {number} is {loss.item()}: choose a smaller --learning_rate.")
+            raise FloatingPointError(
+                f"The loss of step {number} is {loss.item()}: choose a smaller --learning_rate, and with it another "
+                "--output."
+            )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if len(self.learner.networks):
@@ -220,8 +224,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and (value < 0 or (value == 0 and name != "seed")):
-                raise ValueError(f"{name} must be above 0; got {value!r}.")
+            if name == "seed" and value < 0:
+                raise ValueError(f"seed must be at least 0; got {value!r}.")
+            if name != "seed" and value is not None and not (isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be above 0 and finite; got {value!r}.")
 
 
 def distillation_loss(scores: Tensor, exact: Tensor, counts: Tensor, temperature: float) -> Tensor:

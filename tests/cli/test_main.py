@@ -186,6 +186,17 @@ def test_a_gallery_is_quantised_and_searched_by_subnetworks(
     assert "can't be compared" in capsys.readouterr().err
 
 
+def test_quantising_refuses_what_would_be_passed_over(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["quantize", str(gallery), "--bytes", "4", "--output", str(tmp_path / "small")]
+    assert main([*words, "--learn", "model", "--query_learning_rate", "0.1"]) == 1
+    assert "--query_learning_rate 0.1 is of query networks, none of which learns: give" in capsys.readouterr().err
+    (tmp_path / "small/.learning").mkdir(parents=True)
+    assert main(words) == 1
+    assert "small' holds learning that isn't done. Give its command again, with --learn" in capsys.readouterr().err
+
+
 def test_json_is_a_line_for_each_query_and_capacity(
     model: Path, photos: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -19,9 +21,10 @@ from prunnet_hf.retrieval.foreign_encoders import load_foreign_encoder
 from prunnet_hf.retrieval.gallery_quantizing import quantize_gallery
 from prunnet_hf.retrieval.product_quantizer import ProductQuantizer
 from prunnet_hf.training import gallery_learning
-from prunnet_hf.training.gallery_learning import WORK, Learned, Learning, learn_gallery
+from prunnet_hf.training.gallery_learning import Learning, learn_gallery
 from prunnet_hf.training.gallery_teaching import exact_neighbours
 from prunnet_hf.training.joint_quantization import Settings
+from prunnet_hf.training.learned_gallery import WORK, Learned, refuse_work
 from tests.foreign_models import save_timm
 from tests.retrieval.sharded import random_embeddings
 from tests.tiny_models import tiny, tiny_of_units
@@ -56,9 +59,11 @@ def network(granularity: Granularity) -> PrunNetModel:
     return model.train(False)
 
 
-def learn(source: tuple[Path, PrunNetModel], photos: Path, output: Path, learning: Learning = LEARNING) -> Learned:
+def learn(
+    source: tuple[Path, PrunNetModel], photos: Path, output: Path, learning: Learning = LEARNING, num_bytes: int = 4
+) -> Learned:
     images = load_splits("image_folder", str(photos)).train
-    return learn_gallery(source[0], output, 4, source[1], images, learning, progress=False)
+    return learn_gallery(source[0], output, num_bytes, source[1], images, learning, progress=False)
 
 
 def codes_of(folder: Path) -> bytes:
@@ -132,6 +137,102 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
+def test_an_image_that_cannot_be_read_is_named_and_without_it_the_same_index_goes_on(
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    bad = sorted((tmp_path / "photos/train").rglob("*.png"))[3]
+    bad.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=bad.name):
+        learn(sources["weight"], tmp_path / "photos", tmp_path / "small")
+    bad.unlink()
+    with pytest.raises(ValueError, match=r"another bytes \(4 then, 2 now\)"):
+        learn(sources["weight"], tmp_path / "photos", tmp_path / "small", num_bytes=2)
+    monkeypatch.delattr("prunnet_hf.training.gallery_teaching.quantized_index")  # the index is there
+    assert learn(sources["weight"], tmp_path / "photos", tmp_path / "small").progress.step == 6
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("place", "killing"),
+    [("gallery_learning.keep_results", killed), ("learned_gallery.shutil", SimpleNamespace(rmtree=killed))],
+)
+def test_a_run_that_was_killed_as_it_tidied_up_loses_nothing(
+    place: str,
+    killing: object,
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learning = replace(LEARNING, query_side="projector", capacities=[0.2])
+    output = tmp_path / "small"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"prunnet_hf.training.{place}", killing)
+        with pytest.raises(KeyboardInterrupt):
+            learn(sources["weight"], photos, output, learning)
+    index = (output / "index.faiss").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_learning.JointStep, "__call__", killed)  # nothing is learned again
+        learned = learn(sources["weight"], photos, output, learning)
+    assert learned.progress.step == 6
+    assert (output / "index.faiss").read_bytes() == index
+    assert not (output / WORK).exists()
+    phone = PrunNetModel.from_pretrained(learned.networks[0.2])
+    query = str(next((photos / "test").rglob("*.png")))
+    assert Gallery.load(output).search([query], 3, model=phone).rows.shape == (1, 3)
+
+
+def test_a_gallery_that_somebody_put_in_place_meanwhile_is_not_taken_for_the_learned_one(
+    sources: dict[Granularity, tuple[Path, PrunNetModel]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "small"
+    with monkeypatch.context() as patch:
+        patch.delattr(gallery_learning, "write_quantized")
+        with pytest.raises(NameError):
+            learn(sources["weight"], photos, output)
+    with pytest.raises(FileExistsError, match=r"holds learning that isn't done.* with --learn, choose another name"):
+        refuse_work(output)
+    quantize_gallery(sources["weight"][0], output, 4, progress=False)
+    before = (output / "index.faiss").read_bytes()
+    with pytest.raises(FileExistsError, match="holds a gallery"):
+        learn(sources["weight"], photos, output)
+    assert (output / "index.faiss").read_bytes() == before
+    assert (output / WORK).is_dir()
+
+
+def test_what_is_refused_leaves_nothing_that_the_right_command_would_stumble_over(
+    sources: dict[Granularity, tuple[Path, PrunNetModel]], photos: Path, tmp_path: Path
+) -> None:
+    model = sources["weight"][1]
+    few = replace(random_embeddings(200), embedding_space=model.config.embedding_space, capacity=1.0)
+    Gallery.from_embeddings(few, "Flat").save(tmp_path / "few")
+    for folder, num_bytes, learning, reason in (
+        (sources["weight"][0], 3, LEARNING, "bytes must divide"),
+        (tmp_path / "few", 4, LEARNING, "needs at least 256 images"),
+        (tmp_path / "few", 8, replace(LEARNING, labels=True), "needs at least 256 images"),
+        (sources["weight"][0], 4, replace(LEARNING, report_to=["nobody"]), "nobody"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            learn((folder, model), photos, tmp_path / "no", learning, num_bytes)
+        assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("name", ["num_images", "checkpoint_steps", "log_every"])
+def test_numbers_of_learning_are_at_least_1(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
+        replace(LEARNING, **{name: 0})
+
+
 @pytest.mark.parametrize(("granularity", "query_side"), [("weight", "backbone"), ("channel", "projector")])
 def test_a_network_whose_queries_learned_belongs_to_this_index_and_nothing_else(
     granularity: Granularity,
@@ -182,6 +283,7 @@ def test_labels_teach_if_the_gallery_has_the_classes(
     Gallery.from_embeddings(other, "Flat").save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"labels=True needs .*; 5 have none, such as 'train-0'. Learn"):
         learn((tmp_path / "other", model), photos, tmp_path / "no", learning)
+    assert not (tmp_path / "no").exists()  # the same output serves to learn without labels
 
 
 def test_what_cannot_learn_is_refused_with_what_to_do(

@@ -160,11 +160,20 @@ def test_a_loss_that_is_not_finite_stops() -> None:
     step = step_of(*made())
     with torch.no_grad():
         step.learner.centroids.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"loss of step 0 is nan: choose a smaller --learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss of step 0 is nan: choose a smaller --learning_rate, .* another --output"
+    ):
         step(0)
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "learning_rate", "query_learning_rate"])
-def test_settings_must_be_above_0(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be above 0; got 0"):
-        Settings(**{name: 0})
+@pytest.mark.parametrize("value", [0, float("nan"), float("inf")])
+def test_settings_must_be_above_0(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be above 0 and finite; got {value}"):
+        Settings(**{name: value})
+
+
+def test_a_seed_may_be_0() -> None:
+    assert Settings(seed=0).seed == 0
+    with pytest.raises(ValueError, match="seed must be at least 0; got -1"):
+        Settings(seed=-1)
