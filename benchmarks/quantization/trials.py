@@ -153,9 +153,10 @@ class Trial:
     def __init__(self, case: Case, model: PrunNetModel, train: Dataset, queries: Dataset, wanted: list[str]) -> None:
         self.case, self.model, self.train, self.tested = case, model, train, queries
         self.images = [read_image(row) for row in stored_images(queries)]
-        self.wanted = np.array(wanted)
+        numbers = {label: number for number, label in enumerate(sorted(set(wanted)))}
+        self.wanted = np.array([numbers[label] for label in wanted])
         exact = Gallery.load(case.work / "exact")
-        self.labels = np.array([label or "" for label in exact.labels])
+        self.labels = np.array([numbers.get(label or "", -1) for label in exact.labels])
         self.vectors: Vectors = np.array(exact._rows.vectors())
         self.dim = self.vectors.shape[1]
         self.flat = faiss.IndexFlatIP(self.dim)

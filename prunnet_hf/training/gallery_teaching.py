@@ -114,7 +114,7 @@ def _write_vectors(file: Path, rows: StoredRows) -> None:
     with temporary.open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, header)
         for _, batch in rows.batches():
-            opened.write(np.ascontiguousarray(batch, dtype=np.float32))
+            opened.write(batch.tobytes())
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(temporary, file)
