@@ -73,6 +73,8 @@ def quantize(
         _refuse({"data_dir": data_dir, "dataset": dataset, **given})
         refuse_existing(output)
         refuse_work(output)
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0; got {seed}.")
     if query_learning_rate is not None and query_side is None:
         raise ValueError(
             f"--query_learning_rate {query_learning_rate} is of query networks, none of which learns: give "
@@ -118,8 +120,9 @@ def _say_learned(learned: Learned) -> None:
     progress = learned.progress
     typer.echo(
         f"Learned in {progress.step} steps of {1000 * progress.seconds / progress.step:.0f} ms, "
-        f"{progress.search_seconds / progress.seconds:.0%} of it for searches; the loss went from "
-        f"{progress.first_loss:.4f} to {progress.last_loss:.4f}."
+        f"{progress.search_seconds / progress.seconds:.0%} of it for searches. The loss was "
+        f"{progress.first_loss:.4f} in the first, {progress.last_loss:.4f} in the last; each is of one capacity, so "
+        "they differ by chance too."
     )
     for folder in learned.networks.values():
         typer.echo(f"{folder}: queries for this index alone")

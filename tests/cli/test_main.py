@@ -192,6 +192,8 @@ def test_quantising_refuses_what_would_be_passed_over(
     words = ["quantize", str(gallery), "--bytes", "4", "--output", str(tmp_path / "small")]
     assert main([*words, "--learn", "model", "--query_learning_rate", "0.1"]) == 1
     assert "--query_learning_rate 0.1 is of query networks, none of which learns: give" in capsys.readouterr().err
+    assert main([*words, "--seed", "-1"]) == 1
+    assert "--seed must be at least 0; got -1" in capsys.readouterr().err
     (tmp_path / "small/.learning").mkdir(parents=True)
     assert main(words) == 1
     assert "small' holds learning that isn't done. Give its command again, with --learn" in capsys.readouterr().err
