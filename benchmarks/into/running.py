@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ ROW_FORMAT = 1
 PROGRAMS = {"train": [str(ROOT / "train_accelerate.py")]}
 """Every other command is a verb of `prunnet`."""
 FOLDERS = {MOVED: make_shifted, "{part}": make_part, "{validation}": make_validation}
+_MAKING = threading.Lock()
+"""Of folders of images: two jobs may need the same one."""
 CUT_OFF = ("checkpoints", "subnetworks", "dense")
 """Folders of a finished run that nothing needs any more."""
 
@@ -83,7 +86,8 @@ class Site:
     def images(self, place: str) -> Path:
         """One of the folders of images that `FOLDERS` make; made if need be."""
         folder = self.work / place.strip("{}")
-        FOLDERS[place](self.place.data_dir.resolve(), folder)
+        with _MAKING:
+            FOLDERS[place](self.place.data_dir.resolve(), folder)
         return folder
 
     def is_done(self, step: Step) -> bool:

@@ -104,6 +104,7 @@ class DatasetImages(ImageSource):
 
     Attributes:
         files: The path of each image's file; None if it has none of its own.
+        has_paths: Whether names are paths, rather than places.
     """
 
     def __init__(self, images: Dataset, root: str | os.PathLike[str] | None = None) -> None:
@@ -118,7 +119,9 @@ class DatasetImages(ImageSource):
         names = [
             row if file is None else file.removeprefix(prefix) for row, file in zip(rows, self.files, strict=True)
         ]
-        self.names = names if len(set(names)) == len(names) else rows
+        is_of_files = len(set(names)) == len(names)
+        self.names = names if is_of_files else rows
+        self.has_paths = is_of_files and None not in self.files
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         """The image as it is stored, its box if it has one, and its name as `path`."""

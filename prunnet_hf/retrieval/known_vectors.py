@@ -63,17 +63,21 @@ class KnownVectors:
                 "its shards."
             )
 
-    def of(self, images: DatasetImages) -> Match:
+    def of(self, images: DatasetImages, top: str | None = None) -> Match:
         """The vectors of a data set's images.
 
         A gallery may name an image as a table of the data set does, relative to the folder of the data set; by its
-        path as it was given, absolute, or relative to the working directory; or relative to the folder that holds all
-        these images. The way that finds most is taken for all.
+        path as it was given, absolute, or relative to the working directory; or relative to `top`. The way that finds
+        most is taken for all.
+
+        Args:
+            images: The images.
+            top: A folder, such as `common_folder` of the images that the gallery is known to have.
 
         Raises:
             ValueError: If the gallery names one twice, or its vector is zero or not finite.
         """
-        matches = [Match(names, self.embedding_dim) for names in _namings(images)]
+        matches = [Match(names, self.embedding_dim) for names in _namings(images, top)]
         for paths, vectors in self._batches():
             for match in matches:
                 match.add(paths, vectors)
@@ -109,12 +113,14 @@ class Match:
         dim: Length of a vector.
         vectors: `(n, dim)`, of unit length once checked; rows of images that weren't found are undefined.
         times: How often each image came.
+        total: How many vectors were looked at.
     """
 
     names: Sequence[str]
     dim: int
     vectors: Vectors = field(init=False)
     times: NDArray[np.int64] = field(init=False)
+    total: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._places = {name: place for place, name in enumerate(self.names)}
@@ -137,6 +143,7 @@ class Match:
         rows, places = [row for row, _ in found], [place for _, place in found]
         self.vectors[places] = vectors[rows]
         np.add.at(self.times, places, 1)
+        self.total += len(paths)
 
     def check(self, source: str) -> None:
         """Refuse what can't be a target, and give all vectors unit length.
@@ -146,7 +153,9 @@ class Match:
         """
         twice = [self.names[place] for place in np.flatnonzero(self.times > 1).tolist()]
         if twice:
-            raise ValueError(f"{source!r} holds {len(twice)} of the images more than once: {listed(twice)}.")
+            raise ValueError(
+                f"{source!r} holds {len(twice)} of the images more than once: {listed(twice)}. Keep one row of each."
+            )
         there = np.flatnonzero(self.times)
         found = self.vectors[there]
         bad = ~np.isfinite(found).all(axis=1) | ~found.any(axis=1)
@@ -159,14 +168,20 @@ class Match:
         self.vectors[there] = normalize(found) if len(found) else found
 
 
-def _namings(images: DatasetImages) -> list[list[str]]:
+def common_folder(images: DatasetImages) -> str | None:
+    """The folder that holds all images; None if some have no file of their own."""
+    files = [path_of(file) for file in images.files if file is not None]
+    return os.path.commonpath([os.path.dirname(file) for file in files]) if len(files) == len(images) else None
+
+
+def _namings(images: DatasetImages, top: str | None) -> list[list[str]]:
     """The ways in which a gallery may name images; the first is a table's."""
     namings = [list(images.names)]
     files = [path_of(file) for file in images.files if file is not None]
     if len(files) == len(images):
-        top = os.path.commonpath([os.path.dirname(file) for file in files])
         absolute = [os.path.abspath(file) for file in files]
-        namings += [files, absolute, *([_relative(file, start) for file in files] for start in (os.getcwd(), top))]
+        starts = [os.getcwd(), *([top] if top is not None else [])]
+        namings += [files, absolute, *([_relative(file, start) for file in files] for start in starts)]
     return [names for place, names in enumerate(namings) if names not in namings[:place]]
 
 

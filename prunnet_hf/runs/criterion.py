@@ -31,6 +31,10 @@ GROUPS = 50
 """Into so many groups of queries a test is split for its standard error, unless each query can be scored alone."""
 
 
+_OF_A_SPACE = ("measured", "compatible_with")
+"""Entries of a configuration that say of which space they are."""
+
+
 def judged(
     into: IntoRecord,
     before: Encoded[float],
@@ -78,6 +82,8 @@ def networks_before(network: PrunNetModel, capacities: Iterable[float]) -> dict[
 def name_space(run: Path, space: str, capacities: Iterable[float]) -> None:
     """Write another id of their space into the configurations of a run's models. Their weights stay as they are.
 
+    What was measured in another space goes.
+
     Args:
         run: The run directory.
         space: The id.
@@ -87,7 +93,8 @@ def name_space(run: Path, space: str, capacities: Iterable[float]) -> None:
         file = folder / CONFIG_NAME
         if file.is_file():
             config: dict[str, Any] = load_json(file.read_text(encoding="utf-8"))
-            write_json(file, dict(sorted({**config, "embedding_space": space}.items())))
+            stale = [name for name in _OF_A_SPACE if (config.get(name) or {}).get("space", space) != space]
+            write_json(file, dict(sorted({**config, **dict.fromkeys(stale), "embedding_space": space}.items())))
 
 
 def format_criterion(into: IntoRecord, metric: str) -> str:

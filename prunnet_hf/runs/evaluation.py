@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ from .gathering import encode_together
 from .measured import note_measured
 from .methods import find_method
 from .ownership import discard_conclusions
-from .record import RECORD, UNEVALUATED, IntoRecord, RunRecord, TrainingFacts
+from .record import RECORD, UNEVALUATED, IntoRecord, RunRecord, TrainingFacts, recorded_into
 from .reference import Reference
 from .run_directory import subnetwork_directory, without_local_paths, write_json, write_text
 
@@ -157,8 +157,9 @@ def evaluate_run(
 ) -> RunRecord | None:
     """Evaluate a trained model, print its figures, and write the run directory. All processes must call this.
 
-    A run that is only evaluated again keeps its model, its recipe and what is recorded about its training. In both
-    cases the configurations of its models then have what was `measured`.
+    A run that is only evaluated again keeps its model, its recipe and what is recorded about its training, and without
+    a reference what was found in the gallery of the space into which it was trained. In both cases the configurations
+    of its models then have what was `measured`.
 
     Args:
         accelerator: The accelerator of the run, whose processes share the images.
@@ -184,12 +185,14 @@ def evaluate_run(
         write_json(run / UNEVALUATED, {"dataset": dataset_name(arguments), **vars(training)})
     accelerator.wait_for_everyone()
     sides = encode_splits(accelerator, subnetworks, processor, splits, arguments)
-    before = None if reference is None else encode_before(accelerator, reference, splits, arguments)
+    before = None if reference is None else encode_before(accelerator, reference, splits, arguments, subnetworks)
     if sides is None:
         return None
     query, gallery = sides
-    into = None
-    if reference is not None:
+    description = describe_run(accelerator, arguments, splits)
+    if reference is None:
+        into = recorded_into(run, description) if is_evaluated_again(arguments) else None
+    else:
         into = against_own_gallery(reference, splits.protocol, query, gallery)
         if before is not None:
             vectors = reference.gallery_vectors
@@ -202,7 +205,7 @@ def evaluate_run(
         progress=True,
     )
     record = RunRecord(
-        **vars(describe_run(accelerator, arguments, splits)),
+        **vars(description),
         **vars(training),
         model=describe_model(model),
         results=tuple(results),
@@ -219,7 +222,11 @@ def evaluate_run(
 
 
 def encode_before(
-    accelerator: Accelerator, reference: Reference, splits: RetrievalSplits, arguments: RunArguments
+    accelerator: Accelerator,
+    reference: Reference,
+    splits: RetrievalSplits,
+    arguments: RunArguments,
+    evaluated: Collection[float],
 ) -> Encoded[float] | None:
     """The queries by the network as it was before the run, at each capacity that must hold in its space.
 
@@ -227,7 +234,8 @@ def encode_before(
     """
     if reference.before is None:
         return None
-    networks = networks_before(reference.before.to(accelerator.device), [*arguments.train.capacities, 1.0])
+    stored = {*arguments.train.capacities, 1.0}.intersection(evaluated)  # a lone network has only its own
+    networks = networks_before(reference.before.to(accelerator.device), stored)
     return encode_together(
         accelerator,
         networks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ DENSE, PHASE = "dense", "phase.json"
 """The folder of the first phase of a run by distillation, and the file in it that is written before its model."""
 TARGETS = "targets"
 """The folder of what a run into a space that exists keeps: the teacher's embeddings of each split, and neighbours."""
-_OF_TARGETS = re.compile(r"train|query|gallery")
+_OF_TARGETS = re.compile(r"train|validation|query|gallery")
 _WORK = ("metrics.json", "model", "trajectory.json", "initial", "rounds")
 """What a run that has come to something leaves, besides checkpoints and best models."""
 _SHOWN = 3
@@ -73,6 +74,24 @@ def refuse_what_is_not_ours(run: Path) -> None:
         )
 
 
+def refuse_to_replace_sources(run: Path, sources: Mapping[str, str | None]) -> None:
+    """Refuse to replace a run that the new one learns from: it would be gone when that goes on with --resume.
+
+    Args:
+        run: The run directory.
+        sources: What the new run learns from, by the argument that names it.
+
+    Raises:
+        ValueError: If one lies in it.
+    """
+    for argument, source in sources.items():
+        if source is not None and Path(source).resolve().is_relative_to(run.resolve()):
+            raise ValueError(
+                f"--{argument} {source} lies in output_dir={str(run)!r}, which --overwrite_output_dir would replace. "
+                "Choose another output_dir."
+            )
+
+
 def is_run(run: Path) -> bool:
     """Whether a directory holds a run, finished or not: its recipe, its record, a checkpoint or its model."""
     return (
@@ -81,6 +100,12 @@ def is_run(run: Path) -> bool:
         or _mapping(run / "model" / "config.json").get("model_type") == "prunnet"
         or bool(_own(run / "checkpoints", STEP))
     )
+
+
+def was_trained_into(run: Path) -> bool:
+    """Whether a run was trained into a space that exists, by its recipe."""
+    recipe = _mapping(run / "config.yaml")
+    return bool(recipe.get("into") or recipe.get("teacher"))
 
 
 def earlier_work(run: Path) -> list[str]:

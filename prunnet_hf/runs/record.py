@@ -356,6 +356,34 @@ def recorded_training(run: Path, dataset: str) -> TrainingFacts:
     return _build(TrainingFacts, content, str(file))
 
 
+def recorded_into(run: Path, test: RunDescription) -> IntoRecord | None:
+    """What the record of a run says of the space that exists into which it was trained.
+
+    Args:
+        run: A run directory that is evaluated again.
+        test: The evaluation.
+
+    Returns:
+        None if it says nothing, or was of another test.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    file = run / RECORD
+    content = _read_object(file) if file.is_file() else {}
+    same = ("dataset", "split", "protocol", "num_queries", "num_gallery")
+    if content.get("into") is None or any(content.get(name) != getattr(test, name) for name in same):
+        return None
+    return _build(IntoRecord, content["into"], f"{file}: into")
+
+
+def was_judged(run: Path) -> bool:
+    """Whether the record of a run has a comparison with the network as it was before, see `runs/criterion.py`."""
+    file = run / RECORD
+    into = _read_object(file).get("into") if file.is_file() else None
+    return isinstance(into, dict) and into.get("kept") is not None
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = load_json(path.read_text(encoding="utf-8"), finite=True)

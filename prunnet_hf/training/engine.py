@@ -92,6 +92,8 @@ def _train(
         again = is_evaluated_again(arguments)
         facts = recorded_training(run, dataset_name(arguments)) if again else TrainingFacts()
         model, processor = load_trained(arguments)
+        if space is not None:
+            space.check_evaluated(model.config.embedding_space, run if again else None)
         step = 0
         start_trackers(accelerator, arguments)
     else:

@@ -25,7 +25,8 @@ from ..retrieval.image_sources import DatasetImages
 from ..retrieval.known_vectors import KnownVectors, holds_vectors
 from ..retrieval.spaces import check_compatible, space_of
 from ..runs.arguments import RunArguments
-from ..runs.ownership import TARGETS
+from ..runs.ownership import TARGETS, refuse_to_replace_sources, was_trained_into
+from ..runs.record import was_judged
 from ..runs.reference import Reference
 from ..storage.json_text import load_json
 from ..storage.whole_file import whole_file
@@ -133,6 +134,29 @@ class KnownSpace:
         )
         return None if model.is_classifier_new else model.classifier.weight.detach()
 
+    def check_evaluated(self, own: str | None, run: Path | None) -> None:
+        """Make sure that a model which is only evaluated was trained into this space.
+
+        Args:
+            own: The id of its space.
+            run: The directory of its run; None if it isn't evaluated as that run's.
+
+        Raises:
+            ValueError: If it wasn't, or what it must be compared with is missing.
+        """
+        has_left = self.before is not None and run is not None and was_trained_into(run)
+        if own != self.embedding_space and not has_left:
+            raise ValueError(
+                f"--into and --teacher must be left out, or be those of the model's training: {self.name} is of the "
+                f"space {self.embedding_space!r}, and the model to evaluate of {own!r}. If it was trained further and "
+                "has left that space, give its --model_name_or_path, too; the run's config.yaml has all, for --config."
+            )
+        if self.before is None and run is not None and was_judged(run):
+            raise ValueError(
+                "--model_name_or_path must be the network that was trained further, which this one is compared with; "
+                "got None. The run's config.yaml has it, for --config."
+            )
+
     def reference(self, splits: RetrievalSplits) -> Reference:
         """What the run is compared with in the end: vectors of the test images. All processes must call this."""
         options = self.arguments.train
@@ -205,10 +229,12 @@ def open_space(
 
     Raises:
         FileNotFoundError: If there is no such gallery or table.
-        ValueError: If it is damaged, the teacher has no embedding space or another than the gallery, or
-            `--embedding_dim` is another.
+        ValueError: If it is damaged, the teacher has no embedding space or another than the gallery,
+            `--embedding_dim` is another, or the run would replace one of them.
     """
     into, named = arguments.train.into, arguments.train.teacher
+    if arguments.train.overwrite_output_dir:
+        refuse_to_replace_sources(Path(arguments.train.output_dir), {"into": into, "teacher": named})
     if not arguments.train.trains_into:
         return None
     known = KnownVectors(into) if into is not None and holds_vectors(into) else None

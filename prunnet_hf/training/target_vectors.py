@@ -22,7 +22,7 @@ from ..retrieval.embedding_shards import Shard, encode_shard
 from ..retrieval.embedding_table import read_embeddings
 from ..retrieval.foreign_encoders import ForeignEncoder
 from ..retrieval.image_sources import DatasetImages
-from ..retrieval.known_vectors import KnownVectors
+from ..retrieval.known_vectors import KnownVectors, common_folder
 from ..retrieval.search import normalize
 from ..retrieval.table_encoder import Encoding, TableEncoder
 from ..runs.arguments import RunArguments
@@ -106,16 +106,25 @@ class GalleryVectors(TargetVectors):
     """The vectors that a gallery has.
 
     Args:
-        known: They are found by the images' paths.
+        known: They are found by the images' paths. Test images are looked for in the folder that training images were
+            found in: relative to their own, they could be called as those are.
     """
 
     def __init__(self, known: KnownVectors) -> None:
         self.known = known
+        self._top: str | None = None
         self.embedding_space, self.embedding_dim = known.embedding_space, known.embedding_dim
 
     def of(self, split: Split, images: DatasetImages) -> Vectors:
         """See `TargetVectors`."""
-        match = self.known.of(images)
+        self._top = common_folder(images)
+        match = self.known.of(images, self._top)
+        if not images.has_paths and match.total != len(images):
+            raise ValueError(
+                f"--into {self.known.source} has {match.total} rows, and there are {len(images)} training images, "
+                "which have no paths but their places (row-0, row-1 and so on): which are which isn't known. Embed "
+                "just these images, or give the model by --teacher."
+            )
         if match.missing:
             raise ValueError(
                 f"{len(match.missing)} of {len(images)} training images aren't in --into {self.known.source}, where "
@@ -126,13 +135,16 @@ class GalleryVectors(TargetVectors):
 
     def if_known(self, split: Split, images: DatasetImages) -> Vectors | None:
         """See `TargetVectors`."""
-        match = self.known.of(images)
-        if not match.missing:
-            return match.vectors
+        found = 0
+        if images.has_paths:  # else they are called as training images are
+            match = self.known.of(images, self._top)
+            if not match.missing:
+                return match.vectors
+            found = match.num_found
         logger.warning(
             "%s has %d of the %d test images (%s), so %s. Give the model that made it, by --teacher, to measure it.",
             self.known.source,
-            match.num_found,
+            found,
             len(images),
             split,
             "the best model is chosen by searching what it embeds itself"

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from prunnet_hf.retrieval.embedding_table import Embeddings, write_embeddings
 from prunnet_hf.retrieval.gallery import Gallery
 from prunnet_hf.retrieval.image_sources import DatasetImages
-from prunnet_hf.retrieval.known_vectors import KnownVectors, holds_vectors
+from prunnet_hf.retrieval.known_vectors import KnownVectors, common_folder, holds_vectors
 
 SPACE = "0123456789abcdef"
 NAMES = ["a/1.png", "a/2.png", "b/1.png"]
@@ -49,7 +49,8 @@ def test_a_table_may_name_images_in_several_ways(
             np.vstack([VECTORS[::-1], [[1, 1]]]).astype(np.float32),
         )
     )
-    match = found.of(photos(root.replace("ABSOLUTE", os.getcwd())))
+    images = photos(root.replace("ABSOLUTE", os.getcwd()))
+    match = found.of(images, common_folder(images))
     if start == "ABSOLUTE":
         assert match.missing == [f"train/{name}" for name in NAMES]
     else:
@@ -86,8 +87,21 @@ def test_a_damaged_gallery_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_comes_twice_is_refused(tmp_path: Path) -> None:
     twice = table(tmp_path / "t.parquet", ["train/a/1.png", "train/a/2.png", "train/a/1.png"])
-    with pytest.raises(ValueError, match=r"holds 1 of the images more than once: train/a/1\.png"):
+    with pytest.raises(ValueError, match=r"holds 1 of the images more than once: train/a/1\.png\. Keep one row"):
         KnownVectors(twice).of(photos("/photos"))
+
+
+def test_a_folder_above_all_images_is_tried_only_if_it_is_given(tmp_path: Path) -> None:
+    of_training = KnownVectors(table(tmp_path / "t.parquet", NAMES))  # as `--data_dir photos/train` names them
+    others = DatasetImages(
+        Dataset.from_dict(
+            {"image": [f"/photos/test/{name}" for name in NAMES]}, features=Features({"image": Image()})
+        ),
+        "/photos",
+    )
+    assert of_training.of(photos("/photos"), "/photos/train").missing == []
+    assert of_training.of(others).num_found == 0
+    assert of_training.of(others, "/photos/train").num_found == 0
 
 
 def test_what_looks_like_vectors(tmp_path: Path) -> None:

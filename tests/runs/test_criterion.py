@@ -70,3 +70,12 @@ def test_models_of_a_run_are_given_another_id(tmp_path: Path) -> None:
     for folder in ("model", "subnetworks/capacity-0.20"):
         found = json.loads((tmp_path / folder / "config.json").read_text())
         assert found == {"embedding_space": "new", "capacity": 0.2}
+
+
+def test_what_was_measured_in_another_space_goes_with_its_id(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    noted = {"measured": {"space": "new", "values": {}}, "compatible_with": {"space": "old"}}
+    (tmp_path / "model/config.json").write_text(json.dumps({"embedding_space": "old", **noted}))
+    name_space(tmp_path, "new", [])
+    found = json.loads((tmp_path / "model/config.json").read_text())
+    assert found == {"embedding_space": "new", "measured": noted["measured"], "compatible_with": None}

@@ -107,3 +107,22 @@ def test_the_criterion_is_for_networks_that_were_in_the_space(photos: Path, pare
     moved = open_space(foreign, judged.accelerator)
     assert moved is not None
     assert moved.before is None  # it comes from another space, and gets that of the teacher whatever it finds
+
+
+def test_one_subnetwork_of_a_whole_network_is_compared_at_its_own_capacity(
+    photos: Path, parent: Path, tmp_path: Path
+) -> None:
+    run = tuning(photos, tmp_path / "run", parent, learning_rate=0.005)
+    run.model.model_name_or_path = str(parent / "dense")
+    train_quietly(run)
+    record = RunRecord.read(tmp_path / "run" / RECORD)
+    assert record.into is not None
+    assert list(record.into.before) == ["0.20"]
+
+
+def test_an_evaluation_without_the_network_before_is_refused(photos: Path, parent: Path, tmp_path: Path) -> None:
+    train_quietly(tuning(photos, tmp_path / "run", parent, learning_rate=0.005))
+    run = tuning(photos, tmp_path / "run", parent, eval_only=True)
+    run.model.model_name_or_path = None
+    with pytest.raises(ValueError, match=r"--model_name_or_path must be the network.*None.*config\.yaml"):
+        train_quietly(run)

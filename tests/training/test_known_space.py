@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 
 from prunnet_hf import PrunNetConfig, PrunNetForImageClassification, PrunNetModel
 from prunnet_hf.configuration_prunnet import Granularity
 from prunnet_hf.data.reading import stored_images
+from prunnet_hf.data.splits import RetrievalSplits
 from prunnet_hf.hub.card import write_card
 from prunnet_hf.retrieval.dataset_encoding import Encoded
 from prunnet_hf.retrieval.embedding_table import Embeddings, read_embeddings, write_embeddings
@@ -27,7 +30,8 @@ from prunnet_hf.runs.evaluation import against_own_gallery, cut_subnetworks, sel
 from prunnet_hf.runs.record import IntoRecord
 from prunnet_hf.runs.run_data import load_run_data, set_apart
 from prunnet_hf.training.checkpoints import Progress, save_whole
-from prunnet_hf.training.engine import train
+from prunnet_hf.training.engine import create_accelerator, train
+from prunnet_hf.training.known_space import open_space
 from tests.accelerate_state import reset_accelerate
 from tests.processes import run_processes
 from tests.training.tiny_run import arguments, make_photos, metrics, trainer, weights
@@ -370,3 +374,86 @@ def test_what_does_not_fit_the_space_is_refused(photos: Path, dense: Path, table
     reset_accelerate()
     with pytest.raises(FileNotFoundError, match=r"there is no '.*nowhere\.parquet': give .*gallery"):
         trainer(into(photos, tmp_path / "e", tmp_path / "nowhere.parquet"))
+
+
+def test_a_teacher_can_be_exchanged_when_a_run_is_replaced(
+    photos: Path, dense: Path, teacher: PrunNetModel, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(dense / "model", other)
+    model = PrunNetForImageClassification.from_pretrained(other)
+    with torch.no_grad():
+        next(model.prunnet.projector.parameters()).mul_(-1)
+    model.renew_embedding_space()
+    model.save_pretrained(other)
+    options = {"method": "independent", "capacities": [0.5], "epochs": 1, "into_loss": ["regression"]}
+    options |= {"eval_every": 1, "data": {"validation_share": 0.4}, "eval_capacities": []}
+    train(into(photos, tmp_path / "run", dense, **options))
+    reset_accelerate()
+    train(into(photos, tmp_path / "run", other, **options, overwrite_output_dir=True))
+    found = PrunNetConfig.from_pretrained(tmp_path / "run/model").embedding_space
+    assert found == PrunNetConfig.from_pretrained(other).embedding_space != teacher.config.embedding_space
+
+
+@pytest.mark.parametrize("name", ["into", "teacher"])
+def test_a_run_does_not_replace_what_it_learns_from(photos: Path, dense: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(dense, run)
+    before = sorted(run.rglob("*"))
+    options = {"into": None, name: str(run / "model"), "overwrite_output_dir": True}
+    with pytest.raises(ValueError, match=rf"--{name} .*model lies in output_dir='.*run'.*another output_dir"):
+        train(into(photos, run, dense, **options))
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_model_of_another_space_is_not_evaluated_as_trained_into_one(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(finished, plain)
+    model = PrunNetForImageClassification.from_pretrained(plain / "model", num_labels=5)
+    model.renew_embedding_space()
+    model.prunnet.save_pretrained(plain / "model")
+    again = {"capacities": [0.5], "eval_capacities": [], "eval_only": True}
+    with pytest.raises(ValueError, match=r"--into and --teacher must be left out.*model to evaluate.*config\.yaml"):
+        train(into(photos, plain, finished, **again, into_loss=["regression"]))
+
+
+def test_what_was_found_in_the_known_gallery_outlives_an_evaluation_of_the_runs_own_networks(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    options = {"method": "distilled", "capacities": [0.5], "eval_capacities": [0.3], "eval_only": True}
+    train(arguments(photos, run, **options))
+    assert [row["capacity"] for row in metrics(run)["capacities"]] == [0.3, 0.5, 1.0]
+    assert metrics(run)["into"] == metrics(finished)["into"]
+    assert PrunNetConfig.from_pretrained(run / "model").compatible_with["values"].keys() == {"0.50", "1.00"}
+
+
+def test_images_without_files_are_known_by_their_places_only_among_just_these_images(
+    photos: Path, table: Path, teacher: PrunNetModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = into(photos, tmp_path / "run", table, into_loss=["regression"])
+    splits = load_run_data(run)
+    inside = [image["image"] for image in splits.train]
+    columns = {"image": [{"bytes": _png(image), "path": None} for image in inside], "label": splits.train["label"][:]}
+    train_images = Dataset.from_dict(columns, features=splits.train.features)
+    names = [f"row-{place}" for place in range(30)]
+    known = Embeddings(teacher.encode(inside, progress=False), teacher.config.embedding_space, 1.0, names)
+    write_embeddings(tmp_path / "rows.parquet", known)
+    run = into(photos, tmp_path / "run", tmp_path / "rows.parquet", into_loss=["regression"])
+    space = open_space(run, create_accelerator(run))
+    targets = space.targets(train_images, with_neighbours=False).vectors.numpy()
+    np.testing.assert_allclose(targets, normalize(known.embeddings), atol=1e-6)
+    tested = train_images.select(range(9))  # other images, which are called row-0 and so on as well
+    assert space.reference(RetrievalSplits(train_images, tested, tested, "leave_one_out")).query is None
+    assert "has 0 of the 9 test images" in caplog.text
+    with pytest.raises(ValueError, match=r"rows\.parquet has 30 rows, and there are 29 training images.*--teacher"):
+        space.check(train_images.select(range(1, 30)))
+
+
+def _png(image: Image.Image) -> bytes:
+    with io.BytesIO() as file:
+        image.save(file, "PNG")
+        return file.getvalue()

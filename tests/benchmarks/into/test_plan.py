@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from benchmarks.compare.running import Place
-from benchmarks.into.plan import SETS, Step, quick, steps_of
+from benchmarks.into.plan import MOVED, SETS, Step, quick, steps_of
 from benchmarks.into.running import Queue, Site
 from prunnet_hf.runs.arguments import parse_arguments
 
@@ -92,3 +93,11 @@ def test_folders_take_the_place_of_their_names(tmp_path: Path) -> None:
         *("--output", str(tmp_path / "work/omniglot/a/new.parquet")),
     ]
     assert there.usual_run(2) == tmp_path / "work/omniglot/usual-seed2"
+
+
+def test_jobs_that_need_the_same_images_do_not_disturb_each_other(photos: Path, tmp_path: Path) -> None:
+    there = Site("omniglot", Place(photos, tmp_path / "work", tmp_path / "rows"))
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(there.images, [MOVED] * 4))
+    (folder,) = folders
+    assert len(list(folder.glob("train/*/*.png"))) == 2 * len(list(photos.glob("train/*/*.png")))
