@@ -65,7 +65,7 @@ def export(
     for file in files:
         typer.echo(
             f"{file.path}: capacity {format_capacity(network.config.capacity)}, {file.size / 1e6:.2f} MB, "
-            f"cosine distance from torch {abs(file.distance):.1g}"
+            f"cosine distance from torch {file.distance}"
         )
     if network.config.granularity == "weight" and network.config.capacity < 1:
         typer.echo(

@@ -32,7 +32,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from ..commands import CommandParser, run_command
-from ..export.precisions import SUFFIXES, Precision
+from ..export.distances import Precision
+from ..export.precisions import SUFFIXES
 from ..hub.publish import PublishedRun, check_repo_id, publish_run
 from ..hub.space import publish_page, staged_page
 from ..hub.staging import LAYOUTS, Publication, stage_run

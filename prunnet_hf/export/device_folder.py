@@ -17,11 +17,11 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..data.official_files import require_folder
 from ..prunable_model import PrunNetPreTrainedModel
-from ..pruning.masking import format_capacity
 from ..retrieval.image_sources import folder_images
 from ..storage.replacing import Replaceable, is_free, replaced_whole
-from .onnx import CHECKED_BATCHES, Embedder, check_onnx, export_copy, require_onnx, to_onnx
-from .precisions import SUFFIXES, TOLERANCES, Batches, Precision, distance_from_torch, to_precision
+from .distances import TOLERANCES, Distance, Precision, refuse_distance
+from .onnx import CHECKED_BATCHES, check_onnx, export_copy, require_onnx, to_onnx
+from .precisions import SUFFIXES, distance_from_torch, to_precision
 from .processing import TOLERANCE, check_processing, with_processing
 
 Processing = Literal["outside", "inside"]
@@ -44,13 +44,13 @@ class ExportedFile:
         path: Where it is.
         size: Its size in bytes.
         precision: Of its numbers.
-        distance: The mean cosine distance of its embeddings from torch's, over the images that were given, else noise.
+        distance: Of its embeddings from torch's, over the images that were given, else noise.
     """
 
     path: Path
     size: int
     precision: Precision
-    distance: float
+    distance: Distance
 
 
 def export_folder(
@@ -121,7 +121,8 @@ def write_onnx_files(
     contents: list[tuple[ExportedFile, bytes]] = []
     for precision in precisions:
         content = to_precision(whole, precision, batches)
-        distance = _checked_distance(content, network, batches, precision)
+        distance = distance_from_torch(content, network, batches)
+        refuse_distance(distance, precision, model.config.capacity, images)
         for name, made in _files_of(content, precision, model, processing).items():
             contents.append((ExportedFile(folder / FOLDER / name, len(made), precision, distance), made))
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -211,19 +212,6 @@ def _pixel_values(model: PrunNetPreTrainedModel, images: Sequence[Any]) -> list[
     """The images as batches of pixel values."""
     batches = (list(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE))
     return [model.image_processor(batch, return_tensors="np")["pixel_values"] for batch in batches]
-
-
-def _checked_distance(content: bytes, network: Embedder, batches: Batches, precision: Precision) -> float:
-    """The distance from torch, if it is allowed."""
-    capacity: float = network.network.config.capacity
-    distance = distance_from_torch(content, network, batches)
-    if not distance <= TOLERANCES[precision]:  # also if it isn't a number
-        raise RuntimeError(
-            f"precision {precision!r} is refused at capacity {format_capacity(capacity)}, because its "
-            f"embeddings have a mean cosine distance of {distance:.1e} from torch's, where {TOLERANCES[precision]:g} "
-            "is allowed. Leave it out, or pass more images."
-        )
-    return distance
 
 
 @contextmanager

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from .distances import Batches, Distance, Precision, distance_between
 from .onnx import INPUT, OUTPUT, Embedder, open_session, without_notes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Precision = Literal["fp32", "fp16", "int8"]
 SUFFIXES: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """What transformers.js appends to the name of a model's file."""
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "int8": 2e-2}
-"""How far embeddings may be from torch's in float32: the mean of cosine distances over images."""
-Batches = Sequence[NDArray[np.float32]]
 _ANY_LENGTH = "embedding_of_any_length"
 _LAYERS = ("Conv", "Gemm", "MatMul")
 """Operators with weights, which are nearly all bytes and all work. What is left in float32 costs little."""
@@ -51,14 +47,11 @@ def to_precision(content: bytes, precision: Precision, batches: Batches) -> byte
 
 
 @torch.inference_mode()
-def distance_from_torch(content: bytes, network: Embedder, batches: Batches) -> float:
-    """The mean cosine distance of ONNX Runtime's embeddings, which have unit length, from torch's."""
-    session, distances = open_session(content), []
-    for batch in batches:
-        expected = F.normalize(network(torch.from_numpy(batch)).double())
-        found = torch.from_numpy(session.run([OUTPUT], {INPUT: batch})[0]).double()
-        distances.append(1 - (found * expected).sum(dim=1))
-    return float(torch.cat(distances).mean())
+def distance_from_torch(content: bytes, network: Embedder, batches: Batches) -> Distance:
+    """The distance of ONNX Runtime's embeddings, which have unit length, from torch's."""
+    session = open_session(content)
+    found = [torch.from_numpy(session.run([OUTPUT], {INPUT: batch})[0]) for batch in batches]
+    return distance_between(torch.cat(found), torch.cat([network(torch.from_numpy(batch)) for batch in batches]))
 
 
 def _add_unit_length(model: ModelProto) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..export.device_folder import MODEL, ExportedFile, name_default, stored_name, write_onnx_files
+from ..export.distances import Precision
 from ..export.latency import time_files
-from ..export.precisions import Precision
 
 
 @dataclass(frozen=True)

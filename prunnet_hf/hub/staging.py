@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from ..configuration_prunnet import PrunNetConfig
 from ..export.device_folder import ExportedFile, check_precisions, find_calibration_images
+from ..export.distances import Precision
 from ..export.onnx import require_onnx
-from ..export.precisions import Precision
 from ..image_processing_prunnet import PrunNetImageProcessor
 from ..modeling_prunnet import PrunNetModel
 from ..pruning.masking import check_capacities, format_capacity

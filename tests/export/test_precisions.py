@@ -9,10 +9,10 @@ import onnx
 import onnx.parser
 import onnxruntime
 import pytest
-import torch
 
+from prunnet_hf.export.distances import Precision
 from prunnet_hf.export.onnx import export_copy, to_onnx
-from prunnet_hf.export.precisions import Precision, distance_from_torch, path_as_it_was, to_precision
+from prunnet_hf.export.precisions import distance_from_torch, path_as_it_was, to_precision
 from tests.tiny_models import images, tiny_of_units
 
 SAME = """<ir_version: 10, opset_import: ["" : 20]>
@@ -34,16 +34,6 @@ def test_embeddings_get_unit_length_also_if_their_squares_need_more_than_16_bits
     np.testing.assert_allclose(found, [[0.6, 0.8], [0.6, -0.8], [0, 1]], atol=1e-6)
 
 
-def test_the_distance_from_torch_is_one_less_the_cosine_on_average() -> None:
-    content = to_precision(onnx.parser.parse_model(SAME).SerializeToString(), "fp32", [])
-    batches = [np.float32([[3, 4]]), np.float32([[2, 0]])]
-    assert distance_from_torch(content, torch.nn.Identity(), batches) == pytest.approx(0, abs=1e-7)
-    first = torch.nn.Linear(2, 2, bias=False)
-    with torch.no_grad():
-        first.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # gives (3, 0) and (2, 0)
-    assert distance_from_torch(content, first, batches) == pytest.approx((0.4 + 0) / 2, abs=1e-7)
-
-
 def test_what_is_stored_in_how_many_bits() -> None:
     network = export_copy(tiny_of_units().prune(0.5))
     batches = [images(8).numpy()]
@@ -63,7 +53,7 @@ def test_what_is_stored_in_how_many_bits() -> None:
         assert scales.shape == levels.shape[:1]  # by channel
         assert 32 < np.abs(levels.astype(int)).max() <= 64  # of 7 bits
     assert sys.path == path
-    assert 0 < distance_from_torch(eighth, network, batches) < 0.02
+    assert 0 < distance_from_torch(eighth, network, batches).mean < 0.02
     for values in onnx.load_from_string(eighth).graph.input, half.graph.output:
         assert [value.type.tensor_type.elem_type for value in values] == [onnx.TensorProto.FLOAT]
 

@@ -47,8 +47,8 @@ def test_each_network_is_published_as_onnx_and_its_card_says_how_large_it_is(
     assert [tuple(row[:3]) for row in rows_of(main)] == sizes
     assert [tuple(row[:3]) for row in rows_of(thin)] == sizes[:2]
     for row in rows_of(main):
-        assert float(row[3]) < 0.02
-        assert row[4].endswith(" ms")
+        assert 0 <= float(row[3]) <= float(row[4]) < 0.1
+        assert row[5].endswith(" ms")
     assert "Single weights that are left out stand in these files as zeros" in main.files()["README.md"].read_text()
     picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
     session = onnxruntime.InferenceSession(thin.files()["onnx/model_with_processing.onnx"])
