@@ -3,9 +3,10 @@
     python benchmarks/devices.py out/omniglot out/grocery
     python benchmarks/devices.py out/photos --data_dir photos --capacity 0.1
 
-Takes finished runs. The subnetwork is exported as `prunnet export` does it, with 512 training images for int8. Every
-file embeds the queries in ONNX Runtime and searches the gallery that the dense network embedded in torch, in float32.
-A time is that of one image by one thread: the thread's CPU time, the median over rounds in which the files take turns.
+Takes finished runs. The subnetwork is exported as `prunnet export` does it, with 512 training images for int8: to
+ONNX, and to ExecuTorch if that is installed. Every file embeds the queries in its runtime, to search the gallery that
+the dense network embedded in torch, in float32. A time is that of one image by one thread: the thread's CPU time, the
+median over rounds in which the files take turns.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from prunnet_hf import PrunNetModel
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.splits import RetrievalSplits
-from prunnet_hf.export.device_folder import CALIBRATION_IMAGES, ExportedFile, export_folder
+from prunnet_hf.export.device_folder import CALIBRATION_IMAGES, ExportedFile, Format, export_folder
 from prunnet_hf.export.distances import Precision
-from prunnet_hf.export.latency import describe_cpu, time_files
+from prunnet_hf.export.executorch import PRECISIONS, has_executorch, open_program
+from prunnet_hf.export.latency import PROGRAM, describe_cpu, time_files
 from prunnet_hf.export.onnx import INPUT, open_session
 from prunnet_hf.export.precisions import SUFFIXES
 from prunnet_hf.retrieval.dataset_encoding import encode_share, pixel_batches
@@ -34,6 +39,7 @@ from prunnet_hf.training.networks import load_trained
 
 ROUNDS = 31
 DENSE = "dense, fp32"
+Embed = Callable[[torch.Tensor], NDArray[np.float32]]
 
 
 def main(command_line: list[str] | None = None) -> None:
@@ -60,7 +66,11 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
     model.image_processor = processor
     splits, dense = load_run_data(arguments), model.prunnet
     with tempfile.TemporaryDirectory() as folder:
-        files = export(dense.prune(capacity), Path(folder) / "thin", splits, list(SUFFIXES))
+        thin = dense.prune(capacity)
+        files = export(thin, Path(folder) / "thin", splits, list(SUFFIXES))
+        if has_executorch():
+            programs = export(thin, Path(folder) / "programs", splits, list(PRECISIONS), "executorch")
+            files |= {f"{name}, ExecuTorch": file for name, file in programs.items()}
         files[DENSE] = export(dense.prune(1.0), Path(folder) / "dense", splits, ["fp32"])["fp32"]
         rows = measure(files, dense, splits)
         paths = {name: file.path for name, file in files.items()}
@@ -77,13 +87,17 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
 
 
 def export(
-    network: PrunNetModel, folder: Path, splits: RetrievalSplits, precisions: list[Precision]
+    network: PrunNetModel,
+    folder: Path,
+    splits: RetrievalSplits,
+    precisions: list[Precision],
+    format: Format = "onnx",
 ) -> dict[str, ExportedFile]:
     """The files of a network, by precision."""
     train: Any = splits.train
     order = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
     images = train.select(sorted(order))["image"]
-    files = export_folder(network, folder, precisions=precisions, images=list(images))
+    files = export_folder(network, folder, format=format, precisions=precisions, images=list(images))
     return {file.precision: file for file in files}
 
 
@@ -98,11 +112,23 @@ def measure(
     )
     rows = {}
     for name, file in files.items():
-        session = open_session(file.path)
-        found = [session.run(None, {INPUT: batch.numpy()})[0] for batch in pixel_batches(splits.query, processor)]
+        embed = in_executorch(file.path) if file.path.suffix == PROGRAM else in_onnx_runtime(file.path)
+        found = [embed(batch) for batch in pixel_batches(splits.query, processor)]
         scores = protocol(Side(np.concatenate(found), query.columns), gallery)
         rows[name] = next(iter(scores.items()))
     return rows
+
+
+def in_onnx_runtime(path: Path) -> Embed:
+    """What embeds a batch of pixel values by an ONNX file."""
+    session = open_session(path)
+    return lambda batch: session.run(None, {INPUT: batch.numpy()})[0]
+
+
+def in_executorch(path: Path) -> Embed:
+    """What embeds a batch of pixel values by a program, image by image."""
+    embed = open_program(path)
+    return lambda batch: np.concatenate([embed(image).numpy() for image in batch.split(1)])
 
 
 if __name__ == "__main__":

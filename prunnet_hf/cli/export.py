@@ -1,4 +1,4 @@
-"""`prunnet export`: a network as ONNX files for devices and browsers."""
+"""`prunnet export`: a network as files for devices and browsers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 
 from ..export.device_folder import (
     CALIBRATION_IMAGES,
+    Format,
     Processing,
     check_precisions,
     export_folder,
     find_calibration_images,
     refuse_filled,
+    require_format,
 )
-from ..export.onnx import require_onnx
 from ..pruning.masking import format_capacity
 from ..retrieval.foreign_encoders import is_foreign
 from .networks import load_network
@@ -27,6 +28,9 @@ def export(
     capacity: Annotated[
         float | None, typer.Option(help="The kept share, in (0, 1]; needed unless the model is a subnetwork.")
     ] = None,
+    format: Annotated[
+        Format, typer.Option(help="onnx; or executorch: .pte files for apps on Android and iOS, of fp32 or int8.")
+    ] = "onnx",
     processing: Annotated[
         Processing,
         typer.Option(
@@ -47,21 +51,21 @@ def export(
         int, typer.Option("--calibration_images", help="How many of these images to take.")
     ] = CALIBRATION_IMAGES,
 ) -> None:
-    """Write the subnetwork of a capacity as ONNX files."""
+    """Write the subnetwork of a capacity as ONNX or ExecuTorch."""
     if is_foreign(model):
         raise ValueError(f"model must be one of this package; got {model!r}, which torch.onnx.export may export.")
     refuse_filled(output)
-    require_onnx()
     precisions = precision or ["fp32"]
     images = find_calibration_images(data_dir, calibration_images) if data_dir is not None else []
     chosen = check_precisions(precisions, has_images=bool(images))
+    require_format(format, processing, chosen)
     network = load_network(model, capacity)
     if network.config.prunable:
         raise ValueError(
             f"--capacity must be given for {model}, which can be pruned: such as --capacity 0.2, or --capacity 1.0 "
             "for the dense network."
         )
-    files = export_folder(network, output, processing=processing, precisions=chosen, images=images)
+    files = export_folder(network, output, format=format, processing=processing, precisions=chosen, images=images)
     for file in files:
         typer.echo(
             f"{file.path}: capacity {format_capacity(network.config.capacity)}, {file.size / 1e6:.2f} MB, "

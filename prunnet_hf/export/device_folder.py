@@ -1,10 +1,10 @@
-"""A folder of ONNX files for devices and browsers, in the layout of the Hub's repositories for transformers.js."""
+"""A folder of files for devices: ONNX, in the layout of the Hub's repositories for transformers.js, or ExecuTorch."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,15 +20,18 @@ from ..prunable_model import PrunNetPreTrainedModel
 from ..retrieval.image_sources import folder_images
 from ..storage.replacing import Replaceable, is_free, replaced_whole
 from .distances import TOLERANCES, Distance, Precision, refuse_distance
+from .executorch import PRECISIONS, require_executorch, to_program
+from .executorch import distance_from_torch as program_distance
 from .onnx import CHECKED_BATCHES, check_onnx, export_copy, require_onnx, to_onnx
 from .precisions import SUFFIXES, distance_from_torch, to_precision
 from .processing import TOLERANCE, check_processing, with_processing
 
+Format = Literal["onnx", "executorch"]
 Processing = Literal["outside", "inside"]
-FOLDER = "onnx"
+FOLDER, PROGRAM = "onnx", "model.pte"
 MODEL, WITH_PROCESSING = "model.onnx", "model_with_processing.onnx"
 """Of float32."""
-FILES = Replaceable(files=(FOLDER, IMAGE_PROCESSOR_NAME, CONFIG_NAME), last=CONFIG_NAME)
+FILES = Replaceable(files=(FOLDER, "model*.pte", IMAGE_PROCESSOR_NAME, CONFIG_NAME), last=CONFIG_NAME)
 """What a folder for devices holds."""
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 512
@@ -38,7 +41,7 @@ _DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An ONNX file that was written and gives torch's embeddings.
+    """A file that was written and gives torch's embeddings.
 
     Attributes:
         path: Where it is.
@@ -57,6 +60,7 @@ def export_folder(
     model: PrunNetPreTrainedModel,
     output: str | os.PathLike[str],
     *,
+    format: Format = "onnx",
     processing: Processing = "outside",
     precisions: Sequence[Precision] = ("fp32",),
     images: Sequence[Any] = (),
@@ -69,11 +73,15 @@ def export_folder(
     With other precisions there are `onnx/model_fp16.onnx`, whose weights have 16 bits, and
     `onnx/model_quantized.onnx`, whose weights and activations have 8; inputs and outputs stay float32.
 
+    With `format="executorch"` there is `model.pte` instead of `onnx/`, for int8 `model_quantized.pte`: programs for
+    ExecuTorch that take the `pixel_values` of one image.
+
     Nothing is left in the folder unless all files give the embeddings of torch and of the image processor.
 
     Args:
         model: Not changed. Of a prunable model the dense network is written; for another call `model.prune` first.
         output: A new or an empty folder.
+        format: `"onnx"` or `"executorch"`.
         processing: `"inside"` writes a second file for each precision.
         precisions: One or more of `"fp32"`, `"fp16"` and `"int8"`.
         images: Images as `model.encode` takes them, such as some hundred of those that the network was trained on:
@@ -81,23 +89,27 @@ def export_folder(
 
     Raises:
         FileExistsError: If `output` holds something.
-        ImportError: If a package of the extra `onnx` isn't installed.
-        RuntimeError: If torch can't export the network, or ONNX Runtime doesn't give torch's embeddings.
-        ValueError: If `processing` or a precision is another, int8 has no images, or the image processor can't be
-            written as ONNX.
+        ImportError: If a package of the extra of this name, `onnx` or `executorch`, isn't installed.
+        RuntimeError: If torch can't export the network, or the runtime doesn't give torch's embeddings.
+        ValueError: If `format`, `processing` or a precision is another, int8 has no images, or the image processor
+            can't be written as ONNX.
     """
     folder = Path(output)
     chosen = check_precisions(precisions, has_images=len(images) > 0)
+    require_format(format, processing, chosen)
     refuse_filled(folder)
-    require_onnx()
     with _filled(folder) as staging:
-        written = write_onnx_files(model, staging, processing=processing, precisions=chosen, images=images)
+        if format == "onnx":
+            written = write_onnx_files(model, staging, processing=processing, precisions=chosen, images=images)
+        else:
+            written = _write_checked(_programs(model, chosen, images), model, staging, images)
         model.image_processor.save_pretrained(staging)
         config = deepcopy(model.config)
         config.architectures = [type(model.base_model).__name__]
         config.id2label, config.num_labels = None, 2  # the classes of training; transformers' files leave out 2
         config.save_pretrained(staging)
-        name_default(staging, chosen[0])
+        if format == "onnx":
+            name_default(staging, chosen[0])
     return tuple(replace(file, path=folder / file.path.relative_to(staging)) for file in written)
 
 
@@ -114,34 +126,60 @@ def write_onnx_files(
         raise ValueError(
             f"processing must be one of {', '.join(map(repr, get_args(Processing)))}; got {processing!r}."
         )
-    network = export_copy(model)
-    whole = to_onnx(network)
-    check_onnx(whole, network, folder / FOLDER / MODEL)
-    batches = _pixel_values(model, images) or [network.images(count).numpy() for count in CHECKED_BATCHES]
+    return _write_checked(_onnx_files(model, folder, processing, precisions, images), model, folder / FOLDER, images)
+
+
+_Made = tuple[Precision, Distance, dict[str, bytes]]
+"""Files of a precision by their names, and the distance of their embeddings from torch's."""
+
+
+def _write_checked(
+    made: Iterable[_Made], model: PrunNetPreTrainedModel, folder: Path, images: Sequence[Any]
+) -> tuple[ExportedFile, ...]:
+    """Write files into a folder when all of them are made and none is too far from torch."""
     contents: list[tuple[ExportedFile, bytes]] = []
-    for precision in precisions:
-        content = to_precision(whole, precision, batches)
-        distance = distance_from_torch(content, network, batches)
+    for precision, distance, files in made:
         refuse_distance(distance, precision, model.config.capacity, images)
-        for name, made in _files_of(content, precision, model, processing).items():
-            contents.append((ExportedFile(folder / FOLDER / name, len(made), precision, distance), made))
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            contents.append((ExportedFile(folder / name, len(content), precision, distance), content))
+    folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents:
         file.path.write_bytes(content)
     return tuple(file for file, _ in contents)
 
 
-def _files_of(
-    content: bytes, precision: Precision, model: PrunNetPreTrainedModel, processing: Processing
-) -> dict[str, bytes]:
-    """The file of a network by its name, and if asked for the one that has the processing inside."""
-    made = {stored_name(MODEL, precision): content}
-    if processing == "inside":
-        processor, size = model.image_processor, model.config.image_size
-        inside = with_processing(content, processor, size)
-        check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
-        made[stored_name(WITH_PROCESSING, precision)] = inside
-    return made
+def _onnx_files(
+    model: PrunNetPreTrainedModel,
+    folder: Path,
+    processing: Processing,
+    precisions: Sequence[Precision],
+    images: Sequence[Any],
+) -> Iterator[_Made]:
+    """The files of a network without and, if asked for, with the processing inside."""
+    network = export_copy(model)
+    whole = to_onnx(network)
+    check_onnx(whole, network, folder / FOLDER / MODEL)
+    batches = _pixel_values(model, images) or [network.images(count).numpy() for count in CHECKED_BATCHES]
+    for precision in precisions:
+        content = to_precision(whole, precision, batches)
+        files = {stored_name(MODEL, precision): content}
+        if processing == "inside":
+            processor, size = model.image_processor, model.config.image_size
+            inside = with_processing(content, processor, size)
+            check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
+            files[stored_name(WITH_PROCESSING, precision)] = inside
+        yield precision, distance_from_torch(content, network, batches), files
+
+
+def _programs(
+    model: PrunNetPreTrainedModel, precisions: Sequence[Precision], images: Sequence[Any]
+) -> Iterator[_Made]:
+    """The `.pte` files of a network."""
+    network = export_copy(model)
+    batches = _pixel_values(model, images) or [network.images(max(CHECKED_BATCHES)).numpy()]
+    for precision in precisions:
+        content = to_program(network, precision, batches)
+        yield precision, program_distance(content, network, batches), {stored_name(PROGRAM, precision): content}
 
 
 def stored_name(name: str, precision: Precision) -> str:
@@ -151,7 +189,8 @@ def stored_name(name: str, precision: Precision) -> str:
         >>> stored_name(MODEL, "fp16")
         'model_fp16.onnx'
     """
-    return name.replace(".onnx", f"{SUFFIXES[precision]}.onnx")
+    path = Path(name)
+    return f"{path.stem}{SUFFIXES[precision]}{path.suffix}"
 
 
 def name_default(folder: Path, precision: Precision) -> None:
@@ -196,6 +235,32 @@ def check_precisions(precisions: Sequence[str], *, has_images: bool) -> list[Pre
             "images=[...] in Python, such as some hundred of those that the network was trained on."
         )
     return [known for known in dict.fromkeys(precisions) if known in SUFFIXES]
+
+
+def require_format(format: Format, processing: Processing, precisions: Sequence[Precision]) -> None:
+    """Check that a format can be written here, and can hold what is asked for.
+
+    Raises:
+        ImportError: If a package isn't installed.
+        ValueError: If it can't, or there is no such format.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(map(repr, get_args(Format)))}; got {format!r}.")
+    if format == "onnx":
+        require_onnx()
+        return
+    others = [precision for precision in precisions if precision not in PRECISIONS]
+    if others:
+        raise ValueError(
+            f"precision {others[0]!r} must be left out with format 'executorch', which has "
+            f"{' and '.join(map(repr, PRECISIONS))}."
+        )
+    if processing != "outside":
+        raise ValueError(
+            f"processing={processing!r} must be left out with format 'executorch': a .pte file takes what the image "
+            "processor makes. Process images on the device as preprocessor_config.json says."
+        )
+    require_executorch()
 
 
 def refuse_filled(folder: Path) -> None:

@@ -21,13 +21,15 @@ from typing import Generic, TypeVar
 import torch
 
 from ..prunable_model import PrunNetPreTrainedModel
+from .executorch import open_program
 from .onnx import INPUT, Embedder, export_copy, has_onnx, open_session, to_onnx
 
 logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-ONNX_RUNTIME, TORCH = "onnxruntime", "torch"
-_NAMES = {ONNX_RUNTIME: "ONNX Runtime", TORCH: "eager torch"}
+ONNX_RUNTIME, TORCH, EXECUTORCH = "onnxruntime", "torch", "executorch"
+_NAMES = {ONNX_RUNTIME: "ONNX Runtime", TORCH: "eager torch", EXECUTORCH: "ExecuTorch"}
+PROGRAM = ".pte"
 ROUNDS = 15
 
 
@@ -38,7 +40,7 @@ class Latency(Generic[Key]):
     Attributes:
         milliseconds: The median for each network.
         ratios: The median of the ratios to the last network's time in the same round.
-        runtime: What ran the networks, with its version.
+        runtime: What ran the networks, with its version; two if it was two.
         device: The CPU, and the number of threads.
     """
 
@@ -67,31 +69,37 @@ def measure_latency(
     if runtime is not None and runtime not in _PREPARE:
         raise ValueError(f"runtime must be one of {', '.join(map(repr, _PREPARE))}; got {runtime!r}.")
     runtime, runs = _prepare({key: export_copy(network) for key, network in networks.items()}, runtime)
-    return _take_turns(runs, runtime, rounds)
+    return _take_turns(runs, [runtime], rounds)
 
 
 def time_files(files: Mapping[Key, Path], image_size: int, *, rounds: int = ROUNDS) -> Latency[Key]:
-    """Measure how long ONNX files take to embed one image in ONNX Runtime, as `measure_latency` does for networks.
+    """Measure how long exported files take to embed one image, as `measure_latency` does for networks.
 
     Args:
-        files: They take `pixel_values`. The last one is what the others are compared with.
+        files: They take `pixel_values`; those that end in `.pte` are run by ExecuTorch, others by ONNX Runtime. The
+            last one is what the others are compared with.
         image_size: Side of the image in pixels.
         rounds: As in `measure_latency`.
     """
-    image = {INPUT: torch.zeros(1, 3, image_size, image_size).numpy()}
-    return _take_turns(
-        {key: partial(open_session(path).run, None, image) for key, path in files.items()}, ONNX_RUNTIME, rounds
-    )
+    image = torch.zeros(1, 3, image_size, image_size)
+    runs: dict[Key, Callable[[], object]] = {
+        key: partial(open_program(path), image)
+        if path.suffix == PROGRAM
+        else partial(open_session(path).run, None, {INPUT: image.numpy()})
+        for key, path in files.items()
+    }
+    runtimes = dict.fromkeys(EXECUTORCH if path.suffix == PROGRAM else ONNX_RUNTIME for path in files.values())
+    return _take_turns(runs, list(runtimes), rounds)
 
 
-def _take_turns(runs: dict[Key, Callable[[], object]], runtime: str, rounds: int) -> Latency[Key]:
+def _take_turns(runs: dict[Key, Callable[[], object]], runtimes: list[str], rounds: int) -> Latency[Key]:
     with _one_thread():
         times = [{key: _turn(run) for key, run in runs.items()} for _ in range(rounds + 1)][1:]
     last = next(reversed(runs))
     return Latency(
         {key: 1e3 * statistics.median(row[key] for row in times) for key in runs},
         {key: statistics.median(row[key] / row[last] for row in times) for key in runs},
-        f"{_NAMES[runtime]} {version(runtime)}",
+        " and ".join(f"{_NAMES[runtime]} {version(runtime)}" for runtime in runtimes),
         describe_cpu(threads=1),
     )
 

@@ -455,6 +455,12 @@ def test_a_subnetwork_is_exported_for_devices(
     assert lines[2].startswith("Single weights that are left out stand in these files as zeros")
     assert main(words) == 1
     assert f"output='{output}' exists and isn't an empty folder. Choose another name." in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    other = ["export", str(model), "--capacity", "0.2", "--output", str(tmp_path / "other")]
+    assert main([*other, "--format", "executorch"]) == 1
+    error = capsys.readouterr().err
+    assert "ExecuTorch needs executorch" in error
+    assert 'pip install "prunnet_hf[executorch]"' in error
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert main(["export", str(model), "--capacity", "0.2", "--output", str(tmp_path / "other")]) == 1
+    assert main(other) == 1
     assert 'ONNX needs onnxscript, not installed here: pip install "prunnet_hf[onnx]"' in capsys.readouterr().err
