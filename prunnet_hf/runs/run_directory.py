@@ -121,6 +121,10 @@ def _shorten_command(command: str) -> str:
     return shlex.join(words)
 
 
+_MODELS_IN_FOLDERS = ("timm:local-dir:", "transformers:")
+"""What names of models begin with that may be in a folder of this machine."""
+
+
 def _shorten(text: str) -> str:
     """The last part of a path that is absolute on any system, leads upwards, or lies below a home; else the text."""
     if text.startswith("{"):  # backbone_kwargs, as a command line has them
@@ -128,6 +132,9 @@ def _shorten(text: str) -> str:
             return json.dumps(without_local_paths(load_json(text)))
         except ValueError:
             return text
+    model = next((kind for kind in _MODELS_IN_FOLDERS if text.startswith(kind)), "")
+    if model:
+        return model + _shorten(text.removeprefix(model))
     path = text.removeprefix("file://")
     for kind in (PurePosixPath, PureWindowsPath):
         first = (kind(path).parts or ("",))[0]
