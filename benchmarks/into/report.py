@@ -46,8 +46,8 @@ def write_report(results: Path, root: Path = ROOT) -> list[Path]:
     page = root / PAGE
     write_text(page, fill(page.read_text(encoding="utf-8"), blocks_of(found), FAMILY))
     (root / PICTURES).mkdir(parents=True, exist_ok=True)
-    drawn = {name: of(rows, TEACHER) for name, rows in found.items() if any(row["label"] == INTO for row in rows)}
-    return [page, *(draw(name, rows, root / PICTURES / f"{name}-into.png") for name, rows in drawn.items())]
+    drawn = {name: of(rows, TEACHER) for name, rows in found.items() if has_picture(rows)}
+    return [page, *(draw(name, rows, root / PICTURES / picture_of(name)) for name, rows in drawn.items())]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -55,8 +55,18 @@ def read_rows(folder: Path) -> list[Row]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
+def has_picture(rows: Iterable[Row]) -> bool:
+    """Whether there is something to draw."""
+    return any(row["label"] == INTO for row in rows)
+
+
+def picture_of(name: str) -> str:
+    """The file of a data set's picture."""
+    return f"{name}-into.png"
+
+
 def blocks_of(found: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
-    """The lines of every table by its name, such as `"into: omniglot teacher"`."""
+    """The lines of every table by its name, such as `"into: omniglot teacher"`; under that one stands the picture."""
     tables: dict[str, Callable[[Sequence[Row]], list[str]]] = {
         "teacher": teacher_table,
         "shift": shift_table,
@@ -68,6 +78,9 @@ def blocks_of(found: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
         for name, rows in found.items()
         for table, make in tables.items()
     }
+    for name in (name for name, rows in found.items() if has_picture(rows)):
+        line = f"![mAP of queries in a teacher's gallery on {name.title()}](pictures/{picture_of(name)})"
+        blocks[f"{FAMILY}: {name} {TEACHER}"] += ["", line]
     return {**blocks, LOSSES: loss_table(found.get(VALIDATED, ())) or [NO_ROW]}
 
 
