@@ -14,32 +14,26 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from prunnet_hf import PrunNetModel
 from prunnet_hf.commands import CommandParser, run_command
 from prunnet_hf.data.splits import RetrievalSplits
+from prunnet_hf.export.cross_test import cross_test
 from prunnet_hf.export.device_folder import CALIBRATION_IMAGES, ExportedFile, Format, export_folder
 from prunnet_hf.export.distances import Precision
-from prunnet_hf.export.executorch import PRECISIONS, has_executorch, open_program
-from prunnet_hf.export.latency import PROGRAM, describe_cpu, time_files
-from prunnet_hf.export.onnx import INPUT, open_session
+from prunnet_hf.export.executorch import PRECISIONS, has_executorch
+from prunnet_hf.export.latency import describe_cpu, time_files
 from prunnet_hf.export.precisions import SUFFIXES
-from prunnet_hf.retrieval.dataset_encoding import encode_share, pixel_batches
-from prunnet_hf.retrieval.protocols import Side, resolve_protocol
 from prunnet_hf.runs.arguments import parse_arguments
 from prunnet_hf.runs.run_data import load_run_data
 from prunnet_hf.training.networks import load_trained
 
 ROUNDS = 31
 DENSE = "dense, fp32"
-Embed = Callable[[torch.Tensor], NDArray[np.float32]]
 
 
 def main(command_line: list[str] | None = None) -> None:
@@ -72,11 +66,11 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
             programs = export(thin, Path(folder) / "programs", splits, list(PRECISIONS), "executorch")
             files |= {f"{name}, ExecuTorch": file for name, file in programs.items()}
         files[DENSE] = export(dense.prune(1.0), Path(folder) / "dense", splits, ["fp32"])["fp32"]
-        rows = measure(files, dense, splits)
         paths = {name: file.path for name, file in files.items()}
+        metric, values = cross_test(paths, dense, splits)
         milliseconds = time_files(paths, dense.config.image_size, rounds=ROUNDS).milliseconds
-    (_, whole), *_ = rows.values()
-    for name, (metric, value) in rows.items():
+    whole, *_ = values.values()
+    for name, value in values.items():
         difference = round(100 * (value - whole), 2) + 0.0  # not -0.00
         distance = files[name].distance
         print(
@@ -99,36 +93,6 @@ def export(
     images = train.select(sorted(order))["image"]
     files = export_folder(network, folder, format=format, precisions=precisions, images=list(images))
     return {file.precision: file for file in files}
-
-
-def measure(
-    files: dict[str, ExportedFile], dense: PrunNetModel, splits: RetrievalSplits
-) -> dict[str, tuple[str, float]]:
-    """The headline metric of the protocol, and its value for the queries of each file in the dense gallery."""
-    protocol, processor = resolve_protocol(splits.protocol), dense.image_processor
-    query, gallery = (
-        encode_share({1.0: dense}, images, processor, progress=False).side(1.0)
-        for images in (splits.query, splits.gallery)
-    )
-    rows = {}
-    for name, file in files.items():
-        embed = in_executorch(file.path) if file.path.suffix == PROGRAM else in_onnx_runtime(file.path)
-        found = [embed(batch) for batch in pixel_batches(splits.query, processor)]
-        scores = protocol(Side(np.concatenate(found), query.columns), gallery)
-        rows[name] = next(iter(scores.items()))
-    return rows
-
-
-def in_onnx_runtime(path: Path) -> Embed:
-    """What embeds a batch of pixel values by an ONNX file."""
-    session = open_session(path)
-    return lambda batch: session.run(None, {INPUT: batch.numpy()})[0]
-
-
-def in_executorch(path: Path) -> Embed:
-    """What embeds a batch of pixel values by a program, image by image."""
-    embed = open_program(path)
-    return lambda batch: np.concatenate([embed(image).numpy() for image in batch.split(1)])
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ def parse_arguments(words: Sequence[str] | None = None, name: str = NAME) -> arg
         "too. transformers.js loads the first.",
     )
     parser.add_argument("--data_dir", type=Path, help="Folder of images, best of training, for the int8 of --onnx.")
+    parser.add_argument(
+        "--with_onnx_test",
+        action="store_true",
+        help="Also search the run's test gallery with each ONNX file; the card then says what it finds.",
+    )
     parser.add_argument("--dry_run", action="store_true", help="Only lay the files out locally and list them.")
     arguments = parser.parse_args(words)
     if arguments.repo_id is None and arguments.space is None:
@@ -110,6 +115,7 @@ def push(arguments: argparse.Namespace) -> str:
         eval_task=arguments.eval_task,
         onnx=chosen_precisions(arguments),
         data_dir=arguments.data_dir,
+        with_onnx_test=arguments.with_onnx_test,
     )
     if not arguments.dry_run:
         published = publish_run(
@@ -142,7 +148,8 @@ def chosen_precisions(arguments: argparse.Namespace) -> list[Precision]:
 
 def _push_page(arguments: argparse.Namespace) -> str:
     """Publish a page as a Space, or with `--dry_run` only list its files; returns what to print."""
-    of_a_run = ("capacities", "collection", "license", "eval_task", "with_code", "with_examples", "data_dir")
+    with_ = ("with_code", "with_examples", "with_onnx_test")
+    of_a_run = ("capacities", "collection", "license", "eval_task", *with_, "data_dir")
     given = [f"--{name}" for name in of_a_run if getattr(arguments, name)]
     given += ["--onnx"] if arguments.onnx is not None else []
     given += ["--layout"] if arguments.layout != LAYOUTS[0] else []

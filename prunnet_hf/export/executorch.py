@@ -20,6 +20,8 @@ from .onnx import Embedder
 
 PACKAGES = ("executorch", "torchao")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+PROGRAM = ".pte"
+"""How its files end."""
 _METHOD = "forward"
 
 
@@ -66,14 +68,23 @@ def open_program(source: bytes | str | os.PathLike[str]) -> Callable[[Tensor], T
 
     Returns:
         A function that embeds one image, `(1, 3, size, size)`.
+
+    Raises:
+        RuntimeError: If ExecuTorch can't run it.
     """
     from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
     if _threadpool_get_thread_count() != 1:
         _unsafe_reset_threadpool(1)
-    program = Runtime.get().load_program(source if isinstance(source, bytes) else os.fspath(source))
-    method = program.load_method(_METHOD)
+    try:
+        program = Runtime.get().load_program(source if isinstance(source, bytes) else os.fspath(source))
+        method = program.load_method(_METHOD)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"ExecuTorch can't run the network ({error}). Try another precision, another version of executorch, or "
+            "another backbone."
+        ) from error
 
     def embed(pixel_values: Tensor) -> Tensor:
         embedding: Tensor = method.execute([pixel_values])[0]

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ..prunable_model import PrunNetPreTrainedModel
-from .executorch import open_program
+from .executorch import PROGRAM, open_program
 from .onnx import INPUT, Embedder, export_copy, has_onnx, open_session, to_onnx
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 Key = TypeVar("Key")
 ONNX_RUNTIME, TORCH, EXECUTORCH = "onnxruntime", "torch", "executorch"
 _NAMES = {ONNX_RUNTIME: "ONNX Runtime", TORCH: "eager torch", EXECUTORCH: "ExecuTorch"}
-PROGRAM = ".pte"
 ROUNDS = 15
 
 

@@ -31,7 +31,7 @@ from .figures import read_run
 from .indices import record_indices
 from .metadata import EVAL_RESULTS_FILE, eval_results_yaml
 from .names import MAIN, PICTURES, PROCESSOR, README, subnetwork_name
-from .onnx_files import add_onnx, measured
+from .onnx_files import add_onnx, load_test, measured
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
@@ -53,6 +53,8 @@ class Publication:
         onnx: Precisions at which each network is also published as ONNX: `fp32`, `fp16`, `int8`. The first is what
             transformers.js loads.
         data_dir: A folder of images, best of training, with which ONNX files are compared with torch; int8 needs it.
+        with_onnx_test: Whether the queries of each ONNX file search the gallery of the run's test, and the card says
+            what they find. The test images must be where they were when the run was evaluated.
 
     Raises:
         ImportError: If ONNX is asked for and the extra `onnx` isn't installed.
@@ -68,6 +70,7 @@ class Publication:
     eval_task: str | None = None
     onnx: Sequence[Precision] = ()
     data_dir: Path | None = None
+    with_onnx_test: bool = False
 
     def __post_init__(self) -> None:
         """Check the layout, and what is asked for as ONNX."""
@@ -78,6 +81,8 @@ class Publication:
             require_onnx()
         elif self.data_dir is not None:
             raise ValueError(f"data_dir={str(self.data_dir)!r} is for ONNX files: give onnx, too, or leave it out.")
+        elif self.with_onnx_test:
+            raise ValueError("with_onnx_test=True is for ONNX files: give onnx, too, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class _Staging:
         images = publication.data_dir
         self._images = [] if images is None else find_calibration_images(images)
         self._onnx: dict[tuple[float, str], ExportedFile] = {}
+        self._test = load_test(run) if publication.with_onnx_test else None
         # The card's snippet is run in `directory`, where the name of a repository is the path of its folder.
         self._main = StagedFolder(directory / publication.repo_id, publication.repo_id)
         if publication.with_examples and not (run / EXAMPLES).is_file():
@@ -245,8 +251,8 @@ class _Staging:
         return StagedFolder(self._directory / f"{repo_id}@{name}", repo_id, name)
 
     def _write_cards(self, public_run: Path, folders: dict[float, StagedFolder]) -> None:
-        publication, size = self._publication, self._model.config.image_size
-        onnx = measured(self._onnx, len(self._images), size) if self._onnx else None
+        publication = self._publication
+        onnx = measured(self._onnx, len(self._images), self._model, self._test) if self._onnx else None
         card = build_card(
             public_run,
             model_id=publication.repo_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from prunnet_hf import PrunNetImageProcessor, PrunNetPreTrainedModel
 from prunnet_hf.export.device_folder import export_folder
+from prunnet_hf.export.executorch import open_program
 from tests.processes import start_process
 from tests.tiny_models import tiny_of_units
 
@@ -40,6 +42,10 @@ def export_and_run(folder: Path) -> None:
         found = [method.execute([image])[0].clone() for image in pixel_values.split(1)]
         np.save(folder / f"{file.precision}.npy", torch.cat(found).numpy())
         (folder / f"{file.precision}.txt").write_text(f"{file.path.name} {file.path.stat().st_size - file.size}")
+    try:
+        open_program(b"no program")
+    except RuntimeError as error:
+        (folder / "error.txt").write_text(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,12 @@ def test_programs_give_torchs_embeddings(precision: str, tolerance: float, folde
     found = np.load(folder / f"{precision}.npy")
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2 if precision == "int8" else 1e-6)
     assert (1 - (found * subnetwork().encode(PICTURES)).sum(axis=1)).max() < tolerance
+
+
+def test_what_executorch_cannot_run_is_refused_in_its_words(folder: Path) -> None:
+    assert re.fullmatch(
+        r"ExecuTorch can't run the network \(.+\)\. Try another precision.*", (folder / "error.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize(
