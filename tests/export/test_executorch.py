@@ -71,11 +71,11 @@ def test_the_folder_holds_programs_and_what_belongs_to_them(folder: Path) -> Non
     assert "transformers.js" not in (folder / "phone" / "config.json").read_text()
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("int8", 2e-2)])
-def test_programs_give_torchs_embeddings(precision: str, tolerance: float, folder: Path) -> None:
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", -1e-6, 1e-6), ("int8", 1e-6, 2e-2)])
+def test_programs_give_torchs_embeddings(precision: str, least: float, most: float, folder: Path) -> None:
     found = np.load(folder / f"{precision}.npy")
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2 if precision == "int8" else 1e-6)
-    assert (1 - (found * subnetwork().encode(PICTURES)).sum(axis=1)).max() < tolerance
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert least < (1 - (found * subnetwork().encode(PICTURES)).sum(axis=1)).max() < most  # 8 bits do change them
 
 
 def test_what_executorch_cannot_run_is_refused_in_its_words(folder: Path) -> None:
