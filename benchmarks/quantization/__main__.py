@@ -31,6 +31,7 @@ from .trials import METHODS, Case, perform
 
 RESULTS = Path(__file__).parents[1] / "results" / "quantization"
 RATIOS = (16, 32, 64, 128)
+IMAGES = 100_000
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
             print(line, flush=True)
 
 
-def parse() -> argparse.Namespace:
+def parse(command_line: list[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=("omniglot", "grocery"), help="name of the recipe")
@@ -63,15 +64,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--ratios", nargs="+", type=int, default=RATIOS)
-    parser.add_argument("--images", type=int, default=100_000, help="size of the gallery")
+    parser.add_argument("--images", type=int, default=IMAGES, help="size of the gallery")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--jobs", type=int, default=1, choices=[1, 2])
     parser.add_argument("--report", action="store_true", help="write the tables and pictures of all rows, and end")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(command_line)
     absent = [name for name in ("set", "data_dir", "runs", "work_dir") if getattr(arguments, name) is None]
     if absent and not arguments.report:
         raise ValueError(
             f"{', '.join(f'--{name}' for name in absent)} must be given; only --report needs none of them."
+        )
+    is_short = (arguments.images, arguments.steps) != (IMAGES, Settings.steps)
+    if is_short and arguments.results.resolve() == RESULTS.resolve():
+        raise ValueError(
+            f"--images {arguments.images} and --steps {arguments.steps} must be {IMAGES} and {Settings.steps} for "
+            "rows of the report: give a trial --results and --work_dir of its own."
         )
     return arguments
 
