@@ -25,6 +25,8 @@ FAMILY = "quantised"
 SETS = {"omniglot": "Omniglot", "grocery": "Grocery"}
 KINDS = ("weights", "units")
 COLOURS = {"PQ": "#6b6b6b", "OPQ": "#31688e", "centroids": "#2a9d5c", BOUND: "#a8d5ba", QUERIES: "#d1742e"}
+NAMES = {BOUND: "centroids, knowing the queries", QUERIES: "centroids and queries"}
+"""What the legend calls a method, where one word says too little."""
 OTHERS, OWN, OWN_EXACT = "capacities", "own", "own exact"
 """What a row measured: queries by the run's networks, by the one that learned, and by that one in exact search."""
 PARTS = {OTHERS: "", OWN: ", asked by them", OWN_EXACT: ", asked by them, exact search"}
@@ -199,8 +201,8 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> Path:
         axes.set_xlabel("bytes an image")
         axes.set_ylabel("mAP (%)")
         draw_grid(axes)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=9, loc="lower right")
+    handles, names = panels[0][-1].get_legend_handles_labels()  # all methods have queries of the subnetwork
+    figure.legend(handles, names, loc="outside lower center", ncols=len(METHODS), fontsize=10)
     return save_png(figure, path)
 
 
@@ -220,4 +222,4 @@ def draw_method(axes: Axes, rows: Sequence[Row], kind: str, method: str, capacit
         return
     errors = [figure.error or 0.0 for _, figure in known]
     style = {"marker": "o", "color": COLOURS[method], "capsize": 3}
-    axes.errorbar([size for size, _ in known], means, yerr=errors, label=method, **style)
+    axes.errorbar([size for size, _ in known], means, yerr=errors, label=NAMES.get(method, method), **style)
