@@ -23,6 +23,8 @@ PICTURES = [
 ]
 PRECISIONS = ["fp32", "int8"]
 
+pytestmark = pytest.mark.executorch
+
 
 def subnetwork() -> PrunNetPreTrainedModel:
     dense = tiny_of_units()
