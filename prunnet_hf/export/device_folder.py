@@ -20,7 +20,7 @@ from ..prunable_model import PrunNetPreTrainedModel
 from ..retrieval.image_sources import folder_images
 from ..storage.replacing import Replaceable, is_free, replaced_whole
 from .distances import TOLERANCES, Distance, Precision, refuse_distance
-from .executorch import PRECISIONS, require_executorch, to_program
+from .executorch import PRECISIONS, PROGRAM, require_executorch, to_program
 from .executorch import distance_from_torch as program_distance
 from .onnx import CHECKED_BATCHES, check_onnx, export_copy, require_onnx, to_onnx
 from .precisions import SUFFIXES, distance_from_torch, to_precision
@@ -28,10 +28,10 @@ from .processing import TOLERANCE, check_processing, with_processing
 
 Format = Literal["onnx", "executorch"]
 Processing = Literal["outside", "inside"]
-FOLDER, PROGRAM = "onnx", "model.pte"
+FOLDER = "onnx"
 MODEL, WITH_PROCESSING = "model.onnx", "model_with_processing.onnx"
 """Of float32."""
-FILES = Replaceable(files=(FOLDER, "model*.pte", IMAGE_PROCESSOR_NAME, CONFIG_NAME), last=CONFIG_NAME)
+FILES = Replaceable(files=(FOLDER, f"model*{PROGRAM}", IMAGE_PROCESSOR_NAME, CONFIG_NAME), last=CONFIG_NAME)
 """What a folder for devices holds."""
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 512
@@ -179,7 +179,11 @@ def _programs(
     batches = _pixel_values(model, images) or [network.images(max(CHECKED_BATCHES)).numpy()]
     for precision in precisions:
         content = to_program(network, precision, batches)
-        yield precision, program_distance(content, network, batches), {stored_name(PROGRAM, precision): content}
+        yield (
+            precision,
+            program_distance(content, network, batches),
+            {stored_name(f"model{PROGRAM}", precision): content},
+        )
 
 
 def stored_name(name: str, precision: Precision) -> str:

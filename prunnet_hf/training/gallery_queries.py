@@ -1,4 +1,4 @@
-"""Who asks a gallery that is learned: networks that stay, whose projector learns, or all of which learns.
+"""Who asks a gallery that is learned: networks that stay, that learn their projector, or that learn whole.
 
 What doesn't learn is computed once: the embeddings by networks that stay, and what a projector that learns is given.
 """
@@ -77,7 +77,7 @@ class Projecting:
 
 
 class Reading:
-    """Queries of networks all of which learns; their running statistics stay."""
+    """Queries of networks that learn whole; their running statistics stay."""
 
     def __init__(self, networks: Sequence[PrunNetModel], images: Dataset) -> None:
         self.networks, self.images = networks, stored_images(images)
