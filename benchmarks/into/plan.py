@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 Command = tuple[str, ...]
 MOVED = "{shifted}"
@@ -24,7 +25,16 @@ SEEDS = (0, 1, 2)
 VALIDATED = "omniglot"
 """The data set whose training classes lend those for validation."""
 WITHOUT_LABELS, WITH_LABELS = ("regression",), ("regression", "classifier")
-TRIED = (("regression",), ("csd",), ("regression", "csd"), ("classifier",), ("regression", "classifier"))
+TRIED = (
+    ("regression",),
+    ("csd",),
+    ("regression", "csd:0.3"),
+    ("regression", "csd"),
+    ("classifier",),
+    ("regression", "classifier:0.1"),
+    ("regression", "classifier:0.3"),
+    ("regression", "classifier"),
+)
 COMMON = ("--overwrite_output_dir", "--num_workers", "0", "--checkpoint_every", "0", "--keep_checkpoints", "1")
 WIDE = ("--backbone_kwargs", '{"channels": [48, 96, 192, 384]}', "--embedding_dim", "384")
 ALONE = ("--method", "independent", "--learning_rate", "0.15")
@@ -117,8 +127,8 @@ def steps_of(name: str, seeds: Sequence[int], *, has_usual: Sequence[int] = ()) 
     found: list[Step] = [_teacher(name, TEACHER, "{data}")]
     for seed in seeds:
         found += [*_towards_teacher(name, seed), *_after_shift(name, seed), *_upgrade(name, seed)]
-        if name == VALIDATED and seed == seeds[0]:
-            found += _trials(name)
+    if name == VALIDATED:
+        found += _trials(name, seeds)
     usual = {seed: _usual(name, seed) for seed in seeds if seed not in has_usual}
     ordered: list[Step] = []
     for step in found:
@@ -214,13 +224,13 @@ def _upgrade(name: str, seed: int) -> Iterator[Step]:
     yield _mapped(f"upgrade-map-seed{seed}", UPGRADE, seed, old)
 
 
-def _trials(name: str) -> Iterator[Step]:
+def _trials(name: str, seeds: Sequence[int]) -> Iterator[Step]:
     """Each choice of losses, learnt by one network of capacity 0.2, in the time of one phase."""
     teacher = _teacher(name, VALIDATION, "{validation}")
     yield teacher
-    for losses in TRIED:
-        output = f"trial-{'-'.join(losses)}"
+    for seed, losses in product(seeds, TRIED):
+        output = f"trial-{'-'.join(losses)}-seed{seed}".replace(":", "-")
         flags = (*ALONE, "--capacities", f"{ASKING:g}", "--teacher", f"{{work}}/{teacher.name}", *SETS[name].into)
-        command = _training(name, output, 0, *flags, "--into_loss", *losses, data="{validation}")
+        command = _training(name, output, seed, *flags, "--into_loss", *losses, data="{validation}")
         label = " + ".join(losses)
-        yield Step(output, VALIDATION, label, INTO, (command,), 0, (teacher.name,), ASKING)
+        yield Step(output, VALIDATION, label, INTO, (command,), seed, (teacher.name,), ASKING)

@@ -208,13 +208,14 @@ def line(text: str, figure: Figure | None, least: float) -> list[str]:
 
 def loss_table(rows: Sequence[Row]) -> list[str]:
     """What each choice of losses gives on validation classes."""
-    tried = [row for row in of(rows, VALIDATION) if "itself" in row]
-    best = max((row["values"][f"{ASKING:g}"] for row in tried), default=0.0)
-    lines = ["| `--into_loss` | mAP at 0.2 on validation classes | best |", "|---|---:|---|"]
-    for row in sorted(tried, key=lambda row: order(row["label"])):
-        value = row["values"][f"{ASKING:g}"]
-        lines.append(f"| {row['label']} | {100 * value:.1f} | {'yes' if value == best else ''} |")
-    return lines if tried else []
+    labels = sorted({row["label"] for row in of(rows, VALIDATION) if "itself" in row}, key=order)
+    figures = {label: figure_of(of(rows, VALIDATION, label), f"{ASKING:g}") for label in labels}
+    best = max((each.mean for each in figures.values() if each is not None), default=0.0)
+    lines = ["| `--into_loss` | seeds | mAP at 0.2 on validation classes | best |", "|---|---:|---:|---|"]
+    for label, figure in figures.items():
+        count = len(seeds(of(rows, VALIDATION, label)))
+        lines.append(f"| {label} | {count} | {cell(figure)} | {'yes' if figure and figure.mean == best else ''} |")
+    return lines if figures else []
 
 
 def cell(figure: Figure | None) -> str:
@@ -243,5 +244,5 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> Path:
     axes.set_xlabel("capacity of the query network")
     axes.set_ylabel("mAP (%)")
     draw_grid(axes)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="lower right")
     return save_png(figure, path)

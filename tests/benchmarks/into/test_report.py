@@ -101,10 +101,13 @@ def test_the_criterion_holds_within_one_standard_error() -> None:
 
 def test_the_best_losses_on_validation_classes_are_named() -> None:
     rows = [
-        row(f"trial-{name}", "validation", values={"0.2": value}, itself=0.8)
-        for name, value in (("csd", 0.5), ("regression", 0.6))
+        row(f"trial-{name}", "validation", seed=seed, values={"0.2": value}, itself=0.8)
+        for name, seed, value in (("csd", 0, 0.5), ("csd", 1, 0.6), ("regression", 0, 0.6))
     ]
-    assert blocks_of({"omniglot": rows})["into: losses"][2:] == ["| regression | 60.0 | yes |", "| csd | 50.0 |  |"]
+    assert blocks_of({"omniglot": rows})["into: losses"][2:] == [
+        "| regression | 1 | 60.0 | yes |",
+        "| csd | 2 | 55.0 ± 5.0 |  |",
+    ]
 
 
 def test_rows_become_tables_in_their_places_and_a_picture(tmp_path: Path) -> None:
