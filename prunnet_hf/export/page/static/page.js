@@ -4,7 +4,9 @@
 (() => {
 const SHOWN = 8; // hits in a row
 const ASK_ABOVE = 10e6; // bytes of a dense network that isn't fetched without a click
-const LONGEST_SIDE = 2048; // pixels; larger images are shrunk by the browser before they are embedded
+const MOST_PIXELS = 2048 ** 2; // larger images are shrunk by the browser before they are embedded
+const LONGEST_RATIO = 100; // of an image's sides, as in Python
+const PAUSE_MS = 300; // after which a capacity counts as chosen: keys go past others, which aren't fetched
 const TIMED_RUNS = 5, TIMED_MS = 250; // runs to take the median of, within about this time
 const PAD_PAPER = "#f4f4f2", PAD_INK = "#1a1a1a";
 
@@ -15,6 +17,7 @@ const sessions = new Map(); // of networks, by capacity: promises
 const arrived = new Set(); // capacities whose files are here
 let page, ort, vectors, thumbnails, query;
 let turn = 0; // of updates: a newer one makes an older one stop
+let reading = 0; // of queries, likewise
 
 class PageError extends Error {} // one with a sentence for the visitor
 
@@ -25,6 +28,8 @@ const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 const chosen = () => page.networks[Number($("capacity").value)];
 const dense = () => page.networks.at(-1);
 const clean = (label) => /^U\+[0-9A-F]{4,6}$/.test(label) ? String.fromCodePoint(parseInt(label.slice(2), 16)) : label;
+
+const named = (label, name) => !label ? name : `${clean(label)}, ${name.startsWith(`${label}/`) ? name.slice(label.length + 1) : name}`;
 
 function say(error) {
   const notice = $("notice");
@@ -67,6 +72,9 @@ async function fetchBytes(file, kind) {
     throw new PageError(`${file.url} broke off while it was fetched. Check the connection, and load the page again.`);
   }
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  if (bytes.length !== (file.bytes ?? bytes.length)) {
+    throw new PageError(`${file.url} has ${bytes.length} bytes instead of ${file.bytes}. Whoever publishes this page must upload its folder again, as a whole.`);
+  }
   parts.reduce((start, part) => (bytes.set(part, start), start + part.length), 0);
   return bytes;
 }
@@ -76,6 +84,15 @@ function showFetched() { // once a frame
     showFetched.asked = null;
     for (const [kind, bytes] of Object.entries(fetched)) $(`bytes-${kind}`).textContent = megabytes(bytes);
   });
+}
+
+async function loadManifest() {
+  const bytes = await fetchBytes({ url: "page.json" }, "gallery");
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch (error) {
+    throw new PageError("page.json can't be read. Whoever publishes this page must upload its folder again, as a whole.");
+  }
 }
 
 async function loadRuntime() {
@@ -130,15 +147,21 @@ async function loadThumbnails() {
 // ---- From an image to what is found
 
 async function decode(blob, name) {
+  let bitmap;
   try {
-    return await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch (error) {
-    throw new PageError(`${name} isn't an image that this browser can read. Choose a JPEG, PNG or WebP file.`);
+    throw new PageError(`${name} isn't an image that this browser can read. Choose another JPEG, PNG or WebP file.`);
   }
+  const { width, height } = bitmap;
+  if (Math.max(width, height) > LONGEST_RATIO * Math.min(width, height)) {
+    throw new PageError(`${name} has ${width} x ${height} pixels: the longer side may have at most ${LONGEST_RATIO} times the pixels of the shorter one. Crop it.`);
+  }
+  return bitmap;
 }
 
 function pixelsOf(bitmap) {
-  const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+  const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (bitmap.width * bitmap.height))); // the area, as a long side alone says little
   const width = Math.max(1, Math.round(bitmap.width * scale)), height = Math.max(1, Math.round(bitmap.height * scale));
   const canvas = make("canvas", { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -185,15 +208,16 @@ function search(embedding, leftOut) {
 // ---- The query
 
 async function useBlob(blob, name, { label = null, row = null, example = null } = {}) {
-  const mine = ++turn;
+  const mine = ++reading;
+  say(null);
   let bitmap;
   try {
     bitmap = await decode(blob, name);
   } catch (error) {
-    if (mine === turn) say(error);
+    if (mine === reading) keepQuery(error);
     return;
   }
-  if (mine !== turn) return;
+  if (mine !== reading) return;
   if (query?.url) URL.revokeObjectURL(query.url);
   query = { pixels: pixelsOf(bitmap), label, row, name, url: URL.createObjectURL(blob) };
   showQuery(example, Math.max(bitmap.width, bitmap.height) <= 64);
@@ -207,18 +231,26 @@ function showQuery(example, small) {
   image.alt = query.label ? `Query: ${clean(query.label)}` : `Query: ${query.name}`;
   image.classList.toggle("small", small);
   image.hidden = false;
-  $("query-caption").textContent = query.label ? `${clean(query.label)}, ${query.name}` : query.name;
+  $("query-caption").textContent = named(query.label, query.name);
   for (const button of $("examples").children) button.setAttribute("aria-pressed", String(button === example));
 }
 
 async function useExample(example, button) {
-  const mine = ++turn;
+  const mine = ++reading;
+  say(null);
+  let bytes;
   try {
-    const bytes = await fetchBytes(example, "gallery");
-    if (mine === turn) await useBlob(new Blob([bytes]), example.name, { ...example, example: button });
+    bytes = await fetchBytes(example, "gallery");
   } catch (error) {
-    if (mine === turn) say(error);
+    if (mine === reading) keepQuery(error);
+    return;
   }
+  if (mine === reading) await useBlob(new Blob([bytes]), example.name, { ...example, example: button });
+}
+
+function keepQuery(error) { // a new one can't be read: what was found by the one before stays, if there is one
+  if (query) say(error);
+  else giveUp(error);
 }
 
 // ---- Drawing
@@ -236,6 +268,14 @@ function showPad(on) {
 
 function startDrawing() {
   strokes.length = 0;
+  if (query?.url) URL.revokeObjectURL(query.url);
+  query = null;
+  ++reading;
+  ++turn;
+  say(null);
+  markStale();
+  $("agreement").textContent = "What each network finds stands here after the first line.";
+  $("main").setAttribute("aria-busy", "false");
   for (const button of $("examples").children) button.setAttribute("aria-pressed", "false");
   paint($("pad"), strokes, 384, 24);
   showPad(true);
@@ -300,13 +340,24 @@ function listenToPad() {
 
 // ---- What is shown
 
-async function update() {
-  const mine = ++turn, network = chosen();
-  if (!query) return;
+function begin() { // another query or capacity: what stands there isn't what it finds
+  say(null);
+  markStale();
   $("main").setAttribute("aria-busy", "true");
+  return ++turn;
+}
+
+function markStale() {
+  for (const row of $("pair").querySelectorAll(".row")) row.classList.add("stale");
+}
+
+async function update() {
+  if (!query) return;
+  const mine = begin(), network = chosen();
+  let found = null;
   try {
     if (!arrived.has(network.capacity)) $("agreement").textContent = "Fetching the network …";
-    const found = await findBy("chosen", network, mine);
+    found = await findBy("chosen", network, mine);
     const ask = dense().bytes > ASK_ABOVE && !sessions.has(1);
     $("fetch-dense").hidden = !ask;
     const reference = ask || !found ? null : await findBy("dense", dense(), mine);
@@ -315,7 +366,7 @@ async function update() {
     await showTime("chosen", network, mine);
     if (reference) await showTime("dense", dense(), mine);
   } catch (error) {
-    if (mine === turn) giveUp(error);
+    if (mine === turn) giveUp(error, found);
   } finally {
     if (mine === turn) $("main").setAttribute("aria-busy", "false");
   }
@@ -325,7 +376,6 @@ async function findBy(which, network, mine) { // null if something newer was ask
   const embedding = await embed(query.pixels, network);
   [vectors, thumbnails] = await Promise.all([vectors, thumbnails]);
   if (mine !== turn) return null;
-  say(null);
   const found = search(embedding, query.row);
   $(`${which}-cost`).textContent = megabytes(network.bytes);
   showHits(which, found);
@@ -338,17 +388,23 @@ async function showTime(which, network, mine) {
   if (mine === turn) $(`${which}-cost`).textContent = `${megabytes(network.bytes)}, ${milliseconds(ms)}`;
 }
 
-function giveUp(error) {
+function giveUp(error, found = null) { // what the chosen network found stays, if it did
   say(error);
-  $("agreement").textContent = "Nothing was found, because of the error above.";
+  for (const which of found ? ["dense"] : ["chosen", "dense"]) {
+    showHits(which, []);
+    $(`${which}-cost`).textContent = "";
+  }
+  drawLinks();
+  $("agreement").textContent = `${found ? "Nothing can be compared" : "Nothing was found"}, because of the error above.`;
   $("main").setAttribute("aria-busy", "false");
 }
 
 function showHits(which, found) {
+  $(`${which}-hits`).parentElement.classList.remove("stale");
   $(`${which}-hits`).replaceChildren(...found.map(({ row, score }) => {
     const label = page.gallery.labels[row], name = page.gallery.names[row];
     const right = query.label !== null && label === query.label;
-    const words = `${label ? `${clean(label)}, ` : ""}${name}${right ? ", of the query's class" : ""}`;
+    const words = `${named(label, name)}${right ? ", of the query's class" : ""}`;
     const picture = make("img", { src: thumbnails[row], alt: words, title: words, draggable: false });
     const text = make("span", { className: "text" },
       make("b", {}, label ? clean(label) : name), " ", make("span", { className: "score" }, score.toFixed(2)));
@@ -365,7 +421,7 @@ function compare(found, reference) {
       ` are what the dense network finds, with ${first}.`);
   } else {
     $("agreement").textContent = "Fetch the dense network to compare.";
-    $("dense-hits").replaceChildren();
+    showHits("dense", []);
     $("dense-cost").textContent = "not fetched yet";
     $("fetch-dense").textContent = `Fetch the dense network, ${megabytes(dense().bytes)}`;
   }
@@ -413,8 +469,15 @@ function setUpCapacities() {
   for (const id of ["sizes", "ticks"]) $(id).style.setProperty("--count", page.networks.length);
   slider.style.setProperty("--count", page.networks.length);
   slider.addEventListener("input", showCapacity);
-  slider.addEventListener("change", update); // when it is let go, so that nothing on the way is fetched
+  slider.addEventListener("change", choose); // when it is let go, so that nothing on the way is fetched
   showCapacity();
+}
+
+function choose() {
+  clearTimeout(choose.later);
+  if (!query) return;
+  begin(); // an older update stops, whose network isn't the chosen one
+  choose.later = setTimeout(update, arrived.has(chosen().capacity) ? 0 : PAUSE_MS);
 }
 
 function showCapacity() {
@@ -469,7 +532,10 @@ function setUpSources() {
   $("clear").addEventListener("click", startDrawing);
   $("fetch-dense").addEventListener("click", () => {
     $("fetch-dense").hidden = true;
-    session(dense()).then(update, say);
+    session(dense()).then(update, (error) => {
+      say(error);
+      $("fetch-dense").hidden = false;
+    });
   });
   for (const id of ["file", "camera"]) {
     $(id).addEventListener("change", ({ target }) => {
@@ -497,7 +563,7 @@ function setUpSources() {
 
 function setUpExamples() {
   $("examples").replaceChildren(...page.examples.map((example, number) => {
-    const name = example.label ? `${clean(example.label)}, ${example.name}` : example.name;
+    const name = named(example.label, example.name);
     const button = make("button", { type: "button", title: name, "aria-pressed": "false" },
       make("img", { src: example.url, alt: `Example ${number + 1}: ${name}` }));
     button.addEventListener("click", () => useExample(example, button));
@@ -509,7 +575,7 @@ async function main() {
   if (location.protocol === "file:") {
     throw new PageError("A browser fetches networks only from a web server: run prunnet page --serve, or put this folder on any static host.");
   }
-  page = JSON.parse(new TextDecoder().decode(await fetchBytes({ url: "page.json" }, "gallery")));
+  page = await loadManifest();
   const count = page.gallery.names.length.toLocaleString("en");
   const part = page.gallery.of > page.gallery.names.length ? ` (of ${page.gallery.of.toLocaleString("en")})` : "";
   $("lede").textContent = `${count} images${part} were embedded once, by ${page.gallery.capacity === 1 ? "the dense network" : `${page.gallery.capacity} of the network`}. `
