@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,15 @@ class _Handler(SimpleHTTPRequestHandler):
         """Log nothing: the page itself says what it can't fetch."""
 
 
+class _Server(ThreadingHTTPServer):
+    """Silent when a browser breaks off, as it does whenever a page is closed or loaded again."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report what failed here, not what the browser did."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serving(folder: Path, port: int = DEFAULT_PORT) -> ThreadingHTTPServer:
     """A server of a page, to be started by `serve_forever`.
 
@@ -51,7 +61,7 @@ def serving(folder: Path, port: int = DEFAULT_PORT) -> ThreadingHTTPServer:
     if not 0 <= port <= _LARGEST_PORT:
         raise ValueError(f"--port must be from 0 (any free one) to {_LARGEST_PORT}; got {port}.")
     try:
-        return ThreadingHTTPServer((LOOPBACK, port), partial(_Handler, directory=str(folder)))
+        return _Server((LOOPBACK, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise OSError(
             f"--port {port} can't be used ({error.strerror}). Choose another, or 0 for any free one."

@@ -5,6 +5,7 @@ Needs /usr/bin/chromium, and in PRUNNET_RUNTIME a folder with npm's package onnx
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from prunnet_hf.export.page.runtime import FROM_CDN, PINNED, SCRIPT, WASM, integrity_of
 from prunnet_hf.export.page.site import read_manifest
 from tests.export.page.in_chromium import (
+    ROOT,
     SAME,
     K,
     Site,
@@ -30,7 +32,7 @@ from tests.export.page.in_chromium import (
 )
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -233,3 +235,11 @@ def test_a_large_dense_network_is_fetched_only_when_asked_for(visit: Visit, site
     button.click()
     page.locator("#dense-hits li").first.wait_for()
     assert asked.count("capacity-1.00.onnx") == 1
+
+
+def test_the_time_to_the_first_result_can_be_measured(
+    browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    visits = importlib.import_module("browser").visits
+    assert [seconds > 0 for seconds in visits(browser, site.url, 2)] == [True, True]

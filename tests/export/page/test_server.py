@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from pathlib import Path
 from urllib.error import HTTPError
@@ -37,6 +39,21 @@ def test_files_have_the_types_that_browsers_ask_for(page: Path) -> None:
             urlopen(address(server) + "missing", timeout=30)
         server.shutdown()
     assert types == {"": "text/html", "a.mjs": "text/javascript", "a.wasm": "application/wasm"}
+
+
+def test_a_visitor_who_leaves_while_a_file_is_sent_is_nothing_to_report(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (page / "a.wasm").write_bytes(bytes(20_000_000))  # more than the kernel keeps for the visitor
+    with serving(page, 0) as server:
+        server.daemon_threads = False  # closing the server waits for what it is sending
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as visitor:
+            visitor.sendall(b"GET /a.wasm HTTP/1.0\r\n\r\n")
+            assert visitor.recv(1)
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave at once
+        server.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_in_use_or_impossible_is_refused(page: Path) -> None:

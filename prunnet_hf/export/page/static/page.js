@@ -395,6 +395,7 @@ function giveUp(error, found = null) { // what the chosen network found stays, i
     $(`${which}-cost`).textContent = "";
   }
   drawLinks();
+  $("legend").textContent = "";
   $("agreement").textContent = `${found ? "Nothing can be compared" : "Nothing was found"}, because of the error above.`;
   $("main").setAttribute("aria-busy", "false");
 }
