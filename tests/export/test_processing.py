@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from prunnet_hf import PrunNetImageProcessor
-from prunnet_hf.export.processing import with_processing
+from prunnet_hf import PrunNetImageProcessor, PrunNetModel
+from prunnet_hf.export.device_folder import export_folder
+from prunnet_hf.export.processing import TOLERANCE, with_processing
+
+MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
 
 SIZE = 8
 SHORTER_SIDE: dict[str, Any] = {"size": {"shortest_edge": 10}, "crop_size": {"height": SIZE, "width": SIZE}}
@@ -99,3 +104,20 @@ def test_grey_images_must_be_made_rgb_before() -> None:
 def test_what_cannot_be_written_is_refused(processor: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_processing(b"", processor, SIZE)
+
+
+@pytest.mark.real_data
+def test_photos_have_the_embeddings_that_the_image_processor_gives_them(tmp_path: Path) -> None:
+    """Every 40th photo of a shop's shelves, whole and cut to other shapes, by a fifth of a trained network."""
+    assert "PRUNNET_DATA" in os.environ, "PRUNNET_DATA must name the folder that holds grocery/ and omniglot/."
+    network = PrunNetModel.from_pretrained(MODEL_CARDS / "glyphs" / "model").prune(0.2)
+    file = export_folder(network, tmp_path / "phone", processing="inside")[1].path
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    photos = [
+        Image.open(path).convert("RGB")
+        for path in sorted(Path(os.environ["PRUNNET_DATA"], "grocery/test").rglob("*.jpg"))[::40]
+    ]
+    assert len(photos) == 26
+    pictures = [photo.crop((0, 0, *shape)) for photo in photos for shape in (photo.size, (117, 31), (20, 90))]
+    found = np.concatenate([session.run(None, {"image": np.asarray(picture)})[0] for picture in pictures])
+    assert (1 - (found * network.encode(pictures, progress=False)).sum(axis=1)).max() <= TOLERANCE

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from prunnet_hf.export.page.runtime import FROM_CDN, PINNED, SCRIPT, WASM, integrity_of
 from prunnet_hf.export.page.site import read_manifest
@@ -77,6 +78,24 @@ def test_a_photo_that_is_shrunk_and_a_long_picture_are_embedded_as_python_embeds
         Image.open(photo(tmp_path / "photo.png")).resize(size).save(tmp_path / "resized.png")
         (expected,) = site.dense.encode([tmp_path / "resized.png"], progress=False)
         assert embedding(page, tmp_path / "resized.png", 1) @ expected > SAME, size
+
+
+def test_images_of_other_kinds_are_embedded_as_python_embeds_them(visit: Visit, site: Site, tmp_path: Path) -> None:
+    """Transparent, of 16 bits, of one bit, in the colours of a printer, and lying on its side."""
+    page, whole = visit(), Image.open(photo(tmp_path / "photo.png"))
+    kinds = [tmp_path / name for name in ("alpha.png", "sixteen.png", "one.png", "cmyk.jpg", "lying.jpg")]
+    alpha = whole.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(whole.size))
+    alpha.save(kinds[0])
+    Image.fromarray(np.asarray(whole.convert("L")).astype(np.uint16) * 257).save(kinds[1])
+    whole.convert("1").save(kinds[2])
+    whole.convert("CMYK").save(kinds[3], quality=95)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    whole.save(kinds[4], quality=95, exif=exif)
+    expected = site.dense.encode(kinds, progress=False)
+    in_browser = np.array([embedding(page, kind, 1) for kind in kinds])
+    assert ((in_browser * expected).sum(axis=1) > SAME).tolist() == [True] * len(kinds)
 
 
 def test_the_slider_changes_what_is_found_and_fetches_one_file(visit: Visit, site: Site) -> None:
