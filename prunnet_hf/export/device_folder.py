@@ -19,12 +19,12 @@ from ..data.official_files import require_folder
 from ..prunable_model import PrunNetPreTrainedModel
 from ..retrieval.image_sources import folder_images
 from ..storage.replacing import Replaceable, is_free, replaced_whole
-from .distances import TOLERANCES, Distance, Precision, refuse_distance
+from .distances import TOLERANCES, WORST, Distance, Precision, refuse_distance
 from .executorch import PRECISIONS, PROGRAM, require_executorch, to_program
 from .executorch import distance_from_torch as program_distance
 from .onnx import CHECKED_BATCHES, check_onnx, export_copy, require_onnx, to_onnx
 from .precisions import SUFFIXES, distance_from_torch, to_precision
-from .processing import TOLERANCE, check_processing, with_processing
+from .processing import TOLERANCE, check_processing, distance_with_processing, with_processing
 
 Format = Literal["onnx", "executorch"]
 Processing = Literal["outside", "inside"]
@@ -47,7 +47,8 @@ class ExportedFile:
         path: Where it is.
         size: Its size in bytes.
         precision: Of its numbers.
-        distance: Of its embeddings from torch's, over the images that were given, else noise.
+        distance: Of its embeddings from torch's, over the images that were given, else noise; with the processing
+            inside, over whole images, else pictures of several sizes.
     """
 
     path: Path
@@ -102,7 +103,7 @@ def export_folder(
         if format == "onnx":
             written = write_onnx_files(model, staging, processing=processing, precisions=chosen, images=images)
         else:
-            written = _write_checked(_programs(model, chosen, images), model, staging, images)
+            written = _write_checked(_programs(model, chosen, images), staging)
         model.image_processor.save_pretrained(staging)
         config = deepcopy(model.config)
         config.architectures = [type(model.base_model).__name__]
@@ -126,21 +127,18 @@ def write_onnx_files(
         raise ValueError(
             f"processing must be one of {', '.join(map(repr, get_args(Processing)))}; got {processing!r}."
         )
-    return _write_checked(_onnx_files(model, folder, processing, precisions, images), model, folder / FOLDER, images)
+    return _write_checked(_onnx_files(model, folder, processing, precisions, images), folder / FOLDER)
 
 
-_Made = tuple[Precision, Distance, dict[str, bytes]]
-"""Files of a precision by their names, and the distance of their embeddings from torch's."""
+_Made = tuple[Precision, dict[str, tuple[bytes, Distance]]]
+"""Files of a precision by their names, and how far the embeddings of each are from torch's."""
 
 
-def _write_checked(
-    made: Iterable[_Made], model: PrunNetPreTrainedModel, folder: Path, images: Sequence[Any]
-) -> tuple[ExportedFile, ...]:
-    """Write files into a folder when all of them are made and none is too far from torch."""
+def _write_checked(made: Iterable[_Made], folder: Path) -> tuple[ExportedFile, ...]:
+    """Write files into a folder when all of them are made, and so none is too far from torch."""
     contents: list[tuple[ExportedFile, bytes]] = []
-    for precision, distance, files in made:
-        refuse_distance(distance, precision, model.config.capacity, images)
-        for name, content in files.items():
+    for precision, files in made:
+        for name, (content, distance) in files.items():
             contents.append((ExportedFile(folder / name, len(content), precision, distance), content))
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents:
@@ -162,13 +160,17 @@ def _onnx_files(
     batches = _pixel_values(model, images) or [network.images(count).numpy() for count in CHECKED_BATCHES]
     for precision in precisions:
         content = to_precision(whole, precision, batches)
-        files = {stored_name(MODEL, precision): content}
+        distance = distance_from_torch(content, network, batches)
+        refuse_distance(distance, precision, model.config.capacity, images)
+        files = {stored_name(MODEL, precision): (content, distance)}
         if processing == "inside":
             processor, size = model.image_processor, model.config.image_size
             inside = with_processing(content, processor, size)
             check_processing(inside, content, processor, size, max(TOLERANCE, TOLERANCES[precision]))
-            files[stored_name(WITH_PROCESSING, precision)] = inside
-        yield precision, distance_from_torch(content, network, batches), files
+            allowed = max(TOLERANCE, WORST * TOLERANCES[precision])
+            distance = distance_with_processing(inside, network, processor, images, size, allowed)
+            files[stored_name(WITH_PROCESSING, precision)] = (inside, distance)
+        yield precision, files
 
 
 def _programs(
@@ -179,11 +181,9 @@ def _programs(
     batches = _pixel_values(model, images) or [network.images(max(CHECKED_BATCHES)).numpy()]
     for precision in precisions:
         content = to_program(network, precision, batches)
-        yield (
-            precision,
-            program_distance(content, network, batches),
-            {stored_name(f"model{PROGRAM}", precision): content},
-        )
+        distance = program_distance(content, network, batches)
+        refuse_distance(distance, precision, model.config.capacity, images)
+        yield precision, {stored_name(f"model{PROGRAM}", precision): (content, distance)}
 
 
 def stored_name(name: str, precision: Precision) -> str:

@@ -68,7 +68,7 @@ def refuse_distance(distance: Distance, precision: Precision, capacity: float, i
         what = f"its embeddings have a mean cosine distance of {distance.mean:.1e} from torch's, where {allowed:g} is"
     elif not distance.worst <= WORST * allowed:
         what = (
-            f"the embedding of {_named(images, distance.place)} has a cosine distance of {distance.worst:.1e} from "
+            f"the embedding of {name_of(images, distance.place)} has a cosine distance of {distance.worst:.1e} from "
             f"torch's, where {WORST * allowed:g} is"
         )
     else:
@@ -79,7 +79,7 @@ def refuse_distance(distance: Distance, precision: Precision, capacity: float, i
     )
 
 
-def _named(images: Sequence[Any], place: int) -> str:
+def name_of(images: Sequence[Any], place: int) -> str:
     """An image as an error names it."""
     if not images:
         return "noise"

@@ -6,7 +6,8 @@ The file then takes `image`, uint8 `(height, width, 3)` of any size, upright and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_utils import PILImageResampling
 
+from ..image_colours import to_rgb
+from ..image_files import open_image
 from ..image_processing_prunnet import PrunNetImageProcessor
-from .onnx import INPUT, OPSET, OUTPUT, open_session
+from .distances import Distance, distance_between, name_of
+from .onnx import INPUT, OPSET, OUTPUT, Embedder, open_session
 
 IMAGE = "image"
 """The input: one picture."""
@@ -136,6 +140,38 @@ def check_processing(
                 f"{picture.shape[0]} pixels has a cosine distance of {distance:.1e} from that of what the image "
                 f"processor makes of it, where {tolerance:g} is allowed. {_ADVICE}"
             )
+
+
+@torch.inference_mode()
+def distance_with_processing(
+    content: bytes, network: Embedder, processor: Any, images: Sequence[Any], image_size: int, allowed: float
+) -> Distance:
+    """The distance of embeddings of images from torch's, for which the image processor makes pixel values of them.
+
+    Args:
+        content: The contents of a file that `with_processing` made.
+        network: In torch.
+        processor: The image processor.
+        images: Images as `model.encode` takes them; if there are none, pictures of many sizes.
+        image_size: Side of the square of pixels that the network takes.
+        allowed: How far the worst may be.
+
+    Raises:
+        RuntimeError: If one is further.
+    """
+    session = open_session(content)
+    found, expected = [], []
+    for image in images if len(images) else map(Image.fromarray, _pictures(image_size)):
+        rgb = to_rgb(open_image(image) if isinstance(image, str | os.PathLike) else image)
+        found.append(torch.from_numpy(session.run([OUTPUT], {IMAGE: np.asarray(rgb)})[0]))
+        expected.append(network(processor(rgb, return_tensors="pt")["pixel_values"]))
+    distance = distance_between(torch.cat(found), torch.cat(expected))
+    if not distance.worst <= allowed:
+        raise RuntimeError(
+            f"processing='inside' is refused, because the embedding of {name_of(images, distance.place)} has a "
+            f"cosine distance of {distance.worst:.1e} from torch's, where {allowed:g} is allowed. {_ADVICE}"
+        )
+    return distance
 
 
 def _pictures(image_size: int) -> list[NDArray[np.uint8]]:

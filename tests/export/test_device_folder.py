@@ -161,6 +161,22 @@ def test_processing_that_differs_leaves_nothing(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+class MirroringOfOneSize(PrunNetImageProcessor):
+    """Does with images of 50 x 40 pixels what no setting says."""
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        pixels = super().process_image(image, *args, **kwargs)
+        return pixels.flip(-1) if image.size == (50, 40) else pixels
+
+
+def test_images_that_are_given_are_compared_as_a_whole(tmp_path: Path) -> None:
+    model = tiny_of_units()
+    model.image_processor = MirroringOfOneSize.for_image_size(32)
+    with pytest.raises(RuntimeError, match=r"processing='inside' is refused.*images\[[0-9]+\].*0\.001.*Leave out"):
+        export_folder(model, tmp_path / "new", processing="inside", images=PICTURES[:3])
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path, thin: PrunNetPreTrainedModel) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     for output in (tmp_path, tmp_path / "mine.txt"):
