@@ -30,7 +30,7 @@ def align(
     if output.suffix != SUFFIX:
         raise ValueError(f"output={str(output)!r} must be a file with the suffix {SUFFIX}.")
     for file in (output, report):
-        if file.exists():
+        if file.exists() and not (file == report and _is_left_over(file)):
             raise FileExistsError(f"output={str(file)!r} exists. Remove it, or choose another name.")
     require_folder("the folder of output", output.parent, "Create it, or choose another name.")
     alignment, loss = fit(read_any(old, data_dir), read_any(new, data_dir))
@@ -39,3 +39,11 @@ def align(
     alignment.save(output)
     typer.echo(f"{output}: {alignment!r}")
     typer.echo(loss.describe())
+
+
+def _is_left_over(report: Path) -> bool:
+    """Whether a command wrote this that was killed before it wrote the map, and nothing else."""
+    try:
+        return {"old_space", "new_space", "held_out"} <= set(json.loads(report.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False

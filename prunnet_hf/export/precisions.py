@@ -24,6 +24,9 @@ SUFFIXES: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantiz
 _ANY_LENGTH = "embedding_of_any_length"
 _LAYERS = ("Conv", "Gemm", "MatMul")
 """Operators with weights, which are nearly all bytes and all work. What is left in float32 costs little."""
+_ACTIVATIONS = ("Relu", "Clip")
+"""What follows a layer and only cuts off values: the range of its 8 bits does that by itself. Left in float32, they
+would take a step of their own, and the 8 bits before them would be spent on values that are cut off after them."""
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Says that norms are folded and shapes known, as torch's exporter leaves them: else ONNX Runtime warns."""
 
@@ -93,7 +96,7 @@ def _to_int8(model: ModelProto, batches: Batches) -> ModelProto:
             path,
             _Reader(batches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_LAYERS),
+            op_types_to_quantize=[*_LAYERS, *_ACTIVATIONS],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,

@@ -418,7 +418,13 @@ def test_a_new_model_searches_an_old_gallery_by_a_map(
     assert f"the loss is that on {loss['held_out']} others" in said
     assert loss["images"] == loss["fitted_to"] + loss["held_out"] == len(list(photos.rglob("*.png")))
     assert main([*words, str(tmp_path / "map.safetensors")]) == 1
-    assert "exists. Remove it" in capsys.readouterr().err
+    assert "map.safetensors' exists. Remove it" in capsys.readouterr().err
+    (tmp_path / "map.safetensors").unlink()  # as if the command had been killed right before it wrote the map
+    assert main([*words, str(tmp_path / "map.safetensors")]) == 0
+    capsys.readouterr()
+    (tmp_path / "mine.json").write_text("[1]")
+    assert main([*words, str(tmp_path / "mine.safetensors")]) == 1
+    assert "mine.json' exists. Remove it" in capsys.readouterr().err
     query = str(next(photos.rglob("*.png")))
     asked = ["search", str(tmp_path / "old"), query, "--model", str(model), "--capacity", "0.2", "--json"]
     assert main(asked) == 1

@@ -58,6 +58,17 @@ def test_what_is_stored_in_how_many_bits() -> None:
         assert [value.type.tensor_type.elem_type for value in values] == [onnx.TensorProto.FLOAT]
 
 
+def test_what_a_range_cuts_off_by_itself_takes_no_step() -> None:
+    network = export_copy(tiny_of_units().prune(0.5))
+    whole = to_onnx(network)
+    nodes = onnx.load_from_string(to_precision(whole, "int8", [images(8).numpy()])).graph.node
+    before = {output: node.op_type for node in nodes for output in node.output}
+    relus = [before[node.input[0]] for node in nodes if node.op_type == "Relu"]
+    assert relus == ["Add"] * 4  # of four blocks; the three of the stem and those between two convolutions are gone
+    count = sum(node.op_type == "Relu" for node in onnx.load_from_string(whole).graph.node)
+    assert count == 4 + 3 + 4
+
+
 @path_as_it_was()
 def interrupted_import() -> None:
     sys.path.append("a folder of theirs")
