@@ -27,6 +27,8 @@ _LAYERS = ("Conv", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip")
 """What follows a layer and only cuts off values: the range of its 8 bits does that by itself. Left in float32, they
 would take a step of their own, and the 8 bits before them would be spent on values that are cut off after them."""
+_LINEAR = ("Gemm", "MatMul")
+"""What follows these (GELU, norms, additions) is computed in float32 and takes their sums as they are."""
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Says that norms are folded and shapes known, as torch's exporter leaves them: else ONNX Runtime warns."""
 
@@ -101,7 +103,10 @@ def _to_int8(model: ModelProto, batches: Batches) -> ModelProto:
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},  # products of attention have no weights
+            extra_options={
+                "MatMulConstBOnly": True,  # products of attention have no weights
+                "OpTypesToExcludeOutputQuantization": list(_LINEAR),
+            },
         )
         quantized: ModelProto = onnx.load(path)
         return quantized

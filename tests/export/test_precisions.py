@@ -67,6 +67,9 @@ def test_what_a_range_cuts_off_by_itself_takes_no_step() -> None:
     assert relus == ["Add"] * 4  # of four blocks; the three of the stem and those between two convolutions are gone
     count = sum(node.op_type == "Relu" for node in onnx.load_from_string(whole).graph.node)
     assert count == 4 + 3 + 4
+    rounded = {before.get(node.input[0]) for node in nodes if node.op_type == "QuantizeLinear"}
+    assert "Conv" in rounded
+    assert "Gemm" not in rounded  # the projector's sums are the embedding
 
 
 @path_as_it_was()
