@@ -5,8 +5,8 @@
 
 Takes finished runs. The subnetwork is exported as `prunnet export` does it, with 512 training images for int8: to
 ONNX, and to ExecuTorch if that is installed. Every file embeds the queries in its runtime, to search the gallery that
-the dense network embedded in torch, in float32. A time is that of one image by one thread: the thread's CPU time, the
-median over rounds in which the files take turns.
+the dense network embedded in torch, in float32. A program that is refused has no row, but a line that says why. A
+time is that of one image by one thread: the thread's CPU time, the median over rounds in which the files take turns.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         thin = dense.prune(capacity)
         files = export(thin, Path(folder) / "thin", splits, list(SUFFIXES))
-        if has_executorch():
-            programs = export(thin, Path(folder) / "programs", splits, list(PRECISIONS), "executorch")
-            files |= {f"{name}, ExecuTorch": file for name, file in programs.items()}
+        for precision in PRECISIONS if has_executorch() else ():
+            try:
+                program = export(thin, Path(folder) / f"program-{precision}", splits, [precision], "executorch")
+            except RuntimeError as error:  # too far from torch
+                print(f"{run.name}, ExecuTorch: {error}", file=sys.stderr)
+            else:
+                files[f"{precision}, ExecuTorch"] = program[precision]
         files[DENSE] = export(dense.prune(1.0), Path(folder) / "dense", splits, ["fp32"])["fp32"]
         paths = {name: file.path for name, file in files.items()}
         metric, values = cross_test(paths, dense, splits)

@@ -20,7 +20,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "int8": 2e-2}
 """How far embeddings may be from torch's in float32: the mean of cosine distances over images."""
 WORST = 5
-"""How many times as far as the mean one image may be. For int8 that is 0.1, which is 25 times what the worst of 512
+"""How many times as far as the mean one image may be. For int8 that is 0.1, which is five times what the worst of 512
 images has in docs/devices.md: what is refused isn't a little less exact than the others, it broke, and one such image
 among hundreds hardly moves the mean."""
 
