@@ -129,6 +129,7 @@ def steps_of(name: str, seeds: Sequence[int], *, has_usual: Sequence[int] = ()) 
         found += [*_towards_teacher(name, seed), *_after_shift(name, seed), *_upgrade(name, seed)]
     if name == VALIDATED:
         found += _trials(name, seeds)
+    found += [_longer(name, seed) for seed in seeds]
     usual = {seed: _usual(name, seed) for seed in seeds if seed not in has_usual}
     ordered: list[Step] = []
     for step in found:
@@ -160,10 +161,6 @@ def _towards_teacher(name: str, seed: int) -> Iterator[Step]:
     settings = SETS[name]
     into = ("--teacher", "{work}/teacher", *settings.into)
 
-    def whole(output: str, label: str, losses: Sequence[str]) -> Step:
-        command = _training(name, output, seed, *into, "--into_loss", *losses)
-        return Step(output, TEACHER, label, INTO, (command,), seed, ("teacher",))
-
     def alone(capacity: float) -> Step:
         output = f"alone-{capacity:g}-seed{seed}"
         epochs = ("--epochs", str(settings.alone_epochs), "--capacities", f"{capacity:g}")
@@ -171,11 +168,24 @@ def _towards_teacher(name: str, seed: int) -> Iterator[Step]:
         label = "one network for each capacity, alone, without labels"
         return Step(output, TEACHER, label, INTO, (command,), seed, ("teacher",), capacity)
 
-    yield whole(f"into-seed{seed}", "one for all, without labels", WITHOUT_LABELS)
+    yield _whole(name, f"into-seed{seed}", "one for all, without labels", seed, WITHOUT_LABELS)
     yield _mapped(f"map-seed{seed}", TEACHER, seed, "teacher")
     yield alone(ASKING)
-    yield whole(f"into-labels-seed{seed}", "one for all, with labels", WITH_LABELS)
+    yield _whole(name, f"into-labels-seed{seed}", "one for all, with labels", seed, WITH_LABELS)
     yield from (alone(capacity) for capacity in (0.1, 0.4, 1.0))
+
+
+def _whole(name: str, output: str, label: str, seed: int, losses: Sequence[str], *flags: str) -> Step:
+    into = ("--teacher", "{work}/teacher", *SETS[name].into)
+    command = _training(name, output, seed, *into, "--into_loss", *losses, *flags)
+    return Step(output, TEACHER, label, INTO, (command,), seed, ("teacher",))
+
+
+def _longer(name: str, seed: int) -> Step:
+    """For about as long as the networks alone take together."""
+    epochs = ("--epochs", str(SETS[name].alone_epochs))
+    label = "one for all, with labels, twice as many epochs"
+    return _whole(name, f"into-labels-longer-seed{seed}", label, seed, WITH_LABELS, *epochs)
 
 
 def _mapped(output: str, measure: str, seed: int, old: str) -> Step:

@@ -244,5 +244,5 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> Path:
     axes.set_xlabel("capacity of the query network")
     axes.set_ylabel("mAP (%)")
     draw_grid(axes)
-    axes.legend(fontsize=9, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return save_png(figure, path)
