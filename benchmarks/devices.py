@@ -65,7 +65,7 @@ def report(run: Path, capacity: float, data_dir: str | None) -> None:
         for precision in PRECISIONS if has_executorch() else ():
             try:
                 program = export(thin, Path(folder) / f"program-{precision}", splits, [precision], "executorch")
-            except RuntimeError as error:  # too far from torch
+            except RuntimeError as error:  # too far from torch, or ExecuTorch can't do it
                 print(f"{run.name}, ExecuTorch: {error}", file=sys.stderr)
             else:
                 files[f"{precision}, ExecuTorch"] = program[precision]

@@ -29,21 +29,23 @@ def align(
     report = output.with_suffix(".json")
     if output.suffix != SUFFIX:
         raise ValueError(f"output={str(output)!r} must be a file with the suffix {SUFFIX}.")
-    for file in (output, report):
-        if file.exists() and not (file == report and _is_left_over(file)):
-            raise FileExistsError(f"output={str(file)!r} exists. Remove it, or choose another name.")
+    if output.exists():
+        raise FileExistsError(f"output={str(output)!r} exists. Remove it, or choose another name.")
     require_folder("the folder of output", output.parent, "Create it, or choose another name.")
     alignment, loss = fit(read_any(old, data_dir), read_any(new, data_dir))
     spaces = {"old_space": alignment.old_space, "new_space": alignment.new_space}
-    write_whole(report, json.dumps({**spaces, **asdict(loss)}, indent=2) + "\n")
+    text = json.dumps({**spaces, **asdict(loss)}, indent=2) + "\n"
+    if report.exists() and _text_of(report) != text:  # the same text is of this command, killed before the map
+        raise FileExistsError(f"output={str(report)!r} exists. Remove it, or choose another name.")
+    write_whole(report, text)
     alignment.save(output)
     typer.echo(f"{output}: {alignment!r}")
     typer.echo(loss.describe())
 
 
-def _is_left_over(report: Path) -> bool:
-    """Whether a command wrote this that was killed before it wrote the map, and nothing else."""
+def _text_of(file: Path) -> str | None:
+    """What a file says, None if it isn't text."""
     try:
-        return {"old_space", "new_space", "held_out"} <= set(json.loads(report.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return False
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None

@@ -422,7 +422,7 @@ def test_a_new_model_searches_an_old_gallery_by_a_map(
     (tmp_path / "map.safetensors").unlink()  # as if the command had been killed right before it wrote the map
     assert main([*words, str(tmp_path / "map.safetensors")]) == 0
     capsys.readouterr()
-    (tmp_path / "mine.json").write_text("[1]")
+    (tmp_path / "mine.json").write_text(json.dumps({**loss, "held_out": 0}))  # of another map, which was moved
     assert main([*words, str(tmp_path / "mine.safetensors")]) == 1
     assert "mine.json' exists. Remove it" in capsys.readouterr().err
     query = str(next(photos.rglob("*.png")))
