@@ -203,18 +203,18 @@ def line(text: str, figure: Figure | None, least: float) -> list[str]:
     if figure is None:
         return []
     answer = "yes" if figure.mean >= least else "no"
-    return [f"| {text} | {figure} | {answer}{', by one seed' if figure.error is None else ''} |"]
+    if figure.error is None:
+        return [f"| {text} | {figure.mean:.2f} | {answer}, by one seed |"]
+    return [f"| {text} | {figure.mean:.2f} ± {figure.error:.2f} | {answer} |"]
 
 
 def loss_table(rows: Sequence[Row]) -> list[str]:
     """What each choice of losses gives on validation classes."""
     labels = sorted({row["label"] for row in of(rows, VALIDATION) if "itself" in row}, key=order)
     figures = {label: figure_of(of(rows, VALIDATION, label), f"{ASKING:g}") for label in labels}
-    best = max((each.mean for each in figures.values() if each is not None), default=0.0)
-    lines = ["| `--into_loss` | seeds | mAP at 0.2 on validation classes | best |", "|---|---:|---:|---|"]
+    lines = ["| `--into_loss` | seeds | mAP at 0.2 on validation classes |", "|---|---:|---:|"]
     for label, figure in figures.items():
-        count = len(seeds(of(rows, VALIDATION, label)))
-        lines.append(f"| {label} | {count} | {cell(figure)} | {'yes' if figure and figure.mean == best else ''} |")
+        lines.append(f"| {label} | {len(seeds(of(rows, VALIDATION, label)))} | {cell(figure)} |")
     return lines if figures else []
 
 
