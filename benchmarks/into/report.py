@@ -26,6 +26,7 @@ LOSSES = f"{FAMILY}: losses"
 LABELS = {step.name.removesuffix("-seed0"): step.label for step in steps_of(VALIDATED, [0])}
 """What tables call a row, by its step without the seed."""
 INTO, WITH_LABELS, ALONE, MAPPED = (LABELS[name] for name in ("into", "into-labels", "alone-0.2", "map"))
+LONGER = LABELS["into-labels-longer"]
 CUT, TUNED, TUNED_BY_LABELS = (LABELS[name] for name in ("phone", "tuned", "tuned-labels"))
 COLOURS = {INTO: "#31688e", WITH_LABELS: "#2a9d5c", ALONE: "#d1742e", MAPPED: "#6b6b6b"}
 BEHIND, LOST_ON_CLEAN = 2.0, 0.5
@@ -178,10 +179,12 @@ def target_table(rows: Sequence[Row]) -> list[str]:
     """What was wanted, and what came."""
     asked = f"{ASKING:g}"
     alone, cut = of(rows, TEACHER, ALONE), of(rows, SHIFT, CUT)
-    without, with_labels = (paired(of(rows, TEACHER, label), alone, asked) for label in (INTO, WITH_LABELS))
+    without = paired(of(rows, TEACHER, INTO), alone, asked)
     lines = ["| target | measured | met |", "|---|---:|---|"]
     lines += line(f"{INTO}, less one alone at {asked}: at least -{BEHIND:g}", without, -BEHIND)
-    lines += line(f"{WITH_LABELS}, less one alone at {asked}: at least 0", with_labels, 0.0)
+    for label in (WITH_LABELS, LONGER):
+        ahead = paired(of(rows, TEACHER, label), alone, asked)
+        lines += line(f"{label}, less one alone at {asked}: at least 0", ahead, 0.0)
     for label in (TUNED, TUNED_BY_LABELS):
         tuned = of(rows, SHIFT, label)
         lines += line(f"{label}: gains on shifted queries", paired(tuned, cut, SHIFTED), 0.0)
