@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 SUFFIXES: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """What transformers.js appends to the name of a model's file."""
 _ANY_LENGTH = "embedding_of_any_length"
-_LAYERS = ("Conv", "Gemm", "MatMul")
+_LINEAR = ("Gemm", "MatMul")
+"""What follows these (GELU, norms, additions) is computed in float32 and takes their sums as they are."""
+_LAYERS = ("Conv", *_LINEAR)
 """Operators with weights, which are nearly all bytes and all work. What is left in float32 costs little."""
 _ACTIVATIONS = ("Relu", "Clip")
 """What follows a layer and only cuts off values: the range of its 8 bits does that by itself. Left in float32, they
 would take a step of their own, and the 8 bits before them would be spent on values that are cut off after them."""
-_LINEAR = ("Gemm", "MatMul")
-"""What follows these (GELU, norms, additions) is computed in float32 and takes their sums as they are."""
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Says that norms are folded and shapes known, as torch's exporter leaves them: else ONNX Runtime warns."""
 
