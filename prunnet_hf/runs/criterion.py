@@ -32,7 +32,7 @@ GROUPS = 50
 
 
 _OF_A_SPACE = ("measured", "compatible_with")
-"""Entries of a configuration that say of which space they are."""
+"""Entries of a configuration that hold only in one space."""
 
 
 def judged(

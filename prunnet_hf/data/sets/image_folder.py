@@ -55,7 +55,7 @@ def load_image_folder(
         streaming: Return streams.
         labels_optional: Take `DIR/train/<image>`, too: if images lie in `train` itself, or in one folder only, all of
             them have the one label of `WITHOUT_CLASSES`.
-        hold_out: Do without `DIR/test`: test on training classes, of which this says how many, or on every tenth image
+        hold_out: Do without `DIR/test`: test on so many training classes, or on every tenth image
             if they have no classes. Then images may lie anywhere in `DIR`, without `train`. None: `test` is needed.
 
     Raises:
@@ -169,7 +169,7 @@ def find_corrupt_images(images: Dataset) -> dict[int, str]:
 
 
 def _load_without_test(root: Path, hold_out: HoldOut, *, labels_optional: bool) -> RetrievalSplits:
-    """Training images, some of which are held out to test on."""
+    """Training images; some are held out to test on."""
     has_train = (root / "train").is_dir()
     if labels_optional:
         unlabelled = load_unlabelled(root / "train" if has_train else root, in_any_folders=not has_train)
